@@ -1,0 +1,58 @@
+# Every target is one line of help: make help
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11; do \
+	command -v $$v >/dev/null && $$v -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$v; break; }; done)
+BIN := .venv/bin
+comma := ,
+# Options of `make demo`, passed on only when given.
+DEMO_OPTIONS = $(if $(FILES),--files $(FILES)) $(if $(LABELS),--labels $(LABELS)) $(if $(BRANCH),--branch $(BRANCH)) \
+	$(if $(MODEL),--model $(MODEL)) $(if $(PARAMS),--params $(PARAMS)) $(if $(KEEP),--keep)
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
+	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
+
+test: lint test-app  ## all tests; what CI runs
+
+test-app: .venv/test  ## the quick, unprivileged tests of the application
+	cd app && ../$(BIN)/pytest
+
+lint: .venv/test  ## style, types, and who may import whom
+	cd app && ../$(BIN)/ruff check . && ../$(BIN)/ruff format --check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports
+
+bench: .venv/test  ## speed of the data path and of serving, as ratios to a reference taken in the same run
+	cd app && ../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/serving.py
+
+docs: .venv/app  ## write docs/reference anew from the code
+	$(BIN)/python docs/generate.py
+
+lock:  ## choose versions anew (needs uv)
+	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
+	  --custom-compile-command 'make lock' --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
+	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
+	  --custom-compile-command 'make lock' --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+
+clean:  ## remove what the other targets made
+	rm -rf .venv demo build
+
+# The environment: exactly the versions of the lock, each file checked against its hash.
+.venv/made:
+	@test -n "$(PYTHON)" || { echo "MLaaS4HEP needs Python 3.11 to 3.13: apt install python3 python3-venv" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt install python3-venv" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv && touch $@
+
+.venv/app: app/locks/app.txt app/pyproject.toml | .venv/made
+	@echo "Installing what the application needs into .venv (2 GB; a minute or two the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/app.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e app
+	@touch $@
+
+.venv/test: app/locks/test.txt .venv/app
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/test.txt
+	@touch $@
+
+.PHONY: help demo test test-app lint bench docs lock clean
+.DEFAULT_GOAL := help

@@ -1,0 +1,1 @@
+"""The command line: ``mlaas4hep`` and ``workflow.py``."""

@@ -1,0 +1,67 @@
+"""``mlaas4hep specs`` and ``mlaas4hep inspect``: what is in the files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlaas4hep.cli.errors import warn
+from mlaas4hep.cli.train import Files, Params
+from mlaas4hep.core.progress import Bars
+
+
+def specs(
+    files: Files,
+    params: Params = Path("params.json"),
+    fout: Annotated[Path, typer.Option(help="File to write.")] = Path("global-specs.json"),
+) -> None:
+    """Find range and multiplicity of every branch in one pass, and write them as JSON.
+
+    A later `train --specs FILE` skips the scan; it refuses specs that no longer fit the files.
+
+    For example:
+
+        mlaas4hep specs --files signal.root,background.root --params params.json
+    """
+    from mlaas4hep.training.dataset import scan_files
+    from mlaas4hep.training.inputs import read_files_option
+    from mlaas4hep.training.params import Params as TrainingParams
+
+    settings, warnings = TrainingParams.load(params)
+    for warning in warnings:
+        warn(warning)
+    with Bars() as bars:
+        found = scan_files(read_files_option(files, Path.cwd()), settings, Path.cwd(), bars)
+    found.save(fout)
+    typer.echo(
+        f"{fout}: {found.scanned} events, {len(found.flat)} flat and {len(found.jagged)} jagged"
+        f" branches, {len(found.columns)} columns"
+    )
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL.")],
+    tree: Annotated[str, typer.Option(help="Show this tree only.")] = "",
+) -> None:
+    """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""
+    from mlaas4hep.sources.inspect import describe
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for found in describe(file, tree or None):
+        table = Table(
+            title=f"{found.name}: {found.entries} events, {len(found.branches)} branches",
+            title_justify="left",
+        )
+        table.add_column("branch", overflow="fold")
+        for heading in ("kind", "type"):
+            table.add_column(heading)
+        for heading in ("min", "max", "values/event", "missing"):
+            table.add_column(heading, justify="right")
+        for branch in found.branches:
+            table.add_row(*branch.cells())
+        console.print(table)

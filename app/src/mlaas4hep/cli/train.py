@@ -1,0 +1,147 @@
+"""``mlaas4hep train``, also installed as ``workflow.py``."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlaas4hep.cli.errors import EPILOG, run, show, warn
+from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.core.files import write_json
+from mlaas4hep.core.progress import Bars, ProgressFile
+
+if TYPE_CHECKING:
+    from mlaas4hep.training.train import TrainRequest
+
+Files = Annotated[
+    str,
+    typer.Option(
+        help="ROOT files: a text file with one name a line, or names joined by commas.",
+        rich_help_panel="The five files",
+    ),
+]
+Params = Annotated[
+    Path,
+    typer.Option(help="Parameters of the training as JSON.", rich_help_panel="The five files"),
+]
+
+
+def train(
+    files: Files,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="A label per file (numbers or class names: a text file, or joined by commas),"
+            " or the name of the branch that holds the label.",
+            rich_help_panel="The five files",
+        ),
+    ],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="Python file with model(idim), which returns a compiled Keras model or a"
+            " scikit-learn classifier.",
+            rich_help_panel="The five files",
+        ),
+    ],
+    params: Params = Path("params.json"),
+    specs: Annotated[
+        Path | None,
+        typer.Option(help="Specs from an earlier run, to skip the scan; refused if they differ."),
+    ] = None,
+    preproc: Annotated[
+        Path | None, typer.Option(help="Accepted for old command lines; not for ROOT files.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Format of the files; root is what is read.")] = "root",
+    fout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the bundle, trained_model by default; FOUT.tar.gz beside it."
+        ),
+    ] = None,
+    job: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    name: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train a model on ROOT files and write its bundle.
+
+    Reads the events in chunks, finds the specs (range and multiplicity of every branch), pads,
+    normalises and mixes the files in proportion, trains, tests on events that were held out, and
+    writes a bundle that TFaaS serves. The bundle's report.html shows how good the model is.
+
+    For example:
+
+        mlaas4hep train --files signal.root,background.root --labels 1,0 \\
+                        --model model.py --params params.json --fout my_model
+    """
+    from mlaas4hep.training.train import TrainRequest
+    from mlaas4hep.training.train import train as run_training
+
+    target = job / (name or "model") if job else fout
+    request = TrainRequest(
+        files=files,
+        labels=labels,
+        model=model,
+        params=params,
+        fout=target,
+        specs=specs,
+        preproc=preproc,
+        dtype=dtype,
+        cwd=Path.cwd(),
+        name=name,
+    )
+    if job:
+        _train_as_job(request, job)
+        return
+    with Bars() as bars:
+        result = run_training(request, bars)
+    for warning in result.warnings:
+        warn(warning)
+    typer.echo(f"bundle   {result.bundle}")
+    typer.echo(f"archive  {result.archive}")
+    typer.echo(f"report   {result.bundle / 'report.html'}")
+    for key, value in result.metrics.items():
+        if isinstance(value, float):
+            typer.echo(f"{key:<8} {value:.4f}")
+    if not result.servable:
+        warn(f"this model can't be served by TFaaS: {result.why_not}")
+
+
+def _train_as_job(request: TrainRequest, job: Path) -> None:
+    """Train for the server: progress and result go to files, the result as the last thing."""
+    from mlaas4hep.training.train import train as run_training
+
+    outcome: dict[str, object]
+    try:
+        result = run_training(request, ProgressFile(job / "progress.json"))
+        outcome = {
+            "state": "succeeded",
+            "metrics": result.metrics,
+            "servable": result.servable,
+            "why_not": result.why_not,
+            "warnings": result.warnings,
+        }
+        for warning in result.warnings:
+            warn(warning)
+    except MlaasError as error:
+        show(error)
+        outcome = _failed(error.message, error.remedy)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = _failed(f"{type(error).__name__}: {error}", "The job's log has the details.")
+    write_json(job / "result.json", outcome)
+    if outcome["state"] == "failed":
+        raise SystemExit(1)
+
+
+def _failed(message: str, remedy: str) -> dict[str, object]:
+    return {"state": "failed", "error": {"message": message, "remedy": remedy}}
+
+
+def main() -> None:
+    """Entry point of ``workflow.py``."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command(name="workflow.py", epilog=EPILOG)(train)
+    run(app)

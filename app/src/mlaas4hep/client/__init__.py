@@ -1,0 +1,1 @@
+"""A client for scripts: the whole main job from Python."""

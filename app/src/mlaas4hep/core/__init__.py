@@ -1,0 +1,1 @@
+"""What every part needs: settings, errors, logging, progress, atomic files."""

@@ -1,0 +1,76 @@
+"""The settings of the services, each an environment variable ``MLAAS4HEP_<SETTING>``."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GiB = 1024**3
+MiB = 1024**2
+
+
+class Settings(BaseSettings):
+    """One list of options for server, runner and TFaaS; the description is the documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="MLAAS4HEP_", extra="ignore", frozen=True)
+
+    store: Path = Field(
+        Path.home() / ".local/share/mlaas4hep",
+        description="Folder of uploads, jobs and models; all three services share it.",
+    )
+    database: str = Field(
+        "", description="Database URL of jobs and folders; empty means SQLite in the store."
+    )
+    host: str = Field("127.0.0.1", description="Address that the server and TFaaS listen on.")
+    server_port: int = Field(8080, description="Port of the server; 0 takes a free one.")
+    tfaas_port: int = Field(8083, description="Port of TFaaS; 0 takes a free one.")
+    tfaas_url: str = Field(
+        "http://127.0.0.1:8083", description="Where users reach TFaaS; shown on the server's page."
+    )
+
+    max_upload_bytes: int = Field(20 * GiB, description="Largest archive that may be uploaded.")
+    max_folder_bytes: int = Field(100 * GiB, description="Largest unpacked folder.")
+    max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")
+    max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
+
+    max_jobs: int = Field(1, description="Trainings that run at once; the others wait in line.")
+    max_queued_jobs: int = Field(1000, description="Trainings that may wait in line.")
+    max_job_cpus: float = Field(64, description="Most cores that one training may ask for.")
+    max_job_memory_bytes: int = Field(
+        64 * GiB, description="Most memory that one training may ask for."
+    )
+    max_job_seconds: int = Field(7 * 86400, description="Longest wall time of one training.")
+
+    max_request_bytes: int = Field(64 * MiB, description="Largest body of a prediction request.")
+    max_batch_rows: int = Field(128, description="Most single-row requests answered as one batch.")
+    max_waiting_requests: int = Field(
+        4096, description="Prediction requests that may wait for one model; more get 503."
+    )
+    max_loaded_models: int = Field(
+        100, description="Models kept in memory; the least recently used makes room."
+    )
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @cached_property
+    def uploads(self) -> Path:
+        """Folders of users: ROOT files and the files that describe a training."""
+        return self.store / "uploads"
+
+    @cached_property
+    def jobs(self) -> Path:
+        """One folder a job: its log, progress, result and bundle."""
+        return self.store / "jobs"
+
+    @cached_property
+    def models(self) -> Path:
+        """The model repository: what TFaaS serves."""
+        return self.store / "models"
+
+    @cached_property
+    def database_url(self) -> str:
+        """The database URL with its default filled in."""
+        return self.database or f"sqlite:///{self.store / 'mlaas4hep.sqlite'}"

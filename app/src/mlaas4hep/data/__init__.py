@@ -1,0 +1,24 @@
+"""From events in memory to a matrix, with numpy alone; use it in a notebook as it is."""
+
+from mlaas4hep.data.encode import Encoder
+from mlaas4hep.data.events import Branch, Events, Jagged
+from mlaas4hep.data.mixing import events_to_use, plan_chunks
+from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
+from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, membership
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "Branch",
+    "Encoder",
+    "Events",
+    "FileRecord",
+    "Jagged",
+    "Specs",
+    "SpecsScan",
+    "Split",
+    "events_to_use",
+    "membership",
+    "plan_chunks",
+]

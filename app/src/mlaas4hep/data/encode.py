@@ -1,0 +1,192 @@
+"""From events to rows: pad, normalise, and put each value into its column."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mlaas4hep.core.errors import DataError, did_you_mean
+from mlaas4hep.data.events import Events, Jagged
+from mlaas4hep.data.specs import Specs
+
+Values = NDArray[Any]
+Mask = NDArray[np.int8]
+
+
+class Encoder:
+    """Makes a matrix of events: one row an event, one column each of ``specs.columns``.
+
+    A value x becomes (x - min) / (max - min): from 0 to 1 for what the specs were made from, beyond
+    for what lies beyond (nothing is clipped). A constant branch becomes 0, and so do padding and
+    missing values (NaN, infinite). Lists are padded at the right; values beyond the longest list
+    of the specs are dropped and counted in ``truncated``.
+
+    Branches of float16 and float32 whose range is exact in float32 are computed in float32, others
+    (integers, bool, doubles) in float64; 64-bit integers beyond 2**53 are rounded to it first.
+    """
+
+    def __init__(self, specs: Specs, dtype: DTypeLike = np.float32) -> None:
+        self.columns = specs.columns
+        self.width = len(self.columns)
+        self.dtype = np.dtype(dtype)
+        self.truncated = 0
+        if not self.width:
+            raise DataError(
+                "the specs have no column: no flat branch, and every list is empty",
+                "Select other branches.",
+            )
+        self._flat = [(k, _Scale(specs.minv[k], specs.maxv[k])) for k in specs.flat]
+        self._jagged = []
+        column = len(specs.flat)
+        for branch in specs.jagged:
+            if length := specs.jdim[branch]:
+                scale = _Scale(specs.minv[branch], specs.maxv[branch])
+                self._jagged.append((branch, scale, column, length))
+                column += length
+        self._branches = [*(k for k, _ in self._flat), *(item[0] for item in self._jagged)]
+
+    def encode(self, events: Events, out: Values | None = None, mask: Mask | None = None) -> Values:
+        """The events as a C-contiguous matrix of shape (n, width) and the encoder's dtype.
+
+        ``out``, such a matrix, is filled and returned if given. ``mask``, int8 of the same shape,
+        is set to 1 where there was padding or a missing value, to 0 elsewhere. Branches beyond
+        those of the specs are ignored. Raises DataError naming a branch that is absent, not
+        numeric, jagged where it should be flat (or the other way round), or of another length.
+        """
+        n = self._count(events)
+        if out is None:
+            out = np.empty((n, self.width), self.dtype)
+        self._check("out", out, self.dtype, n)
+        if mask is not None:
+            self._check("mask", mask, np.dtype(np.int8), n)
+        with np.errstate(over="ignore", invalid="ignore"):
+            out.fill(0)
+            if mask is not None:
+                mask.fill(1)
+            self._fill_flat(events, out, mask)
+            self._fill_jagged(events, out, mask)
+        return out
+
+    def _fill_flat(self, events: Events, out: Values, mask: Mask | None) -> None:
+        for column, (branch, scale) in enumerate(self._flat):
+            values = events[branch]
+            if isinstance(values, Jagged):
+                raise DataError(f"the branch {branch} is jagged, expected one value per event")
+            out[:, column], missing = scale(values)
+            if mask is not None:
+                mask[:, column] = 0 if missing is None else missing
+
+    def _fill_jagged(self, events: Events, out: Values, mask: Mask | None) -> None:
+        cells, gaps = out.reshape(-1), None if mask is None else mask.reshape(-1)
+        known: list[_Lists] = []
+        for branch, scale, column, length in self._jagged:
+            values = events[branch]
+            if not isinstance(values, Jagged):
+                raise DataError(f"the branch {branch} is flat, expected a list per event")
+            offsets = values.offsets
+            lists = _find(known, offsets, self.width)
+            index, kept = lists.within(length)
+            scaled, missing = scale(values.content[offsets[0] : offsets[-1]])
+            if kept is not None:
+                self.truncated += len(scaled) - len(index)
+                scaled = scaled[kept]
+                missing = None if missing is None else missing[kept]
+            cells[column:][index] = scaled
+            if gaps is not None:
+                gaps[column:][index] = 0 if missing is None else missing
+
+    def _count(self, events: Events) -> int:
+        """The number of events, the same in every branch."""
+        n = -1
+        for branch in self._branches:
+            if branch not in events:
+                raise DataError(
+                    f"the events lack the branch {branch!r}", did_you_mean(branch, events)
+                )
+            values = events[branch]
+            content = values.content if isinstance(values, Jagged) else values
+            if content.dtype.kind not in "biuf" or content.ndim != 1:
+                raise DataError(
+                    f"the branch {branch} holds {content.dtype} of {content.ndim} dimensions,"
+                    " expected numbers"
+                )
+            if n not in (-1, len(values)):
+                raise DataError(f"the branch {branch} has {len(values)} events, others have {n}")
+            n = len(values)
+        return n
+
+    def _check(self, name: str, array: Values, dtype: np.dtype[Any], n: int) -> None:
+        shape = (n, self.width)
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be C-contiguous, {dtype}, of shape {shape}")
+
+
+class _Scale:
+    """Normalises the values of one branch."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._constant = low == high
+        # A range beyond float64's is halved, and so is what is put into it.
+        self._factor = 1.0 if math.isfinite(high - low) else 0.5
+        self._low = low * self._factor
+        self._span = high * self._factor - self._low
+        with np.errstate(over="ignore"):
+            exact = all(float(np.float32(x)) == x for x in (low, high))
+            self._single = exact and math.isfinite(np.float32(high - low))
+
+    def __call__(self, values: Values) -> tuple[Values, NDArray[np.bool_] | None]:
+        """The normalised values, and where some are missing (None: nowhere)."""
+        real = values.dtype.kind == "f"
+        if self._constant:
+            scaled = np.zeros(values.shape, np.float32)
+        else:
+            single = self._single and real and values.dtype.itemsize <= 4
+            scaled = values.astype(np.float32 if single else np.float64)
+            if self._factor != 1.0:
+                scaled *= self._factor
+            scaled -= self._low
+            scaled /= self._span
+        if real and not (finite := np.isfinite(values)).all():
+            missing = ~finite
+            scaled[missing] = 0
+            return scaled, missing
+        return scaled, None
+
+
+class _Lists:
+    """Where the values of lists go, for all branches whose lists have the same lengths."""
+
+    def __init__(self, offsets: NDArray[np.int64], counts: NDArray[np.int64], width: int) -> None:
+        self.offsets = offsets
+        self.counts = counts
+        self._longest = int(counts.max(initial=0))
+        firsts = np.arange(len(counts)) * width - (offsets[:-1] - offsets[0])
+        self._index = np.repeat(firsts, counts)
+        self._index += np.arange(len(self._index))
+
+    def within(self, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+        """Each value's cell, from the branch's first column, and which values fit ``length``.
+
+        None means that all do.
+        """
+        if self._longest <= length:
+            return self._index, None
+        begins = np.repeat(self.offsets[:-1] - self.offsets[0], self.counts)
+        kept = np.arange(len(self._index)) - begins < length
+        return self._index[kept], kept
+
+
+def _find(known: list[_Lists], offsets: NDArray[np.int64], width: int) -> _Lists:
+    """The known lists of those lengths, or new ones, which are known from now on."""
+    for lists in known:
+        if lists.offsets is offsets:
+            return lists
+    counts = np.diff(offsets)
+    for lists in known:
+        if np.array_equal(lists.counts, counts):
+            return lists
+    known.append(_Lists(offsets, counts, width))
+    return known[-1]

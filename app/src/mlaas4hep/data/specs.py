@@ -1,0 +1,379 @@
+"""Specs: what one pass over the files finds, and all that encoding an event needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.files import write_json
+from mlaas4hep.data.events import Events, Jagged
+
+VERSION = 1
+"""Version of the format; raised when what a number in it means changes."""
+
+MAX_COLUMNS = 1_000_000
+"""More columns than that are taken for a mistake: no training can use them."""
+
+_ANEW = "Delete the file, or leave --specs out, to have specs made anew."
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file as the specs know it: by its ROOT UUID, size in bytes and entries of the tree.
+
+    ``size`` is None where the source doesn't tell; ``entries`` are all entries, scanned or not.
+    """
+
+    name: str
+    uuid: str
+    size: int | None
+    entries: int
+
+
+@dataclass(frozen=True)
+class Specs:
+    """Range and multiplicity of every branch that is a feature.
+
+    ``flat`` and ``jagged`` are sorted by ASCII; ``minv`` and ``maxv`` are over finite values, as
+    float64 (so 64-bit integers beyond 2**53 are rounded to the nearest such number); ``jdim`` is
+    the longest list; ``missing`` counts NaN and infinite values, where there are any; ``scanned``
+    are the events looked at; ``selection`` is whatever decided what was read. A jagged branch that
+    was empty in every event has jdim 0, no range and no column.
+    """
+
+    tree: str
+    flat: list[str]
+    jagged: list[str]
+    minv: dict[str, float]
+    maxv: dict[str, float]
+    jdim: dict[str, int]
+    missing: dict[str, int] = field(default_factory=dict)
+    files: list[FileRecord] = field(default_factory=list)
+    scanned: int = 0
+    selection: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns in order: flat branches, then k_0 .. k_{jdim-1} of jagged ones."""
+        return [*self.flat, *(f"{k}_{i}" for k in self.jagged for i in range(self.jdim[k]))]
+
+    def to_json(self) -> dict[str, Any]:
+        """The prototype's keys and ours; always valid JSON."""
+        events = {f.name: f.entries for f in self.files}
+        return {
+            "version": self.version,
+            "tree": self.tree,
+            "fkeys": self.flat,
+            "jkeys": self.jagged,
+            "jdim": self.jdim,
+            "minv": self.minv,
+            "maxv": self.maxv,
+            "nans": {k: self._zero(k) for k in self.minv},
+            "events": events | {"total": sum(f.entries for f in self.files)},
+            "scanned": self.scanned,
+            "missing": self.missing,
+            "files": [
+                {"name": f.name, "uuid": f.uuid, "size": f.size, "entries": f.entries}
+                for f in self.files
+            ],
+            "selection": self.selection,
+        }
+
+    def _zero(self, branch: str) -> float:
+        """Where a physical 0 lies after normalising; 0 where no finite number says it."""
+        low, high = self.minv[branch], self.maxv[branch]
+        if low == high:
+            return 0.0
+        if math.isinf(high - low):
+            low, high = low / 2, high / 2
+        value = -low / (high - low)
+        return value if math.isfinite(value) else 0.0
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Self:
+        """Specs from ``to_json``; ``where`` names the file in errors.
+
+        Raises DataError naming the key that is absent or holds what it can't.
+        """
+        if not isinstance(value, dict):
+            raise DataError(f"{where} holds no specs: expected an object", _ANEW)
+        if "version" not in value:
+            raise DataError(f"{where} has no version: specs of the prototype don't say what they"
+                            " were made from", _ANEW)  # fmt: skip
+        if value["version"] != VERSION:
+            raise DataError(
+                f"{where} has version {value['version']!r}; this release knows {VERSION}", _ANEW
+            )
+        read = _Reader(value, where)
+        flat, jagged = read.names("fkeys"), read.names("jkeys")
+        jdim = read.numbers("jdim", int, jagged)
+        ranged = [*flat, *(k for k in jagged if jdim[k])]
+        minv, maxv = read.numbers("minv", float, ranged), read.numbers("maxv", float, ranged)
+        if len(flat) + sum(jdim.values()) > MAX_COLUMNS:
+            raise read.wrong("jdim", f"more than {MAX_COLUMNS} columns")
+        for branch in ranged:
+            if minv[branch] > maxv[branch]:
+                raise read.wrong("minv", f"{branch}: {minv[branch]} exceeds maxv {maxv[branch]}")
+        if both := set(flat) & set(jagged):
+            raise read.wrong("jkeys", f"{min(both)!r} is in fkeys too")
+        for key, names in (("fkeys", flat), ("jkeys", jagged)):
+            if names != sorted(set(names)):
+                raise read.wrong(key, "the names aren't sorted, or one is there twice")
+        return cls(
+            tree=read.get("tree", str),
+            flat=flat,
+            jagged=jagged,
+            minv=minv,
+            maxv=maxv,
+            jdim=jdim,
+            missing=read.numbers("missing", int),
+            files=read.files(),
+            scanned=read.get("scanned", int),
+            selection=read.get("selection", dict),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read specs from a file; DataError says what is wrong with it."""
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"no such file: {path}", "Give the path of a specs file.") from None
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not JSON: {error}", _ANEW) from None
+        return cls.from_json(value, str(path))
+
+    def check_fits(self, other_files: Sequence[FileRecord], selection: Mapping[str, Any]) -> None:
+        """Raise DataError ("stale specs") naming every file and selection key that differs.
+
+        A file is the same when UUID, entries and size are; it may have been moved.
+        """
+        differences = []
+        if len(other_files) != len(self.files):
+            differences.append(
+                f"{len(self.files)} files were scanned, {len(other_files)} are given"
+            )
+        for was, now in zip(self.files, other_files, strict=False):
+            for what in ("uuid", "entries", "size"):
+                old, new = getattr(was, what), getattr(now, what)
+                if old != new and None not in (old, new):
+                    differences.append(f"{now.name}: {what} was {old}, is {new}")
+        ours, theirs = _as_json(self.selection), _as_json(selection)
+        for key in sorted(ours.keys() | theirs.keys()):
+            if ours.get(key) != theirs.get(key):
+                differences.append(f"{key} was {ours.get(key)!r}, is {theirs.get(key)!r}")
+        if differences:
+            raise DataError(f"stale specs: {'; '.join(differences)}", _ANEW)
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as it comes back from a file: tuples are lists."""
+    result: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    return result
+
+
+def _is_number(value: object, kind: type[int | float]) -> bool:
+    """Whether it is a finite float, or for int a whole number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if kind is int:
+        return isinstance(value, int) and value >= 0
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+class _Reader:
+    """Takes values of a known type out of an object of unknown origin."""
+
+    def __init__(self, value: dict[str, Any], where: str) -> None:
+        self._value, self._where = value, where
+
+    def wrong(self, key: str, what: str) -> DataError:
+        return DataError(f"{self._where}: {key}: {what}", _ANEW)
+
+    def get(self, key: str, kind: type) -> Any:
+        if key not in self._value:
+            raise self.wrong(key, "the key is absent")
+        found = self._value[key]
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise self.wrong(key, f"holds {type(found).__name__}, expected {kind.__name__}")
+        return found
+
+    def names(self, key: str) -> list[str]:
+        found = self.get(key, list)
+        if not all(isinstance(name, str) for name in found):
+            raise self.wrong(key, "expected names of branches")
+        return list(found)
+
+    def numbers(
+        self, key: str, kind: type[int | float], branches: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """A finite number for each of ``branches``, or for whichever are there."""
+        found = self.get(key, dict)
+        if branches is None:
+            branches = found
+        result = {}
+        for branch in branches:
+            number = found.get(branch)
+            if not _is_number(number, kind):
+                raise self.wrong(key, f"{branch!r} has {number!r}, expected a number")
+            result[branch] = kind(number)
+        return result
+
+    def files(self) -> list[FileRecord]:
+        records = []
+        for item in self.get("files", list):
+            if not isinstance(item, dict):
+                raise self.wrong("files", "expected objects")
+            one = _Reader(item, f"{self._where}: files")
+            size = None if item.get("size") is None else one.get("size", int)
+            records.append(
+                FileRecord(
+                    one.get("name", str), one.get("uuid", str), size, one.get("entries", int)
+                )
+            )
+        return records
+
+
+@dataclass(slots=True)
+class Range:
+    """What is known of one branch so far; ``longest`` is the longest list of a jagged one."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    values: int = 0
+    missing: int = 0
+    longest: int = 0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in more values: a flat branch's, or the content of lists."""
+        if not values.size:
+            return
+        self.values += values.size
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = values[np.isfinite(values)]
+            self.missing += values.size - finite.size
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def merge(self, other: Range) -> None:
+        """Take in what was found in other events."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.values += other.values
+        self.missing += other.missing
+        self.longest = max(self.longest, other.longest)
+
+
+class SpecsScan:
+    """Finds specs in one pass, chunk by chunk; scans of different parts can be merged.
+
+    Ranges are over finite values only: NaN and infinity count as missing. Memory: a few numbers a
+    branch, whatever the number of events.
+    """
+
+    def __init__(
+        self,
+        tree: str,
+        flat: Iterable[str],
+        jagged: Iterable[str],
+        files: Sequence[FileRecord] = (),
+        selection: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tree = tree
+        self._flat = {k: Range() for k in sorted(flat)}
+        self._jagged = {k: Range() for k in sorted(jagged)}
+        self._files = list(files)
+        self._selection = dict(selection or {})
+        self.scanned: dict[int, int] = {}
+        """Events seen so far, by the file's position."""
+
+    def add(self, file_index: int, events: Events) -> None:
+        """Take in events of the file at that position; all branches must be there."""
+        count = 0
+        for branch, found in self._flat.items():
+            values = events[branch]
+            if isinstance(values, Jagged):
+                raise DataError(f"the branch {branch} is jagged, expected one value per event")
+            found.add(values)
+            count = len(values)
+        longest: dict[int, int] = {}
+        for branch, found in self._jagged.items():
+            lists = events[branch]
+            if not isinstance(lists, Jagged):
+                raise DataError(f"the branch {branch} is flat, expected a list per event")
+            count = len(lists)
+            if not count:
+                continue
+            offsets = lists.offsets
+            if id(offsets) not in longest:
+                longest[id(offsets)] = int(lists.counts.max())
+            found.longest = max(found.longest, longest[id(offsets)])
+            found.add(lists.content[offsets[0] : offsets[-1]])
+        self.scanned[file_index] = self.scanned.get(file_index, 0) + count
+
+    def merge(self, other: SpecsScan) -> None:
+        """Take in what a scan of the same branches found in other events."""
+        for mine, theirs in ((self._flat, other._flat), (self._jagged, other._jagged)):
+            if mine.keys() != theirs.keys():
+                raise ValueError("only scans of the same branches can be merged")
+            for branch, found in theirs.items():
+                mine[branch].merge(found)
+        for index, count in other.scanned.items():
+            self.scanned[index] = self.scanned.get(index, 0) + count
+
+    def result(self) -> Specs:
+        """The specs of all events seen.
+
+        Raises DataError when there were no events, or naming branches without one finite value.
+        """
+        scanned = sum(self.scanned.values())
+        if not scanned:
+            names = ", ".join(f.name for f in self._files) or "the files"
+            raise DataError(f"no events in the tree {self._tree} of {names}", "Give other files.")
+        ranges = self._flat | {k: r for k, r in self._jagged.items() if r.longest}
+        if void := [k for k, r in ranges.items() if r.values == r.missing]:
+            more = f" and {len(void) - 10} more" if len(void) > 10 else ""
+            raise DataError(
+                f"every value is missing (NaN or infinite) in {', '.join(void[:10])}{more}",
+                "Name them in exclude_branches.",
+            )
+        width = len(self._flat) + sum(r.longest for r in self._jagged.values())
+        if width > MAX_COLUMNS:
+            longest = max(self._jagged, key=lambda k: self._jagged[k].longest)
+            raise DataError(
+                f"{width} columns are too many; the longest list, of"
+                f" {self._jagged[longest].longest}, is in {longest}",
+                "Name such branches in exclude_branches.",
+            )
+        return Specs(
+            tree=self._tree,
+            flat=list(self._flat),
+            jagged=list(self._jagged),
+            minv={k: r.low for k, r in ranges.items()},
+            maxv={k: r.high for k, r in ranges.items()},
+            jdim={k: r.longest for k, r in self._jagged.items()},
+            missing={k: r.missing for k, r in ranges.items() if r.missing},
+            files=self._files,
+            scanned=scanned,
+            selection=_as_json(self._selection),
+        )

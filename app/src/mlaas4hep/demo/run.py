@@ -1,0 +1,244 @@
+"""The demo: from ROOT files to a served prediction, through the real parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from mlaas4hep.client.client import Client
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.files import write_json
+from mlaas4hep.core.progress import Bars
+from mlaas4hep.data import Branch, Events, Jagged, Split, membership
+from mlaas4hep.data.split import TEST
+from mlaas4hep.demo.services import Services
+from mlaas4hep.demo.simulate import write_files
+from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.sources.root import RootFile
+
+EXAMPLE = Path(__file__).parent / "example"
+NAME = "demo"
+MOST_PREDICTED = 10_000
+SLICE = 1_000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What to train on; ``predict`` is a file with the branch ``truth`` to predict for.
+
+    Without ``predict`` the predictions are for the events of ``files`` that training held out.
+    """
+
+    files: list[Path]
+    labels: list[str]
+    tree: str = "events"
+    model: Path = EXAMPLE / "model.py"
+    params: Path = EXAMPLE / "params.json"
+    predict: Path | None = None
+
+
+class Steps:
+    """Numbered steps with their time and the most memory that all processes had together."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.done: list[tuple[str, float, float]] = []
+        self._peak = 0.0
+        self._stop = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.2):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            self._peak = max(self._peak, total / 2**20)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Announce a step and note what it took."""
+        self.console.print(f"\n[bold cyan]{len(self.done) + 1}. {title}[/]")
+        self._peak, start = 0.0, time.monotonic()
+        yield
+        self.done.append((title, time.monotonic() - start, self._peak))
+
+    def table(self) -> Table:
+        """What each step took."""
+        self._stop.set()
+        table = Table(box=None, padding=(0, 2))
+        for heading in ("step", "seconds", "peak MiB, all processes"):
+            table.add_column(heading, justify="left" if heading == "step" else "right")
+        for title, seconds, peak in self.done:
+            table.add_row(title, f"{seconds:.1f}", f"{peak:.0f}" if peak else "-")
+        return table
+
+
+def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
+    """Run the whole main job below ``folder`` and return the AUC of the served predictions.
+
+    ``own`` are the user's files; without them the events are simulated, with predictions for a
+    third file that another seed made. ``keep`` leaves the services up until Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(highlight=False, soft_wrap=True)
+    steps = Steps(console)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    with steps.step("Your files" if own else "Simulate a resonance over a falling spectrum"):
+        inputs = own or simulated(folder)
+        upload = five_files(folder / NAME, inputs)
+        console.print(f"   {upload}: {', '.join(sorted(f.name for f in upload.iterdir()))}")
+
+    with steps.step("Start server, runner and TFaaS on this machine"):
+        services = Services(folder / "store", folder / "logs").start()
+        console.print(f"   server {services.server_url}   TFaaS {services.tfaas_url}")
+
+    with services, Client(services.server_url, services.tfaas_url) as client:
+        with steps.step("Upload the folder"):
+            client.upload(upload, NAME)
+
+        with steps.step("Train: specs, chunks, epochs, test, publish"), Bars() as bars:
+            job = client.submit(
+                NAME, files="files.txt", labels="labels.txt", model="model.py", params="params.json"
+            )
+            client.wait(job, bars)
+
+        with steps.step("The model in TFaaS"):
+            card = next(model for model in client.models() if model["name"] == job)
+            console.print(f"   {card['name']}: {card['description']}")
+
+        bundle = Bundle.open(folder / "store" / "models" / job)
+        with steps.step("Send events as they are in the tree, get predictions"):
+            events, truth = with_truth(inputs, bundle)
+            slices = [slice(i, i + SLICE) for i in range(0, len(truth), SLICE)]
+            answers = [
+                client.predict_events(job, {name: events[name][part] for name in events})
+                for part in slices
+            ]
+            auc = area_under_curve(truth, np.concatenate(answers))
+            console.print(
+                f"   {len(truth)} events, AUC [bold]{auc:.3f}[/], by scikit-learn from the answers"
+            )
+
+        console.print("\n", steps.table())
+        console.print(closing(bundle.path, services, job))
+        if keep:
+            console.print("The pages stay open until Ctrl-C.")
+            signal.pause()
+    return auc
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def simulated(folder: Path) -> Inputs:
+    """Simulated events: two files to train on, and a third of another seed to predict for."""
+    signal_file, background, mixture = write_files(folder)
+    return Inputs([signal_file, background], ["1", "0"], predict=mixture)
+
+
+def five_files(upload: Path, inputs: Inputs) -> Path:
+    """The folder to upload: the ROOT files and the four files that describe the training."""
+    shutil.rmtree(upload, ignore_errors=True)
+    upload.mkdir()
+    for file in inputs.files:
+        if not file.is_file():
+            raise DataError(f"no such file: {file}", "Give FILES= as paths joined by commas.")
+        try:
+            os.link(file, upload / file.name)
+        except OSError:
+            shutil.copyfile(file, upload / file.name)
+    (upload / "files.txt").write_text("".join(f"{file.name}\n" for file in inputs.files))
+    (upload / "labels.txt").write_text("".join(f"{label}\n" for label in inputs.labels))
+    shutil.copyfile(inputs.model, upload / "model.py")
+    params = json.loads(inputs.params.read_text()) | {"branch": inputs.tree}
+    write_json(upload / "params.json", params)
+    return upload
+
+
+def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64]]:
+    """Events with the branches that the model wants, and the index of each one's class."""
+    branches = [*bundle.specs.flat, *bundle.specs.jagged]
+    if inputs.predict:
+        with RootFile(str(inputs.predict), inputs.tree) as file:
+            events = dict(file.read([*branches, "truth"]))
+        return events, np.asarray(events.pop("truth"), np.int64)
+
+    seed = json.loads((bundle.path / "provenance" / "run.json").read_text())["seed"]
+    split = Split.parse(json.loads(inputs.params.read_text()).get("split"))
+    label_branch = bundle.specs.selection["label_branch"]
+    parts, truth = [], []
+    for position, path in enumerate(inputs.files):
+        with RootFile(str(path), inputs.tree) as file:
+            stop = min(file.entries, 5 * MOST_PREDICTED // len(inputs.files))
+            held_out = membership(seed, f"{position}:{file.uuid}", 0, stop, split) == TEST
+            read = file.read([*branches, *([label_branch] if label_branch else [])], 0, stop)
+            parts.append({name: taken(read[name], held_out) for name in branches})
+            labels = read[label_branch] if label_branch else [inputs.labels[position]] * stop
+            names = np.asarray(labels).astype(str)[held_out]
+            truth.append(np.array([bundle.classes.index(name) for name in names], np.int64))
+    events = {name: joined([part[name] for part in parts]) for name in branches}
+    return events, np.concatenate(truth)
+
+
+def taken(branch: Branch, mask: NDArray[np.bool_]) -> Branch:
+    """The branch's values of the events of the mask only."""
+    if not isinstance(branch, Jagged):
+        return branch[mask]
+    content = branch.content[branch.offsets[0] : branch.offsets[-1]]
+    offsets = np.concatenate([[0], np.cumsum(branch.counts[mask])])
+    return Jagged(offsets, content[np.repeat(mask, branch.counts)])
+
+
+def joined(parts: list[Branch]) -> Branch:
+    """One branch of several files' events."""
+    if not isinstance(parts[0], Jagged):
+        return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+    lists = [part for part in parts if isinstance(part, Jagged)]
+    counts = np.concatenate([part.counts for part in lists])
+    contents = [part.content[part.offsets[0] : part.offsets[-1]] for part in lists]
+    return Jagged(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(contents))
+
+
+def area_under_curve(truth: NDArray[np.generic], scores: NDArray[np.float32]) -> float:
+    """Area under the ROC curve; one class against the rest when there are more than two."""
+    from sklearn.metrics import roc_auc_score
+
+    if scores.shape[1] == 1:
+        return float(roc_auc_score(truth, scores[:, 0]))
+    return float(roc_auc_score(truth, scores, multi_class="ovr"))
+
+
+def closing(bundle: Path, services: Services, job: str) -> str:
+    """Where the results are and what to try next."""
+    return f"""
+Bundle       {bundle}
+ROC picture  {bundle / "roc.png"}
+Report page  {bundle / "report.html"}
+Pages        {services.server_url}/ (jobs)   {services.tfaas_url}/ (models)
+
+Try next
+  make demo KEEP=1                                  leave the pages open until Ctrl-C
+  make demo FILES=a.root,b.root LABELS=1,0 BRANCH=events    your own files
+  .venv/bin/mlaas4hep inspect {bundle.parent.parent.parent / "signal.root"}
+  .venv/bin/mlaas4hep --help
+"""

@@ -1,0 +1,44 @@
+"""Machine-learning frameworks behind one contract (base.Framework); adding one is one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlaas4hep.core.errors import ModelError
+from mlaas4hep.frameworks.base import Batches, Fit, FitPlan, Framework, History, NotServable
+from mlaas4hep.frameworks.keras import Keras
+from mlaas4hep.frameworks.sklearn import Sklearn
+
+FRAMEWORKS: tuple[Framework, ...] = (Keras(), Sklearn())
+
+__all__ = [
+    "FRAMEWORKS",
+    "Batches",
+    "Fit",
+    "FitPlan",
+    "Framework",
+    "History",
+    "NotServable",
+    "framework_of",
+    "prepare",
+]
+
+
+def framework_of(model: object) -> Framework:
+    """The framework whose model this is; ModelError naming the type when there is none."""
+    for framework in FRAMEWORKS:
+        if framework.accepts(model):
+            return framework
+    kind = type(model)
+    raise ModelError(
+        f"model(idim) returned a {kind.__module__}.{kind.__qualname__}, which is no model of "
+        + " or ".join(framework.name for framework in FRAMEWORKS),
+        "Return a compiled Keras model or a scikit-learn classifier.",
+    )
+
+
+def prepare(imported: Iterable[str], seed: int) -> None:
+    """Import and seed the frameworks that the user's file imports (top-level module names)."""
+    for framework in FRAMEWORKS:
+        if framework.modules & set(imported):
+            framework.prepare(seed)

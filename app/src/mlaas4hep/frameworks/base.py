@@ -1,0 +1,122 @@
+"""What a machine-learning framework must do for us: one class, one file."""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import ModelError
+from mlaas4hep.core.progress import Progress
+
+Matrix = NDArray[np.float32]
+"""Rows of events, shape (events, columns), normalised to [0, 1]."""
+Classes = NDArray[np.int64]
+"""Class of each event, 0..k-1."""
+History = dict[str, list[float]]
+"""One number an epoch: loss, val_loss and the model's own metrics."""
+
+
+class NotServable(ModelError):  # noqa: N818  (a verdict on the model, not a failure)
+    """The model can't become ONNX; the message says why."""
+
+
+class Batches(Protocol):
+    """The training and validation parts of a data set, streamed."""
+
+    width: int
+    """Columns of a row."""
+    n_classes: int
+    train_events: int
+    validation_events: int
+
+    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+        """The training part in chunks; shuffled by the seed and ``number`` when asked for."""
+
+    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+        """The validation part in chunks, always in the same order."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How to train. ``epochs`` are passes over all of the training part."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    verbose: int = 0
+
+
+@dataclass
+class Fit:
+    """What a training gave. The model holds the weights of the ``best`` epoch (from 0)."""
+
+    history: History
+    best: int
+    warnings: list[str] = field(default_factory=list)
+
+
+class Framework(ABC):
+    """One framework. A model is what the user's ``model(idim)`` returned.
+
+    The framework itself is imported only when one of its models is at hand.
+    """
+
+    name: ClassVar[str]
+    modules: ClassVar[frozenset[str]]
+    """Top-level modules whose classes, or subclasses of these, are this framework's models."""
+
+    @classmethod
+    def accepts(cls, model: object) -> bool:
+        """Whether the type of ``model`` derives from a class of this framework."""
+        return any(base.__module__.split(".")[0] in cls.modules for base in type(model).__mro__)
+
+    def prepare(self, seed: int) -> None:
+        """Import the framework quietly and seed it; called before the user's code runs."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
+    @abstractmethod
+    def check(self, model: Any, width: int, n_classes: int) -> None:
+        """Raise ModelError unless ``model`` takes ``width`` columns and tells the classes apart."""
+
+    @abstractmethod
+    def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
+        """Train ``model`` in place; phase "training" counts events over all epochs."""
+
+    @abstractmethod
+    def predict(self, model: Any, rows: Matrix) -> Matrix:
+        """Probabilities: shape (n, 1), of class 1, for two classes; (n, k) otherwise."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path, width: int) -> list[str]:
+        """Write the native model into ``folder``; returns warnings."""
+
+    @abstractmethod
+    def to_onnx(self, model: Any, path: Path, width: int) -> None:
+        """Write ONNX: "inputs" float32 [N, width] to "outputs" float32 [N, k], as ``predict``.
+
+        Raises NotServable when the model can't be expressed so.
+        """
+
+
+def reason(error: BaseException) -> str:
+    """One line that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def refuse_nan(losses: Iterable[float], epoch: int) -> None:
+    """ModelError when a loss of ``epoch`` (from 0) is not a number."""
+    if not all(math.isfinite(loss) for loss in losses):
+        raise ModelError(
+            f"the loss is not a number in epoch {epoch + 1}: the training diverges",
+            "Lower the learning rate, or look for a logarithm or division in the model.",
+        )

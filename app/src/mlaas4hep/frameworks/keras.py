@@ -1,0 +1,360 @@
+"""Keras 3 on TensorFlow: compiled models, trained by their own ``fit``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.core.errors import ModelError
+from mlaas4hep.core.progress import Progress
+from mlaas4hep.frameworks.base import (
+    Batches,
+    Classes,
+    Fit,
+    FitPlan,
+    Framework,
+    History,
+    Matrix,
+    NotServable,
+    reason,
+    refuse_nan,
+)
+
+BLOCK = 8192
+"""Rows that go from numpy to TensorFlow at once; TensorFlow cuts the batches out of them."""
+OPSET = 17
+_REPORT = 20_000  # events between two calls of progress
+
+
+class Keras(Framework):
+    """Compiled Keras models with one input (n, columns) and one output (n, 1) or (n, k)."""
+
+    name = "keras"
+    modules = frozenset({"keras", "tensorflow", "tf_keras"})
+
+    def prepare(self, seed: int) -> None:
+        """Import TensorFlow without its chatter, and seed Python, numpy and TensorFlow."""
+        _quiet_import()
+        import keras
+
+        keras.utils.set_random_seed(seed % 2**32)
+
+    def check(self, model: Any, width: int, n_classes: int) -> None:
+        """Raise ModelError unless the model is compiled, takes ``width`` and fits the classes."""
+        if not getattr(model, "compiled", False):
+            raise ModelError(
+                "model(idim) returned a Keras model that is not compiled",
+                "Call .compile(optimizer=..., loss=...) on it before you return it.",
+            )
+        try:
+            output = model(np.zeros((2, width), np.float32), training=False)
+        except Exception as error:
+            raise ModelError(
+                f"the model does not take rows of {width} columns: {reason(error)}",
+                "Give the first layer the shape (idim,): keras.Input((idim,)).",
+            ) from error
+        shape = tuple(getattr(output, "shape", ()))
+        widths = (1, 2) if n_classes == 2 else (n_classes,)
+        if len(shape) != 2 or shape[1] not in widths:
+            wanted = "1 (sigmoid), or 2 (softmax)" if n_classes == 2 else f"{n_classes} (softmax)"
+            found = shape[1] if len(shape) == 2 else f"the shape {shape or type(output).__name__}"
+            raise ModelError(
+                f"the model's output has {found} columns, but there are {n_classes} classes",
+                f"Give the last Dense layer {wanted} units.",
+            )
+
+    def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
+        """One ``model.fit`` over the streamed events; the best epoch's weights are put back."""
+        watch = _watch(data.train_events, plan, progress)
+        encode = _targets(model, data.width, data.n_classes)
+        failures: list[BaseException] = []
+
+        def stream(source: Callable[[], Iterator[tuple[Matrix, Classes]]], events: int) -> Any:
+            return _dataset(source, encode, data.width, events, plan.batch_size, failures)
+
+        try:
+            result = model.fit(
+                stream(lambda: data.epoch(watch.epoch), data.train_events),
+                epochs=plan.epochs,
+                validation_data=(
+                    stream(data.validation, data.validation_events)
+                    if data.validation_events
+                    else None
+                ),
+                callbacks=[watch],
+                shuffle=False,  # the data set does it
+                verbose=2 if plan.verbose else 0,
+            )
+        except Exception:
+            if failures:  # TensorFlow shows what our reading raised as an error of its own
+                raise failures[0] from None
+            raise
+        if watch.weights is not None:
+            model.set_weights(watch.weights)
+        history: History = {
+            key: [float(value) for value in values] for key, values in result.history.items()
+        }
+        return Fit(history, watch.best)
+
+    def predict(self, model: Any, rows: Matrix) -> Matrix:
+        """Probabilities of ``rows``, by the same function that is exported."""
+        answer = _compiled(model, rows.shape[1])
+        if not len(rows):
+            return self.predict(model, np.zeros((1, rows.shape[1]), np.float32))[:0]
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        return np.concatenate([answer(block).numpy() for block in blocks])
+
+    def save(self, model: Any, folder: Path, width: int) -> list[str]:
+        """A SavedModel at the folder's root, as the original TFaaS reads it, and model.keras."""
+        import keras
+        import tensorflow as tf
+
+        said: list[str] = []
+        try:
+            with _quiet():
+                archive = keras.export.ExportArchive()
+                archive.track(model)
+                archive.add_endpoint(
+                    "serving_default",
+                    _probabilities(model),
+                    input_signature=[_signature(width, "inputs_input")],
+                )
+                archive.write_out(str(folder), verbose=False)
+                try:
+                    model.save(folder / "model.keras")
+                except (TypeError, ValueError, NotImplementedError) as error:
+                    (folder / "model.keras").unlink(missing_ok=True)
+                    said.append(f"no model.keras: Keras can't write this model: {reason(error)}")
+        except tf.errors.OpError as error:
+            full = isinstance(error, tf.errors.ResourceExhaustedError)
+            code = errno.ENOSPC if full else errno.EIO
+            raise OSError(code, error.message, str(folder)) from error
+        return said
+
+    def to_onnx(self, model: Any, path: Path, width: int) -> None:
+        """Convert by tf2onnx; NotServable when an operation has no counterpart."""
+        import tensorflow as tf
+
+        signature = [_signature(width, "inputs")]
+        answer = tf.function(_probabilities(model), input_signature=signature)
+        with _quiet():
+            import onnx
+            import tf2onnx  # type: ignore[import-untyped]
+
+            try:
+                proto, _ = tf2onnx.convert.from_function(
+                    answer, input_signature=signature, opset=OPSET
+                )
+                _rename_output(proto.graph)
+                onnx.checker.check_model(proto)
+            except Exception as error:
+                raise NotServable(f"it can't become ONNX: {reason(error)}") from error
+        path.write_bytes(proto.SerializeToString())
+
+
+def _signature(width: int, name: str) -> Any:
+    import tensorflow as tf
+
+    return tf.TensorSpec((None, width), tf.float32, name=name)
+
+
+def _probabilities(model: Any) -> Callable[[Any], Any]:
+    """The model as a function from rows to probabilities: (n, 1) for two classes."""
+    import tensorflow as tf
+
+    logits = bool(getattr(_loss_of(model), "from_logits", False))
+
+    def answer(rows: Any) -> Any:
+        output = tf.cast(model(rows, training=False), tf.float32)
+        if logits:
+            output = tf.sigmoid(output) if output.shape[1] == 1 else tf.nn.softmax(output)
+        return output[:, 1:] if output.shape[1] == 2 else output
+
+    return answer
+
+
+@lru_cache(maxsize=1)
+def _compiled(model: Any, width: int) -> Any:
+    import tensorflow as tf
+
+    return tf.function(_probabilities(model), input_signature=[_signature(width, "inputs")])
+
+
+def _loss_of(model: Any) -> Any:
+    loss = model.loss
+    while isinstance(loss, list | tuple | dict) and len(loss) == 1:
+        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
+    return loss
+
+
+def _targets(model: Any, width: int, n_classes: int) -> Callable[[Any], Any]:
+    """What the model's loss compares with: (n, 1) floats, integers (n,), or one-hot (n, k)."""
+    import tensorflow as tf
+
+    if model(np.zeros((1, width), np.float32), training=False).shape[1] == 1:
+        return lambda classes: tf.cast(classes, tf.float32)[:, None]
+    loss = _loss_of(model)
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    if "sparse" in name.lower():
+        return lambda classes: classes
+    return lambda classes: tf.one_hot(classes, n_classes, dtype=tf.float32)
+
+
+def _dataset(
+    source: Callable[[], Iterator[tuple[Matrix, Classes]]],
+    encode: Callable[[Any], Any],
+    width: int,
+    events: int,
+    batch_size: int,
+    failures: list[BaseException],
+) -> Any:
+    """A tf.data of batches. Python is called once a block; TensorFlow cuts the batches.
+
+    In memory at once: three blocks of at most max(BLOCK, batch_size) rows.
+    """
+    import tensorflow as tf
+
+    rows = batch_size * max(1, BLOCK // batch_size)
+
+    def blocks() -> Iterator[tuple[Matrix, Classes]]:
+        try:
+            yield from _blocks(source(), rows)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    def cut(block: Any, classes: Any) -> Any:
+        steps = tf.cast((tf.shape(block)[0] + batch_size - 1) // batch_size, tf.int64)
+
+        def batch(step: Any) -> Any:
+            start = step * batch_size
+            stop = start + batch_size
+            return block[start:stop], encode(classes[start:stop])
+
+        return tf.data.Dataset.range(steps).map(batch)
+
+    signature = (
+        tf.TensorSpec((None, width), tf.float32),
+        tf.TensorSpec((None,), tf.int64),
+    )
+    stream = tf.data.Dataset.from_generator(blocks, output_signature=signature)
+    batches = stream.prefetch(1).flat_map(cut).prefetch(4)
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-events // batch_size)))
+
+
+def _blocks(
+    chunks: Iterator[tuple[Matrix, Classes]], rows: int
+) -> Iterator[tuple[Matrix, Classes]]:
+    """The same events in blocks of exactly ``rows``, but for the last."""
+    held: list[tuple[Matrix, Classes]] = []
+    count = 0
+    for matrix, classes in chunks:
+        start = 0
+        while count + len(classes) - start >= rows:
+            stop = start + rows - count
+            held.append((matrix[start:stop], classes[start:stop]))
+            yield _joined(held)
+            held, count, start = [], 0, stop
+        if start < len(classes):
+            held.append((matrix[start:], classes[start:]))
+            count += len(classes) - start
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: list[tuple[Matrix, Classes]]) -> tuple[Matrix, Classes]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
+    """A callback that reports, refuses NaN, and keeps the best epoch's weights."""
+    import keras
+
+    class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+        epoch = 0
+        best = 0
+        best_loss = math.inf
+        weights: list[Any] | None = None
+        next_report = 0
+        async_safe = False
+
+        def report(self, done: int, **figures: float) -> None:
+            refuse_nan(figures.values(), self.epoch)
+            done += self.epoch * events
+            progress("training", done, plan.epochs * events, epoch=self.epoch + 1, **figures)
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+            self.next_report = _REPORT
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            done = (batch + 1) * plan.batch_size
+            if done >= self.next_report and done < events:
+                self.next_report = done + _REPORT
+                self.report(done, loss=float(logs["loss"]))
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            shown = {key: float(logs[key]) for key in ("loss", "val_loss") if key in logs}
+            self.report(events, **shown)
+            loss = shown.get("val_loss", shown["loss"])
+            if loss < self.best_loss:
+                self.best, self.best_loss = epoch, loss
+                self.weights = self.model.get_weights()
+
+    return Watch()
+
+
+def _rename_output(graph: Any) -> None:
+    """Give the only output the name "outputs"; NotServable unless there is one of each."""
+    from onnx import helper
+
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        raise NotServable("it has more than one input or output")
+    graph.node.append(helper.make_node("Identity", [graph.output[0].name], ["outputs"]))
+    graph.output[0].name = "outputs"
+
+
+def _quiet_import() -> None:
+    """Import TensorFlow; what its C++ side prints before it can be configured is dropped."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as hole:
+            os.dup2(hole.fileno(), 2)
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings and log lines of converters."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx", "absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,259 @@
+"""scikit-learn: classifiers with ``predict_proba``."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import LimitError, ModelError
+from mlaas4hep.core.progress import Progress
+from mlaas4hep.frameworks.base import (
+    Batches,
+    Classes,
+    Fit,
+    FitPlan,
+    Framework,
+    History,
+    Matrix,
+    NotServable,
+    reason,
+    refuse_nan,
+)
+
+MAX_MATRIX_BYTES = 4 << 30
+"""Largest training matrix for a classifier that needs all of it in memory."""
+OPSET = {"": 17, "ai.onnx.ml": 3}
+
+
+class Sklearn(Framework):
+    """Classifiers and pipelines; those with ``partial_fit`` are streamed, epoch by epoch."""
+
+    name = "scikit-learn"
+    modules = frozenset({"sklearn"})
+
+    def check(self, model: Any, width: int, n_classes: int) -> None:
+        """Raise ModelError unless the model is a classifier that gives probabilities."""
+        kind = type(model).__name__
+        if isinstance(model, type):
+            raise ModelError(
+                f"model(idim) returned the class {model.__name__}", "Return an object."
+            )
+        if not hasattr(model, "predict_proba"):
+            raise ModelError(
+                f"{kind} gives no probabilities (predict_proba)",
+                "Use one that does: SVC(probability=True), SGDClassifier(loss='log_loss').",
+            )
+        fixed = getattr(model, "n_features_in_", width)
+        if fixed != width:
+            raise ModelError(f"{kind} was fitted on {fixed} columns, the data has {width}")
+
+    def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
+        """Stream the events where the estimator can (partial_fit), else fit on all in memory."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            if hasattr(model, "partial_fit") and not getattr(model, "early_stopping", False):
+                result = _streamed(self, model, data, plan, progress)
+            else:
+                result = _whole(self, model, data, plan, progress)
+        said = {f"{w.category.__name__}: {w.message}" for w in caught}
+        result.warnings += sorted(said)
+        return result
+
+    def predict(self, model: Any, rows: Matrix) -> Matrix:
+        """Probabilities of ``rows``."""
+        if not len(rows):
+            return self.predict(model, np.zeros((1, rows.shape[1]), np.float32))[:0]
+        answer = np.asarray(model.predict_proba(rows), np.float32)
+        return answer[:, 1:] if answer.shape[1] == 2 else answer
+
+    def save(self, model: Any, folder: Path, width: int) -> list[str]:
+        """model.pkl, by joblib: loading it runs code, so load only what you trust."""
+        import joblib
+
+        try:
+            joblib.dump(model, folder / "model.pkl")
+        except (TypeError, AttributeError, ValueError) as error:
+            (folder / "model.pkl").unlink(missing_ok=True)
+            return [f"no model.pkl: the model can't be pickled: {reason(error)}"]
+        except Exception as error:
+            if type(error).__name__ != "PicklingError":
+                raise
+            (folder / "model.pkl").unlink(missing_ok=True)
+            return [f"no model.pkl: the model can't be pickled: {reason(error)}"]
+        return []
+
+    def to_onnx(self, model: Any, path: Path, width: int) -> None:
+        """Convert by skl2onnx; NotServable when it knows no counterpart."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                proto = _converted(model, width)
+        except Exception as error:
+            raise NotServable(f"it can't become ONNX: {reason(error)}") from error
+        path.write_bytes(proto.SerializeToString())
+
+
+def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
+    """One ``partial_fit`` a batch; the state of the best epoch is put back."""
+    classes = np.arange(data.n_classes)
+    total = data.train_events * plan.epochs
+    history: History = {}
+    best, best_loss, best_state = 0, math.inf, model.__dict__
+    for epoch in range(plan.epochs):
+        done = epoch * data.train_events
+        train = _Score()
+        for rows, truth in data.epoch(epoch):
+            for start in range(0, len(truth), plan.batch_size):
+                step = slice(start, start + plan.batch_size)
+                model.partial_fit(rows[step], truth[step], classes=classes)
+            train.add(self.predict(model, rows), truth)
+            done += len(truth)
+            progress("training", done, total, epoch=epoch + 1, loss=train.loss)
+        figures = train.figures("") | _validation(self, model, data)
+        refuse_nan(figures.values(), epoch)
+        for key, value in figures.items():
+            history.setdefault(key, []).append(value)
+        loss = figures.get("val_loss", figures["loss"])
+        if loss < best_loss:
+            best, best_loss, best_state = epoch, loss, copy.deepcopy(model.__dict__)
+    model.__dict__.clear()
+    model.__dict__.update(best_state)
+    return Fit(history, best)
+
+
+def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
+    """One ``fit`` on the whole training matrix."""
+    size = data.train_events * data.width * 4
+    if size > MAX_MATRIX_BYTES:
+        raise LimitError(
+            f"{type(model).__name__} needs all {data.train_events} training events in memory: "
+            f"{size >> 20} MiB, the limit is {MAX_MATRIX_BYTES >> 20} MiB",
+            "Lower nevts, exclude branches, or use a classifier with partial_fit.",
+        )
+    rows = np.empty((data.train_events, data.width), np.float32)
+    truth = np.empty(data.train_events, np.int64)
+    done = 0
+    for chunk, classes in data.epoch(0):
+        rows[done : done + len(classes)] = chunk
+        truth[done : done + len(classes)] = classes
+        done += len(classes)
+    progress("training", 0, data.train_events)
+    model.fit(rows, truth)
+    train = _Score()
+    for start in range(0, len(truth), 65536):
+        part = slice(start, start + 65536)
+        train.add(self.predict(model, rows[part]), truth[part])
+    figures = train.figures("") | _validation(self, model, data)
+    refuse_nan(figures.values(), 0)
+    shown = {key: figures[key] for key in ("loss", "val_loss") if key in figures}
+    progress("training", data.train_events, data.train_events, **shown)
+    return Fit({key: [value] for key, value in figures.items()}, 0)
+
+
+def _validation(self: Sklearn, model: Any, data: Batches) -> dict[str, float]:
+    score = _Score()
+    for rows, truth in data.validation():
+        score.add(self.predict(model, rows), truth)
+    return score.figures("val_") if score.events else {}
+
+
+class _Score:
+    """Mean log loss and accuracy over chunks."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._loss = 0.0
+        self._right = 0
+
+    @property
+    def loss(self) -> float:
+        return self._loss / max(1, self.events)
+
+    def add(self, answer: Matrix, truth: Classes) -> None:
+        if answer.shape[1] == 1:
+            answer = np.concatenate([1 - answer, answer], axis=1)
+        right: NDArray[np.float64] = answer[np.arange(len(truth)), truth].astype(np.float64)
+        self._loss -= float(np.log(np.maximum(right, np.finfo(np.float32).eps)).sum())
+        self._right += int((answer.argmax(1) == truth).sum())
+        self.events += len(truth)
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        return {prefix + "loss": self.loss, prefix + "accuracy": self._right / self.events}
+
+
+def _float32_thresholds(model: Any) -> Any:
+    """The same trees with thresholds that float32 holds, each moved down to the nearest.
+
+    For a float32 x, x <= t is x <= (the greatest float32 that is <= t): the answers stay the same,
+    while skl2onnx rounds a threshold of HistGradientBoosting to either side.
+    """
+    tree = model.steps[-1][1] if hasattr(model, "steps") else model
+    for iteration in getattr(tree, "_predictors", []):
+        for predictor in iteration:
+            exact = predictor.nodes["num_threshold"]
+            near = exact.astype(np.float32)
+            near = np.where(near > exact, np.nextafter(near, np.float32(-np.inf)), near)
+            predictor.nodes["num_threshold"] = near
+    return model
+
+
+@contextmanager
+def _bools_as_ints() -> Iterator[None]:
+    """skl2onnx gives lists with a bool for an int (in leaves of HistGradientBoosting).
+
+    protobuf 7 refuses that: onnx's make_node, as skl2onnx calls it, gets integers instead.
+    """
+    from skl2onnx.common import _container
+
+    make_node = _container.make_node
+
+    def with_ints(*args: Any, **attributes: Any) -> Any:
+        for key, value in attributes.items():
+            if isinstance(value, list) and any(isinstance(item, bool) for item in value):
+                attributes[key] = [int(item) for item in value]
+        return make_node(*args, **attributes)
+
+    _container.make_node = with_ints
+    try:
+        yield
+    finally:
+        _container.make_node = make_node
+
+
+def _converted(model: Any, width: int) -> Any:
+    """The model as ONNX with the probabilities as its only output."""
+    import onnx
+    from onnx import TensorProto, helper
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+
+    model = _float32_thresholds(copy.deepcopy(model))
+    with _bools_as_ints():
+        proto = convert_sklearn(
+            model,
+            initial_types=[("inputs", FloatTensorType([None, width]))],
+            options={id(model): {"zipmap": False}},
+            target_opset=OPSET,
+        )
+    graph = proto.graph
+    k = len(model.classes_)
+    source = graph.output[1].name
+    if k == 2:
+        graph.initializer.append(helper.make_tensor("class_1", TensorProto.INT64, [1], [1]))
+        node = helper.make_node("Gather", [source, "class_1"], ["outputs"], axis=1)
+    else:
+        node = helper.make_node("Identity", [source], ["outputs"])
+    graph.node.append(node)
+    del graph.output[:]
+    shape: list[str | int | None] = ["N", 1 if k == 2 else k]
+    graph.output.append(helper.make_tensor_value_info("outputs", TensorProto.FLOAT, shape))
+    onnx.checker.check_model(proto)
+    return proto

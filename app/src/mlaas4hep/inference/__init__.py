@@ -1,0 +1,1 @@
+"""Answering predictions: models in memory, replaced and batched, without knowing HTTP."""

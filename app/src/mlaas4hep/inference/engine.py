@@ -1,0 +1,235 @@
+"""One model in memory: rows gather while the previous batch runs, without any timer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from reprlib import repr
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import BundleError, BusyError, ModelError, UsageError, did_you_mean
+from mlaas4hep.data.encode import Encoder
+from mlaas4hep.models.bundle import Bundle
+
+_log = logging.getLogger(__name__)
+
+Answers = NDArray[np.float32]
+"""float32 of shape (rows, outputs)."""
+
+
+class Model:
+    """A bundle loaded into memory: nothing is read from disk afterwards.
+
+    Loading takes a while: do it in a thread. ``predict`` belongs to the event loop's thread.
+    """
+
+    def __init__(self, bundle: Bundle, version: str, pool: Executor, rows: int, waiting: int):
+        """Load ``bundle``; at most ``rows`` run as one batch in ``pool``, ``waiting`` wait for it.
+
+        BundleError when its graph can't be run or isn't what the bundle says.
+        """
+        self.name = bundle.name
+        self.version = version
+        self.classes = bundle.classes
+        self.columns = bundle.columns
+        self.specs = bundle.specs
+        self.width = len(self.columns)
+        self._pack = struct.Struct(f"<{self.width}f").pack
+        self._index = {column: i for i, column in enumerate(self.columns)}
+        self._session = _session(bundle.onnx)
+        self._check(bundle)
+        self._pool = pool
+        self._rows = rows
+        self._limit = waiting
+        self._waiting: deque[_Request] = deque()
+        self._busy = False
+
+    def row(self, values: Sequence[Any], keys: Sequence[str] = ()) -> bytes:
+        """``values`` as one normalised row, in the order of ``keys`` if given, else of the columns.
+
+        None is a missing value (0). UsageError names both numbers, the column and the value.
+        """
+        try:
+            if not keys or keys == self.columns:
+                return self._pack(*values)
+        except (struct.error, OverflowError):
+            pass
+        return self._pack(*self._explained(values, keys))
+
+    def predict(self, rows: bytes) -> asyncio.Future[Answers]:
+        """The answers to ``rows`` (float32, C order, whole rows), from one of the next batches.
+
+        Raises BusyError when too many wait already. The future fails with ModelError when the
+        model's answer isn't finite, for these rows only.
+        """
+        if len(self._waiting) >= self._limit:
+            raise BusyError(
+                f"{self._limit} requests wait for the model {self.name} already",
+                "Try again in a second.",
+            )
+        request = _Request(rows, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        if not self._busy:
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._next)
+        return request.answers
+
+    async def predict_many(self, rows: NDArray[np.float32]) -> Answers:
+        """The answers to any number of rows, in slices between which others have their turn."""
+        answers = [np.empty((0, 0), np.float32)] if not len(rows) else []
+        for start in range(0, len(rows), self._rows):
+            answers.append(await self.predict(rows[start : start + self._rows].tobytes()))
+        return np.concatenate(answers)
+
+    def encoder(self) -> Encoder:
+        """What turns events, as they are in the tree, into rows; one for each use."""
+        return Encoder(self.specs)
+
+    def _next(self) -> None:
+        """Start the next batch from what waits."""
+        batch: list[_Request] = []
+        size = 0
+        while self._waiting:
+            rows = len(self._waiting[0].rows) // (4 * self.width)
+            if batch and size + rows > self._rows:
+                break
+            request = self._waiting.popleft()
+            if not request.answers.cancelled():
+                batch.append(request)
+                size += rows
+        if not batch:
+            self._busy = False
+            return
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._pool, self._run, batch).add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[list[tuple[_Request, Answers | ModelError]]]) -> None:
+        for request, answer in future.result():
+            if request.answers.done():
+                continue
+            if isinstance(answer, ModelError):
+                request.answers.set_exception(answer)
+            else:
+                request.answers.set_result(answer)
+        self._next()
+
+    def _run(self, batch: list[_Request]) -> list[tuple[_Request, Answers | ModelError]]:
+        """Run a batch in the pool; one that fails is run request by request, to spare the rest."""
+        try:
+            rows = np.frombuffer(b"".join([request.rows for request in batch]), np.float32)
+            answers = self._answer(rows.reshape(-1, self.width))
+        except Exception as error:
+            if len(batch) > 1:
+                return [one for request in batch for one in self._run([request])]
+            _log.warning("the model %s failed: %s", self.name, error)
+            return [(batch[0], ModelError(f"the model {self.name} failed: {error}"))]
+        result: list[tuple[_Request, Answers | ModelError]] = []
+        finite = bool(np.isfinite(answers).all())
+        start = 0
+        for request in batch:
+            stop = start + len(request.rows) // (4 * self.width)
+            part = answers[start:stop]
+            if finite or np.isfinite(part).all():
+                result.append((request, part))
+            else:
+                message = f"the model {self.name} answers with a number that isn't finite"
+                result.append((request, ModelError(message, "Look at the values of this event.")))
+            start = stop
+        return result
+
+    def _answer(self, rows: NDArray[np.float32]) -> Answers:
+        (answers,) = self._session.run(["outputs"], {"inputs": rows})
+        if answers.dtype != np.float32 or answers.ndim != 2 or len(answers) != len(rows):
+            raise ModelError(
+                f"outputs are {answers.dtype} of shape {answers.shape} for {len(rows)} rows"
+            )
+        return np.ascontiguousarray(answers)
+
+    def _check(self, bundle: Bundle) -> None:
+        """Run two rows, so that what doesn't fit is found when loading."""
+        try:
+            outputs = self._answer(np.zeros((2, self.width), np.float32)).shape[1]
+        except Exception as error:
+            raise BundleError(
+                f"model.onnx of {self.name} can't be run: {error}",
+                f"It must take inputs [N, {self.width}] and give outputs [N, k], both float32.",
+            ) from None
+        if outputs != bundle.manifest.outputs:
+            raise BundleError(
+                f"model.onnx of {self.name} has {outputs} outputs, "
+                f"its bundle.json says {bundle.manifest.outputs}"
+            )
+
+    def _explained(self, values: Sequence[Any], keys: Sequence[str]) -> list[float]:
+        """The values in the model's order, missing ones 0; UsageError says what is wrong."""
+        if keys and len(keys) != len(values):
+            raise UsageError(f"{len(keys)} keys but {len(values)} values")
+        seen: set[str] = set()
+        for key in keys:
+            if key not in self._index:
+                raise UsageError(
+                    f"the model {self.name} has no column {repr(key)}",
+                    did_you_mean(key[:200], self.columns),
+                )
+            if key in seen:
+                raise UsageError(f"the key {key!r} is given twice")
+            seen.add(key)
+        if len(values) != self.width:
+            lacking = [c for c in self.columns if c not in seen][:5] if keys else []
+            raise UsageError(
+                f"the model {self.name} takes {self.width} values, {len(values)} were given",
+                f"Missing are: {', '.join(lacking)}."
+                if lacking
+                else f"GET /params/{self.name} and columns.json of its bundle describe them.",
+            )
+        row = [0.0] * self.width
+        for i, value in enumerate(values):
+            column = keys[i] if keys else self.columns[i]
+            if value is None:
+                continue
+            try:
+                struct.pack("<f", value)
+            except (struct.error, OverflowError):
+                raise UsageError(
+                    f"the value {repr(value)} of {column} is not a 32-bit number",
+                    "null stands for a missing value.",
+                ) from None
+            row[self._index[column]] = value
+        return row
+
+
+class _Request:
+    """Rows that wait, and where their answers go."""
+
+    __slots__ = ("answers", "rows")
+
+    def __init__(self, rows: bytes, answers: asyncio.Future[Answers]) -> None:
+        self.rows = rows
+        self.answers = answers
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    """The graph in ``path``, from its bytes alone: weights in other files are refused."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", "/nonexistent"
+    )
+    try:
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own classes have no common base but Exception
+        raise BundleError(f"{path.name} of the model can't be loaded: {error}") from None

@@ -1,0 +1,145 @@
+"""Events as a client sends them, one after the other or branch by branch, to answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain, islice
+from reprlib import repr
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import UsageError, did_you_mean
+from mlaas4hep.data.events import Branch, Jagged
+from mlaas4hep.data.specs import Specs
+from mlaas4hep.inference.engine import Answers, Model
+
+SLICE = 1024
+"""Events that are encoded at once; other requests have their turn between two slices."""
+
+_NUMBERS = {int, float, bool, type(None)}
+
+
+class EventTable:
+    """Events as plain lists: ``[{branch: value or list}]`` or ``{branch: [value or list]}``.
+
+    None is a missing value, or no values of a jagged branch. Branches that the model doesn't need
+    are ignored. UsageError names branch, event and value.
+    """
+
+    def __init__(self, content: Any, specs: Specs) -> None:
+        self._flat = specs.flat
+        self._jagged = [name for name in specs.jagged if specs.jdim[name]]
+        self._content: list[dict[str, Any]] | dict[str, list[Any]] = content
+        if isinstance(content, list):
+            self._count = len(content)
+        elif isinstance(content, dict):
+            self._count = self._check_columns(content)
+        else:
+            raise UsageError(
+                "events must be a list of events or an object of branches",
+                'Send [{"met": 51.2, "jet_pt": [88.1, 40.3]}] or '
+                '{"met": [51.2], "jet_pt": [[88.1, 40.3]]}.',
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, start: int, stop: int) -> dict[str, Branch]:
+        """Events ``start:stop`` as arrays."""
+        events: dict[str, Branch] = {}
+        for name in self._flat:
+            events[name] = _flat(self._column(name, start, stop), name, start)
+        for name in self._jagged:
+            events[name] = _jagged(self._column(name, start, stop), name, start)
+        return events
+
+    def _column(self, name: str, start: int, stop: int) -> list[Any]:
+        if isinstance(self._content, dict):
+            return self._content[name][start:stop]
+        part = self._content[start:stop]
+        try:
+            return [event[name] for event in part]
+        except (KeyError, TypeError):
+            for i, event in enumerate(part, start):
+                if not isinstance(event, dict):
+                    raise UsageError(
+                        f"event {i} is {repr(event)}, not an object of branches"
+                    ) from None
+                if name not in event:
+                    raise UsageError(
+                        f"event {i} lacks the branch {name!r}",
+                        did_you_mean(name, islice(event, 1000)),
+                    ) from None
+            raise
+
+    def _check_columns(self, content: dict[str, Any]) -> int:
+        first = ""
+        for name in [*self._flat, *self._jagged]:
+            if name not in content:
+                raise UsageError(
+                    f"the events lack the branch {name!r}",
+                    did_you_mean(name, islice(content, 1000)),
+                )
+            if not isinstance(content[name], list):
+                raise UsageError(
+                    f"the branch {name!r} is {repr(content[name])}, not a list over the events"
+                )
+            first = first or name
+            if len(content[name]) != len(content[first]):
+                raise UsageError(
+                    f"the branch {name!r} has {len(content[name])} events, "
+                    f"{first!r} has {len(content[first])}"
+                )
+        return len(content[first])
+
+
+async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
+    """The answers to events as they are in the tree, and how many values were dropped.
+
+    Dropped are values of an event beyond the most that the training saw in their branch.
+    """
+    table = EventTable(content, model.specs)
+    encoder = model.encoder()
+    answers = []
+    for start in range(0, max(len(table), 1), SLICE):
+
+        def encode(start: int = start) -> NDArray[np.float32]:
+            return encoder.encode(table.read(start, start + SLICE))
+
+        answers.append(await model.predict_many(await asyncio.to_thread(encode)))
+    return np.concatenate(answers), encoder.truncated
+
+
+def _flat(values: Sequence[Any], name: str, start: int) -> NDArray[np.float64]:
+    if not set(map(type, values)) <= _NUMBERS:
+        i, value = next((i, v) for i, v in enumerate(values, start) if type(v) not in _NUMBERS)
+        raise UsageError(
+            f"event {i}: the branch {name!r} is flat, its value must be a number or null, "
+            f"not {repr(value)}"
+        )
+    return np.array(values, np.float64)
+
+
+def _jagged(values: Sequence[Any], name: str, start: int) -> Jagged:
+    if not set(map(type, values)) <= {list}:
+        for i, value in enumerate(values, start):
+            if value is not None and not isinstance(value, list):
+                raise UsageError(
+                    f"event {i}: the branch {name!r} is jagged, its value must be a list of "
+                    f"numbers or null, not {repr(value)}"
+                )
+        values = [value or [] for value in values]
+    content = list(chain.from_iterable(values))
+    if not set(map(type, content)) <= _NUMBERS:
+        for i, event in enumerate(values, start):
+            for value in event:
+                if type(value) not in _NUMBERS:
+                    raise UsageError(
+                        f"event {i}: the branch {name!r} holds {repr(value)}, not a number"
+                    )
+    offsets = np.zeros(len(values) + 1, np.int64)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return Jagged(offsets, np.array(content, np.float64))

@@ -1,0 +1,1 @@
+"""Queue, runner and executor: when and where a training runs."""

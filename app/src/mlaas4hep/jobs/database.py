@@ -1,0 +1,205 @@
+"""Folders and jobs as rows: SQLite in the store by default, any SQLAlchemy database by URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Double, String, Text, create_engine, event, insert, select
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
+
+SCHEMA = 1
+"""Version of the tables below; a database with a newer one is refused."""
+
+
+class State(StrEnum):
+    """What a job is doing; the last two are for good."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self in (State.SUCCEEDED, State.FAILED)
+
+
+ACTIVE = (State.WAITING, State.RUNNING)
+
+
+class Base(DeclarativeBase):
+    """The tables. Times are seconds since 1970 (UTC), sizes are bytes."""
+
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own form)
+        float: Double,
+        dict[str, Any]: JSON,
+        State: String(16),
+    }
+
+
+class SchemaVersion(Base):
+    """One row: the version of the tables."""
+
+    __tablename__ = "schema_version"
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class Folder(Base):
+    """An uploaded folder; ``version`` names the directory that holds its present content."""
+
+    __tablename__ = "folders"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    version: Mapped[str] = mapped_column(String(128))
+    files: Mapped[int]
+    size: Mapped[int] = mapped_column(BigInteger)
+    uploaded: Mapped[float]
+
+
+class Counter(Base):
+    """The last k given to a job NAME_k; it stays when folder and jobs are gone."""
+
+    __tablename__ = "counters"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    last: Mapped[int]
+
+
+class Job(Base):
+    """One training: what was asked for, how far it is, how it ended."""
+
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    process_name: Mapped[str] = mapped_column(String(128), unique=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)
+    version: Mapped[str] = mapped_column(String(128))
+    files: Mapped[str] = mapped_column(Text)
+    labels: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    params: Mapped[str] = mapped_column(Text)
+    cpus: Mapped[float]
+    memory: Mapped[int] = mapped_column(BigInteger)
+
+    state: Mapped[State] = mapped_column(String(16), index=True)
+    created: Mapped[float]
+    started: Mapped[float | None]
+    finished: Mapped[float | None]
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    stop: Mapped[str] = mapped_column(Text, default="")
+    """Why a running job is to be killed; empty lets it go on."""
+    exit_code: Mapped[int | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    remedy: Mapped[str] = mapped_column(Text, default="")
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    servable: Mapped[bool] = mapped_column(default=False)
+    why_not: Mapped[str] = mapped_column(Text, default="")
+
+    def end(self, state: State, reason: str = "", remedy: str = "") -> None:
+        """Note that the job has ended, now."""
+        self.state, self.reason, self.remedy = state, reason, remedy
+        self.finished = time.time()
+
+
+class Database:
+    """Short transactions; a reader never waits for a writer, writers take turns."""
+
+    def __init__(self, url: str) -> None:
+        self._url = _parsed(url)
+        self._engine = _engine(self._url)
+        # A writer takes SQLite's lock at its beginning: one that read first could not upgrade.
+        self._writer = self._engine.execution_options(mlaas4hep_begin="BEGIN IMMEDIATE")
+        try:
+            _retried(self._prepare)
+        except DBAPIError as error:
+            raise MlaasError(
+                f"can't open the database {self._url.render_as_string()}: {error.orig}",
+                "Check MLAAS4HEP_DATABASE, and that its folder can be written.",
+            ) from error
+
+    def _prepare(self) -> None:
+        with self._writer.begin() as connection:
+            Base.metadata.create_all(connection)
+            found = connection.scalar(select(SchemaVersion.version))
+            if found is None:
+                connection.execute(insert(SchemaVersion).values(version=SCHEMA))
+            elif found != SCHEMA:
+                raise ConflictError(
+                    f"the database {self._url.render_as_string()} has schema {found}, "
+                    f"this version of mlaas4hep knows {SCHEMA}",
+                    "Run the version of mlaas4hep that wrote it, or give it an empty database.",
+                )
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session whose changes are committed at the end, all or none."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def check(self) -> None:
+        """Raise unless the database answers."""
+        with self._engine.connect() as connection:
+            connection.execute(select(SchemaVersion.version))
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(
+            f"MLAAS4HEP_DATABASE is not a database URL: {error}",
+            "Write postgresql+psycopg://USER@HOST/NAME, or leave it empty for SQLite.",
+        ) from error
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `began` does
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 30000")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def began(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(options.get("mlaas4hep_begin", "BEGIN"))
+
+    return engine
+
+
+def _retried(prepare: Any) -> None:
+    """Server and runner may make the tables at the same moment: the second finds them."""
+    for pause in (0.1, 0.3, 1.0):
+        try:
+            return prepare()  # type: ignore[no-any-return]
+        except DBAPIError:
+            time.sleep(pause)
+    return prepare()  # type: ignore[no-any-return]

@@ -1,0 +1,231 @@
+"""Trainings as processes of this machine, each in its own session, with cores of its own.
+
+A job's process holds a lock on its folder's file ``lock`` as long as it or a child lives, whatever
+becomes of the runner: the lock tells a later runner what still runs, without trust in process ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mlaas4hep.core.errors import MlaasError
+
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "X509_USER_PROXY",
+    "X509_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+"""What a training sees of the runner's environment: what finds programs and data, no secrets."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One training to start. ``home`` is the job's folder, ``cwd`` the uploaded one."""
+
+    process_name: str
+    home: Path
+    cwd: Path
+    files: str
+    labels: str
+    model: str
+    params: str
+    cpus: float
+    memory: int
+
+
+def train_command(order: Order) -> list[str]:
+    """``mlaas4hep train`` for a job."""
+    return [
+        sys.executable,
+        "-m",
+        "mlaas4hep.cli.main",
+        "train",
+        f"--files={order.files}",
+        f"--labels={order.labels}",
+        f"--model={order.model}",
+        f"--params={order.params}",
+        f"--name={order.process_name}",
+        f"--job={order.home}",
+    ]
+
+
+class ProcessExecutor:
+    """Starts, watches and kills trainings, also those that another executor started."""
+
+    def __init__(self, command: Callable[[Order], list[str]] = train_command) -> None:
+        self._command = command
+        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+        self._cores: dict[Path, list[int]] = {}
+
+    def start(self, order: Order) -> None:
+        """Start a training; its output goes to ``log.txt``. MlaasError when it can't start."""
+        order.home.mkdir(parents=True, exist_ok=True)
+        cores = self._free_cores(order.cpus)
+        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
+        with (
+            (order.home / "lock").open("a+b") as lock,
+            (order.home / "log.txt").open("ab") as log,
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                self._children[order.home] = subprocess.Popen(  # noqa: S603 - no shell
+                    [
+                        *command,
+                        str(lock.fileno()),
+                        ",".join(str(core) for core in cores),
+                        *self._command(order),
+                    ],
+                    cwd=order.cwd,
+                    env=environment(len(cores)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise MlaasError(
+                    f"the training can't be started: {error.strerror} ({error.filename})"
+                ) from error
+        self._cores[order.home] = cores
+
+    def _free_cores(self, wanted: float) -> list[int]:
+        """As many cores as were asked for (rounded up), those least used by our trainings."""
+        mine = os.sched_getaffinity(0)
+        used = Counter(core for cores in self._cores.values() for core in cores)
+        return sorted(mine, key=lambda core: (used[core], core))[: max(1, math.ceil(wanted))]
+
+    def was_started(self, home: Path) -> bool:
+        """Whether the training's process ever existed."""
+        return _group(home) > 0
+
+    def is_alive(self, home: Path) -> bool:
+        """Whether the training, or a process that it started, still lives."""
+        if child := self._children.get(home):
+            child.poll()  # take the ended child's status, so that it is no zombie
+        try:
+            with (home / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if home not in self._cores:  # a runner before this one started it
+                with contextlib.suppress(OSError):
+                    self._cores[home] = list(os.sched_getaffinity(_group(home)))
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def has_leader(self, home: Path) -> bool:
+        """Whether the training itself lives, not only processes that it left behind."""
+        group = _group(home)
+        return group > 0 and any(p.pid == group for p in _members(group))
+
+    def exit_code(self, home: Path) -> int | None:
+        """Its exit code, -N for signal N; None for a training that another runner started."""
+        child = self._children.get(home)
+        return child.poll() if child else None
+
+    def memory(self, home: Path) -> int:
+        """Resident bytes of all its processes together."""
+        total = 0
+        for process in _members(_group(home)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total
+
+    def kill(self, home: Path) -> None:
+        """Kill all its processes, at once; also one that left its session but holds the lock."""
+        if not self.is_alive(home):
+            return
+        for pid in {p.pid for p in _members(_group(home))} | set(_holders(home / "lock")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def forget(self, home: Path) -> None:
+        """Nothing more will be asked about this ended training."""
+        self._children.pop(home, None)
+        self._cores.pop(home, None)
+
+
+def environment(cores: int) -> dict[str, str]:
+    """The environment of a training on ``cores`` cores."""
+    threads = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+        "LOKY_MAX_CPU_COUNT",
+    )
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    if "PYTHONPATH" in passed:  # the training has another working directory
+        paths = [
+            str(Path(path).absolute()) for path in passed["PYTHONPATH"].split(os.pathsep) if path
+        ]
+        passed["PYTHONPATH"] = os.pathsep.join(paths)
+    return (
+        passed
+        | dict.fromkeys(threads, str(cores))
+        | {
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+    )
+
+
+def _group(home: Path) -> int:
+    """The process group of a training, as its launcher wrote it; 0 when it wrote none."""
+    try:
+        return int((home / "lock").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _members(group: int) -> Iterator[psutil.Process]:
+    """The living processes of a training: of its group, or of its session in other groups."""
+    if group <= 0:
+        return
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            pid = process.pid
+            ours = os.getpgid(pid) == group or os.getsid(pid) == group
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def _holders(lock: Path) -> Iterator[int]:
+    """The processes, other than this one, that have the file ``lock`` open."""
+    name = lock.resolve()
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and any(
+                entry.readlink() == name for entry in Path(f"/proc/{pid}/fd").iterdir()
+            ):
+                yield pid

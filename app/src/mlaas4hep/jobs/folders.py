@@ -1,0 +1,237 @@
+"""Uploaded folders, each upload a version of its own, so that a running job keeps what it reads.
+
+    uploads/NAME.RANDOM/files/   the content; the row of NAME says which RANDOM is the present one
+
+A directory belongs to someone while a row names it or a process holds a flock on it; everything
+else is swept. So an upload appears with its row, whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from mlaas4hep.core.errors import (
+    BundleError,
+    ConflictError,
+    LimitError,
+    NotFoundError,
+    UsageError,
+    did_you_mean,
+)
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
+from mlaas4hep.models.archives import unpack_tar
+
+NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
+SETTLING = 60.0
+"""Seconds that a new directory has to get its lock before it may be swept."""
+
+
+def check_name(name: str) -> str:
+    """The name of a folder, if it can be one."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"the name {name[:120]!r} can't be used",
+            "Use 1 to 100 letters (a-z, A-Z), digits and underscores.",
+        )
+    return name
+
+
+class Folders:
+    """The uploaded folders of this installation."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self._database = database
+        settings.uploads.mkdir(parents=True, exist_ok=True)
+
+    def all(self) -> list[Folder]:
+        """All folders by name."""
+        with self._database.read() as session:
+            return list(session.scalars(select(Folder).order_by(Folder.name)))
+
+    def get(self, name: str) -> Folder:
+        """The folder of that name; NotFoundError with the nearest names otherwise."""
+        with self._database.read() as session:
+            return find(session, name)
+
+    def path(self, version: str) -> Path:
+        """Where the content of a version is."""
+        return self.settings.uploads / version / "files"
+
+    def upload(self, name: str) -> Upload:
+        """Begin an upload; use it as a context manager."""
+        return Upload(check_name(name), self)
+
+    def present(self, folder: Folder) -> None:
+        """Make a version the content of its folder; the one before goes when no job needs it."""
+        try:
+            with self._database.write() as session:
+                session.merge(folder)
+        except IntegrityError:  # the first two uploads of a name, at once: one was first
+            with self._database.write() as session:
+                session.merge(folder)
+        self.sweep()
+
+    def delete(self, name: str) -> None:
+        """Remove a folder; ConflictError while a job needs it."""
+        with self._database.write() as session:
+            folder = find(session, name, lock=True)
+            _check_unused(session, name)
+            session.delete(folder)
+        self.sweep()
+
+    def delete_specs(self, name: str) -> list[str]:
+        """Remove the folder's specs files, so that the next training scans again."""
+        with self._database.write() as session:
+            folder = find(session, name, lock=True)
+            _check_unused(session, name)
+            found = [p for p in self.path(folder.version).glob("*specs*.json") if not p.is_dir()]
+            for path in found:
+                path.unlink(missing_ok=True)
+        return sorted(p.name for p in found)
+
+    def sweep(self) -> None:
+        """Remove directories that no row names and nobody is filling."""
+        for path in self.settings.uploads.iterdir():
+            if self._needed(path.name):
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            try:
+                status = os.fstat(descriptor)
+                young = time.time() - status.st_ctime < SETTLING
+                if young and not (path / "files").exists():
+                    continue
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self._needed(path.name):  # its upload may have ended just now
+                    shutil.rmtree(path, ignore_errors=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+    def _needed(self, version: str) -> bool:
+        with self._database.read() as session:
+            present = select(Folder.name).where(Folder.version == version)
+            used = select(Job.id).where(Job.version == version, Job.state.in_(ACTIVE))
+            return session.scalar(present) is not None or session.scalar(used) is not None
+
+
+class Upload:
+    """One upload on its way: write the archive to ``archive``, then call ``finish``."""
+
+    def __init__(self, name: str, folders: Folders) -> None:
+        self._name = name
+        self._folders = folders
+        self._version = f"{name}.{secrets.token_hex(6)}"
+        self._home = folders.settings.uploads / self._version
+        self.archive = self._home / "archive"
+
+    def __enter__(self) -> Upload:
+        self._home.mkdir()
+        self._lock = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._finished = False
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._finished:
+            shutil.rmtree(self._home, ignore_errors=True)
+        os.close(self._lock)
+
+    def finish(self) -> Folder:
+        """Unpack the archive; from now on it is the content of the folder.
+
+        The archive's single top folder is the content; an archive without one is it itself.
+        """
+        unpacked, files = self._home / "unpacked", self._home / "files"
+        limits = self._folders.settings
+        with self.archive.open("rb") as stream:
+            names = unpack_tar(stream, unpacked, limits.max_folder_bytes, limits.max_folder_files)
+        self.archive.unlink()
+        if not names:
+            raise BundleError("the archive holds no file", "Pack the folder with its files.")
+        top = list(unpacked.iterdir())
+        only = top[0] if len(top) == 1 and top[0].is_dir() else unpacked
+        size = sum(p.stat().st_size for p in unpacked.rglob("*") if p.is_file())
+        only.rename(files)
+        if only != unpacked:
+            unpacked.rmdir()
+        folder = Folder(
+            name=self._name,
+            version=self._version,
+            files=len(names),
+            size=size,
+            uploaded=time.time(),
+        )
+        self._folders.present(folder)
+        self._finished = True
+        return folder
+
+
+def find(session: Session, name: str, lock: bool = False) -> Folder:
+    """The folder's row; with ``lock`` nobody else changes it before this transaction ends."""
+    folder = session.get(Folder, name, with_for_update=lock or None)
+    if folder is None:
+        names = session.scalars(select(Folder.name).order_by(Folder.name))
+        raise NotFoundError(f"there is no folder {name[:120]!r}", did_you_mean(name[:120], names))
+    return folder
+
+
+def _check_unused(session: Session, name: str) -> None:
+    using = select(Job.process_name).where(Job.name == name, Job.state.in_(ACTIVE))
+    if job := session.scalar(using.order_by(Job.id).limit(1)):
+        raise ConflictError(
+            f"the folder {name!r} is in use by the job {job}",
+            f"Wait until it has ended, or cancel it (DELETE /jobs/{job}).",
+        )
+
+
+def inside(root: Path, name: str, what: str) -> Path:
+    """The existing file ``name`` of the folder ``root``; ``what`` is the option that named it."""
+    path = PurePosixPath(name)
+    if not name or len(name) > 1024 or not name.isprintable():
+        raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
+    if path.is_absolute() or ".." in path.parts:
+        raise UsageError(
+            f"{what}: {name!r} leads outside of the folder",
+            "Name files relative to the uploaded folder, without '..'.",
+        )
+    try:
+        found = (root / path).resolve()
+        exists = found.is_relative_to(root.resolve()) and found.is_file()
+    except OSError as error:
+        raise UsageError(f"{what}: {name[:120]!r}: {error.strerror}") from error
+    if not exists:
+        names = (str(p.relative_to(root)) for p in sorted(root.rglob("*")) if p.is_file())
+        raise UsageError(f"{what}: the folder has no file {name!r}", did_you_mean(name, names))
+    return found
+
+
+def check_upload_size(size: int, settings: Settings) -> None:
+    """LimitError when an archive of ``size`` bytes is too large."""
+    if size > settings.max_upload_bytes:
+        raise LimitError(
+            f"the archive is larger than the {settings.max_upload_bytes} bytes that may be "
+            "uploaded (max_upload_bytes)",
+            "Leave out files that the training doesn't read, or ask the operator for more.",
+        )

@@ -1,0 +1,226 @@
+"""What users do with jobs: submit, look, cancel. The runner does the rest."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from mlaas4hep.core.errors import (
+    BusyError,
+    ConflictError,
+    LimitError,
+    NotFoundError,
+    UsageError,
+    did_you_mean,
+)
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.database import Counter, Database, Job, State
+from mlaas4hep.jobs.folders import Folders, check_name, find, inside
+
+CANCELLED = "cancelled by its user"
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_TABLE = (".txt", ".csv", ".lst", ".list", ".json")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A training as the user asks for it; file names are relative to the uploaded folder."""
+
+    name: str
+    device: str
+    memory: str
+    cpus: str
+    files: str
+    labels: str
+    model: str
+    params: str
+
+
+class Queue:
+    """The jobs of this installation."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._folders = Folders(settings, database)
+
+    def submit(self, asked: Submission) -> Job:
+        """Put a job in line; its process_name is NAME_k."""
+        check_name(asked.name)
+        cpus, memory = self._resources(asked)
+        self._count_waiting()
+        try:
+            return self._insert(asked, cpus, memory)
+        except IntegrityError:  # two first submits of a name at once, on a server database
+            return self._insert(asked, cpus, memory)
+
+    def _insert(self, asked: Submission, cpus: float, memory: int) -> Job:
+        with self._database.write() as session:
+            folder = find(session, asked.name, lock=True)
+            check_files(self._folders.path(folder.version), asked)
+            job = Job(
+                process_name=f"{asked.name}_{self._next(session, asked.name)}",
+                name=asked.name,
+                version=folder.version,
+                files=asked.files,
+                labels=asked.labels,
+                model=asked.model,
+                params=asked.params,
+                cpus=cpus,
+                memory=memory,
+                state=State.WAITING,
+                created=time.time(),
+                progress={},
+                metrics={},
+            )
+            session.add(job)
+        return job
+
+    def _next(self, session: Session, name: str) -> int:
+        """The next k; numbers whose job or model is in the store (of a lost database) are left."""
+        while True:
+            raised = (
+                update(Counter).where(Counter.name == name).values(last=Counter.last + 1)
+            ).returning(Counter.last)
+            k = session.scalar(raised)
+            if k is None:
+                k = 1
+                session.add(Counter(name=name, last=k))
+                session.flush()
+            taken = (self._settings.jobs, self._settings.models)
+            if not any((root / f"{name}_{k}").exists() for root in taken):
+                return k
+
+    def _count_waiting(self) -> None:
+        with self._database.read() as session:
+            waiting = select(func.count()).where(Job.state == State.WAITING)
+            count = session.scalar(waiting) or 0
+        if count >= self._settings.max_queued_jobs:
+            raise BusyError(
+                f"{count} trainings wait already, no more may (max_queued_jobs)", "Try again later."
+            )
+
+    def _resources(self, asked: Submission) -> tuple[float, int]:
+        if asked.device == "gpu":
+            raise UsageError(
+                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
+            )
+        if asked.device != "cpu":
+            raise UsageError(f"device: {asked.device[:40]!r} is unknown", 'Ask for "cpu".')
+        limits = self._settings
+        memory = parse_memory(asked.memory)
+        if memory > limits.max_job_memory_bytes:
+            raise LimitError(
+                f"memory: {asked.memory} is more than the {size(limits.max_job_memory_bytes)} "
+                "that a training may have (max_job_memory_bytes)",
+                "Ask for less.",
+            )
+        cpus = parse_cpus(asked.cpus)
+        if cpus > limits.max_job_cpus:
+            raise LimitError(
+                f"cpus: {asked.cpus} is more than the {limits.max_job_cpus:g} cores "
+                "that a training may have (max_job_cpus)",
+                "Ask for less.",
+            )
+        return cpus, memory
+
+    def get(self, process_name: str) -> Job:
+        """The job of that name; NotFoundError with the nearest names otherwise."""
+        with self._database.read() as session:
+            return _find(session, process_name)
+
+    def recent(self, limit: int = 1000) -> list[Job]:
+        """The newest jobs, newest first."""
+        with self._database.read() as session:
+            return list(session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)))
+
+    def cancel(self, process_name: str) -> Job:
+        """End a job: at once when it waits, through the runner when it runs."""
+        with self._database.write() as session:
+            job = _find(session, process_name, lock=True)
+            if job.state == State.WAITING:
+                job.end(State.FAILED, CANCELLED)
+            elif job.state == State.RUNNING:
+                job.stop = job.stop or CANCELLED
+            else:
+                raise ConflictError(
+                    f"the job {process_name} has ended already: {job.state}",
+                    "There is nothing to cancel.",
+                )
+        return job
+
+    def home(self, job: Job) -> Path:
+        """The job's folder: log.txt, progress.json, result.json, the bundle and its archive."""
+        return self._settings.jobs / job.process_name
+
+
+def _find(session: Session, process_name: str, lock: bool = False) -> Job:
+    wanted = select(Job).where(Job.process_name == process_name)
+    job = session.scalar(wanted.with_for_update() if lock else wanted)
+    if job is None:
+        names = session.scalars(select(Job.process_name).order_by(Job.id.desc()).limit(1000))
+        shown = process_name[:140]
+        raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+    return job
+
+
+def check_files(root: Path, asked: Submission) -> None:
+    """UsageError unless every file that ``asked`` names is in the folder ``root``."""
+    inside(root, asked.model, "model")
+    inside(root, asked.params, "params")
+    for name in _parts(asked.files, "files"):
+        if "://" not in name and not name.startswith("/store/"):
+            inside(root, name, "files")
+    labels = _parts(asked.labels, "labels")
+    for name in labels:
+        if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
+            inside(root, name, "labels")
+
+
+def _parts(text: str, what: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"{what} is empty", "Name a file of the folder, or a comma list.")
+    if len(text) > 100_000 or not text.isprintable():
+        raise UsageError(
+            f"{what} holds control characters or is too long",
+            "Put the names into a text file of the folder, one a line.",
+        )
+    return parts
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size as docker takes it: ``3gb``, ``512m``, ``1.5g``, ``1073741824``."""
+    found = _MEMORY.fullmatch(text.strip())
+    factor = 1024 ** " kmgt".index(found[2].lower() or " ") if found else 0
+    value = int(float(found[1]) * factor) if found else 0
+    if value <= 0:
+        raise UsageError(f"memory: {text[:40]!r} is not a size", 'Write it as "3gb" or "512mb".')
+    return value
+
+
+def parse_cpus(text: str) -> float:
+    """A number of cores, such as ``2`` or ``0.5``."""
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0 < cpus < math.inf:
+        raise UsageError(f"cpus: {text[:40]!r} is not a number of cores", 'Write it as "2".')
+    return cpus
+
+
+def size(count: float) -> str:
+    """A number of bytes for people, in docker's binary units: ``3 GB``, ``3.2 GB``, ``64 MB``."""
+    units = ["bytes", "kB", "MB", "GB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:.1f}".removesuffix(".0") + f" {units[0]}"

@@ -1,0 +1,355 @@
+"""The runner: takes jobs from the queue, starts, watches and publishes them, one runner a store.
+
+It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
+and its result.json; so a runner that was killed is followed by one that goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.database import Database, Job, State
+from mlaas4hep.jobs.executor import Order, ProcessExecutor
+from mlaas4hep.jobs.folders import Folders
+from mlaas4hep.jobs.queue import size
+from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.models.repository import Repository
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+SWEEP_SECONDS = 30.0
+GRACE_SECONDS = 30.0
+"""How long a training may live on after it has written its result."""
+STOP_SECONDS = 10.0
+MOST_JSON = 1 << 20
+"""Bytes of a progress.json or result.json that are read; user code ran where they were written."""
+
+
+def run(
+    settings: Settings, *, stop_jobs: bool = False, executor: ProcessExecutor | None = None
+) -> None:
+    """Run trainings until SIGTERM or SIGINT.
+
+    Running trainings go on and the next runner adopts them; with ``stop_jobs`` they are killed
+    and have failed. ConflictError when another runner works on the same store.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with only_runner(settings.store):
+        runner = Runner(settings, executor or ProcessExecutor())
+        print(f"runner works on {settings.store}", flush=True)
+        while not stopping.wait(POLL_SECONDS):
+            runner.safe_step()
+        if stop_jobs:
+            runner.stop_jobs()
+
+
+@contextmanager
+def only_runner(store: Path) -> Iterator[None]:
+    """Hold the store's runner.lock; ConflictError naming the holder when it is taken."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / "runner.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConflictError(
+                f"another runner works on {store}: {lock.read() or 'unknown'}",
+                "Stop it first, or give this one another store (MLAAS4HEP_STORE).",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+class Runner:
+    """One pass over the jobs at a time: ``step``."""
+
+    def __init__(self, settings: Settings, executor: ProcessExecutor) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._database = Database(settings.database_url)
+        self._folders = Folders(settings, self._database)
+        self._repository = Repository(settings.models)
+        self._swept = 0.0
+
+    def safe_step(self) -> None:
+        """A step that survives a database or disk which fails for a while."""
+        try:
+            self.step()
+        except (SQLAlchemyError, OSError):
+            log.exception("the step failed; trying again")
+            time.sleep(1)
+
+    def step(self) -> None:
+        """Look after every running job, start what may start, sweep now and then."""
+        for job in self._running():
+            self._look_after(job)
+        while claimed := self._claim():
+            self._start(claimed)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            self._folders.sweep()
+            self._repository.sweep()
+
+    def stop_jobs(self) -> None:
+        """Kill all running trainings; they have failed."""
+        deadline = time.monotonic() + STOP_SECONDS
+        for job in self._running():
+            self._stop(job, "the service was stopped", "Submit it again.")
+        while (jobs := self._running()) and time.monotonic() < deadline:
+            for job in jobs:
+                self._look_after(job)
+            time.sleep(0.05)
+
+    def _running(self) -> list[Job]:
+        with self._database.read() as session:
+            running = select(Job).where(Job.state == State.RUNNING).order_by(Job.id)
+            return list(session.scalars(running))
+
+    def _claim(self) -> Job | None:
+        """The next waiting job, now a running one, if one more may run."""
+        first = select(Job).where(Job.state == State.WAITING).order_by(Job.id).limit(1)
+        with self._database.read() as session:
+            running = session.scalar(select(func.count()).where(Job.state == State.RUNNING))
+            if (running or 0) >= self._settings.max_jobs or session.scalar(first) is None:
+                return None
+        with self._database.write() as session:
+            if job := session.scalar(first.with_for_update()):
+                job.state, job.started = State.RUNNING, time.time()
+        return job
+
+    def _home(self, job: Job) -> Path:
+        return (self._settings.jobs / job.process_name).absolute()
+
+    def _start(self, job: Job) -> None:
+        order = Order(
+            process_name=job.process_name,
+            home=self._home(job),
+            cwd=self._folders.path(job.version).absolute(),
+            files=job.files,
+            labels=job.labels,
+            model=job.model,
+            params=job.params,
+            cpus=job.cpus,
+            memory=job.memory,
+        )
+        try:
+            self._executor.start(order)
+            log.info("job started", extra={"job": job.process_name})
+        except MlaasError as error:
+            self._end(job, State.FAILED, error.message, error.remedy)
+        except OSError as error:
+            self._end(job, State.FAILED, f"the training can't be started: {error}")
+
+    def _look_after(self, job: Job) -> None:
+        try:
+            if self._executor.is_alive(self._home(job)):
+                self._watch(job)
+            else:
+                self._conclude(job)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # one strange job must not keep all others waiting
+            log.exception("job can't be handled", extra={"job": job.process_name})
+            self._executor.kill(self._home(job))
+            self._end(job, State.FAILED, f"internal error: {type(error).__name__}: {error}")
+            self._executor.forget(self._home(job))
+
+    def _watch(self, job: Job) -> None:
+        """A living training: note its progress; kill it when it must not go on."""
+        home = self._home(job)
+        self._note_progress(job)
+        used = self._executor.memory(home)
+        if job.stop:
+            self._executor.kill(home)
+        elif used > job.memory:
+            self._stop(
+                job,
+                f"killed: used {size(used)} of the {size(job.memory)} asked for",
+                "Ask for more memory, or make chunk_size or the model smaller.",
+            )
+        elif job.started and time.time() - job.started > self._settings.max_job_seconds:
+            self._stop(
+                job,
+                f"killed: ran longer than {self._settings.max_job_seconds} seconds, "
+                "the most that a training may (max_job_seconds)",
+                "Train on fewer events (nevts) or for fewer epochs.",
+            )
+        elif not self._executor.has_leader(home) or _age(home / "result.json") > GRACE_SECONDS:
+            self._executor.kill(home)  # the training is over, what still lives was left behind
+
+    def _stop(self, job: Job, reason: str, remedy: str) -> None:
+        """Kill a training. The reason is noted first: a runner killed in between leaves it."""
+        with self._database.write() as session:
+            row = session.get_one(Job, job.id, with_for_update=True)
+            if not row.stop:
+                row.stop, row.remedy = reason, remedy
+        self._executor.kill(self._home(job))
+
+    def _note_progress(self, job: Job) -> None:
+        progress = read_progress(self._home(job))
+        if progress and progress != job.progress:
+            with self._database.write() as session:
+                session.get_one(Job, job.id).progress = progress
+
+    def _conclude(self, job: Job) -> None:
+        """No process lives: what its result, its row or its exit code say is how it ended."""
+        home = self._home(job)
+        if not self._executor.was_started(home):
+            with self._database.write() as session:  # the runner was killed before it could start
+                row = session.get_one(Job, job.id, with_for_update=True)
+                if row.stop:
+                    row.end(State.FAILED, row.stop, row.remedy)
+                else:
+                    row.state, row.started = State.WAITING, None
+            return
+        self._note_progress(job)
+        result = read_result(home)
+        if result.get("state") == "succeeded":
+            self._publish(job, result)
+        elif job.stop:
+            self._end(job, State.FAILED, job.stop, job.remedy)
+        elif isinstance(error := result.get("error"), dict):
+            message, remedy = (str(error.get(key, ""))[:10_000] for key in ("message", "remedy"))
+            self._end(job, State.FAILED, message or "the training failed; see its log", remedy)
+        else:
+            self._end(job, State.FAILED, *_how_it_died(self._executor.exit_code(home), home))
+        self._executor.forget(home)
+
+    def _publish(self, job: Job, result: dict[str, Any]) -> None:
+        """Put the bundle into the repository and end the job; once more does no harm."""
+        path = self._home(job) / job.process_name
+        try:
+            if link := next((p for p in [path, *path.rglob("*")] if p.is_symlink()), None):
+                raise BundleError(f"the bundle holds a link: {link.name}")
+            bundle = Bundle.open(path, verify=True)
+            if bundle.name != job.process_name:
+                raise BundleError(f"the bundle is named {bundle.name}, not {job.process_name}")
+            if bundle.servable:
+                self._repository.put(path, job.process_name)
+        except MlaasError as error:
+            self._end(
+                job, State.FAILED, f"the model can't be published: {error.message}", error.remedy
+            )
+            return
+        except OSError as error:
+            self._end(
+                job,
+                State.FAILED,
+                f"the model can't be published: {_said(error)}",
+                "Tell the operator; when there is space, submit it again.",
+            )
+            return
+        metrics = result.get("metrics")
+        self._end(
+            job,
+            State.SUCCEEDED,
+            metrics=metrics if isinstance(metrics, dict) else {},
+            servable=bundle.servable,
+            why_not=bundle.manifest.why_not,
+        )
+
+    def _end(
+        self, job: Job, state: State, reason: str = "", remedy: str = "", **values: Any
+    ) -> None:
+        with self._database.write() as session:
+            row = session.get_one(Job, job.id, with_for_update=True)
+            row.end(state, reason, remedy)
+            row.exit_code = self._executor.exit_code(self._home(job))
+            for name, value in values.items():
+                setattr(row, name, value)
+        log.info("job %s", state, extra={"job": job.process_name, "reason": reason})
+
+
+def read_progress(home: Path) -> dict[str, Any]:
+    """progress.json as {phase, done, total, figures}; empty when there is no valid one."""
+    found = _read(home / "progress.json")
+    phase, done, total = (found.pop(key, None) for key in ("phase", "done", "total"))
+    if not (isinstance(phase, str) and isinstance(done, int) and isinstance(total, int)):
+        return {}
+    figures = {k: v for k, v in list(found.items())[:50] if isinstance(v, (int, float))}
+    return {"phase": phase[:100], "done": done, "total": total, "figures": figures}
+
+
+def read_result(home: Path) -> dict[str, Any]:
+    """result.json; empty when there is no valid one."""
+    return _read(home / "result.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            content = stream.read(MOST_JSON + 1)
+        value = json.loads(content, parse_constant=refuse) if len(content) <= MOST_JSON else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _age(path: Path) -> float:
+    """Seconds since the file was written; 0 when there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _said(error: OSError) -> str:
+    """What went wrong with a file; of a folder's copy, what went wrong first."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return str(error)
+
+
+def _last_line(log: Path) -> str:
+    """What the training said last, at most 300 characters: of a traceback, the error."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
+        lines = stream.read().decode(errors="replace").splitlines()
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing")
+
+
+def _how_it_died(exit_code: int | None, home: Path) -> tuple[str, str]:
+    if exit_code is None:
+        return (
+            "the training's process ended without a result: killed, or the machine restarted",
+            "Submit it again; the log shows how far it was.",
+        )
+    if exit_code == -signal.SIGKILL:
+        return (
+            "the training was killed by signal 9 (SIGKILL): most likely the machine had no memory",
+            "Submit it again, alone or with less memory.",
+        )
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"the training crashed: signal {-exit_code} ({name})", "See the end of its log."
+    return (
+        f"the training ended with exit code {exit_code}, without a result; it said last: "
+        + _last_line(home / "log.txt"),
+        "See its log.",
+    )

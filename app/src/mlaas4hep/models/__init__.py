@@ -1,0 +1,1 @@
+"""What a trained model is (the bundle), and where models are kept."""

@@ -1,0 +1,342 @@
+"""The bundle: what a trained model is, one directory NAME/ and its NAME.tar.gz.
+
+bundle.json       the manifest: what this is, and the sha256 of every other file
+params.json       the model card of TFaaS (12 keys)
+specs.json        how events become rows: ranges, lengths, files
+columns.json      the names of the input's columns, in order
+labels.txt        the classes, one a line, in the order of the outputs
+metrics.json      measured on the test part; history.json: per epoch
+roc.png loss.png report.html
+config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
+1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
+saved_model.pb variables/ assets/ model.keras    (Keras) or model.pkl (scikit-learn)
+provenance/       params.json model.py files.json packages.json run.json
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from mlaas4hep.core.errors import BundleError, ConflictError, UsageError
+from mlaas4hep.core.files import write_json
+from mlaas4hep.data.specs import Specs
+from mlaas4hep.models.archives import unpack_tar
+
+FORMAT = 1
+NAME = re.compile(r"[a-zA-Z0-9_]{1,128}")
+CARD_KEYS = (
+    "name",
+    "model",
+    "labels",
+    "op",
+    "input_name",
+    "output_name",
+    "img_channels",
+    "options",
+    "input_node",
+    "output_node",
+    "description",
+    "timestamp",
+)
+"""The keys of TFaaS's params.json, in the order in which it prints them."""
+_ALWAYS = ("params.json", "specs.json", "columns.json", "labels.txt", "metrics.json")
+_ONNX = "1/model.onnx"
+
+
+def check_name(name: str) -> str:
+    """The name itself when it can be a model's, else UsageError."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} can't be the name of a model",
+            "Use letters without accents, digits and '_', at most 128 of them.",
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What bundle.json says. ``outputs`` is the number of columns of the answer: 1 for binary."""
+
+    name: str
+    framework: str
+    servable: bool
+    why_not: str
+    classes: list[str]
+    columns: int
+    created: str
+    comparison: dict[str, Any]
+    """How ONNX and the native model compare: rows, max_abs_difference, rtol, atol; or empty."""
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def outputs(self) -> int:
+        """Columns of the model's answer: 1 (probability of class 1) for two classes, else k."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk that was found whole when it was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = False) -> Bundle:
+        """Open the bundle in the directory ``path``; with ``verify``, compare every sha256 too.
+
+        BundleError names what is missing or differs.
+        """
+        bundle = cls(path, _read_manifest(path))
+        manifest = bundle.manifest
+        needed = [*_ALWAYS, *([_ONNX] if manifest.servable else [])]
+        for name in dict.fromkeys([*needed, *manifest.files]):
+            file = path / name
+            if name not in manifest.files or not file.is_file():
+                raise BundleError(f"the bundle {path.name} lacks {name}", "Train or upload again.")
+            if verify and _sha256(file) != manifest.files[name]:
+                raise BundleError(
+                    f"{name} in the bundle {path.name} is not what bundle.json says (sha256)",
+                    "It is damaged or was changed: train or upload again.",
+                )
+        if verify and (extra := set(_files(path)) - set(manifest.files)):
+            raise BundleError(f"the bundle {path.name} holds {min(extra)}, unknown to bundle.json")
+        for what, found in (
+            ("columns.json", len(bundle.columns)),
+            ("specs.json", len(bundle.specs.columns)),
+        ):
+            if found != manifest.columns:
+                raise BundleError(
+                    f"the bundle {path.name} contradicts itself: {what} has {found} columns, "
+                    f"bundle.json says {manifest.columns}"
+                )
+        if bundle.columns != bundle.specs.columns:
+            raise BundleError(f"the bundle {path.name}: columns.json and specs.json differ")
+        if (path / "labels.txt").read_bytes() != labels_text(manifest.classes).encode():
+            raise BundleError(f"the bundle {path.name}: labels.txt and bundle.json differ")
+        if not isinstance(bundle.card.get("name"), str):
+            raise BundleError(f"the bundle {path.name}: params.json is no model card")
+        return bundle
+
+    @property
+    def name(self) -> str:
+        """The name under which it was trained."""
+        return self.manifest.name
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the outputs."""
+        return self.manifest.classes
+
+    @property
+    def servable(self) -> bool:
+        """Whether there is an ONNX model that agrees with the native one."""
+        return self.manifest.servable
+
+    @property
+    def onnx(self) -> Path:
+        """The model that is served; BundleError when this bundle has none."""
+        if not self.servable:
+            raise BundleError(f"{self.name} is not servable: {self.manifest.why_not}")
+        return self.path / _ONNX
+
+    @cached_property
+    def specs(self) -> Specs:
+        """How events become rows."""
+        return Specs.load(self.path / "specs.json")
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the input's columns, in order."""
+        names = _read_json(self.path / "columns.json")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BundleError(f"{self.path.name}/columns.json is not a list of names")
+        return names
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """TFaaS's model card, the content of params.json."""
+        card = _read_json(self.path / "params.json")
+        if not isinstance(card, dict):
+            raise BundleError(f"{self.path.name}/params.json is not an object")
+        return card
+
+
+def card(name: str, framework: str, description: str, timestamp: str) -> dict[str, Any]:
+    """TFaaS's model card: all 12 keys, with what the original needs to serve a Keras model."""
+    keras = framework == "keras"
+    values = {
+        "name": name,
+        "model": "saved_model.pb" if keras else _ONNX,
+        "labels": "labels.txt",
+        "input_name": "serving_default_inputs_input" if keras else "inputs",
+        "output_name": "StatefulPartitionedCall" if keras else "outputs",
+        "input_node": "serving_default_inputs_input" if keras else "inputs",
+        "output_node": "StatefulPartitionedCall" if keras else "outputs",
+        "description": description,
+        "timestamp": timestamp,
+    }
+    empty: dict[str, Any] = {"op": "", "img_channels": 0, "options": None}
+    return {key: (values | empty)[key] for key in CARD_KEYS}
+
+
+def labels_text(classes: list[str]) -> str:
+    """labels.txt: one class a line."""
+    return "".join(f"{name}\n" for name in classes)
+
+
+def triton_config(name: str, columns: int, outputs: int) -> str:
+    """config.pbtxt: NAME/ can be put into a Triton model repository as it is."""
+    return (
+        f'name: "{name}"\n'
+        'backend: "onnxruntime"\n'
+        "max_batch_size: 1024\n"
+        f'input [ {{ name: "inputs", data_type: TYPE_FP32, dims: [ {columns} ] }} ]\n'
+        f'output [ {{ name: "outputs", data_type: TYPE_FP32, dims: [ {outputs} ] }} ]\n'
+        "dynamic_batching { }\n"
+    )
+
+
+def seal(path: Path, manifest: Manifest) -> Bundle:
+    """Write bundle.json with the sha256 of every file that lies in ``path``, and open the bundle.
+
+    ``manifest.files`` is replaced; nothing may be changed in the directory afterwards.
+    """
+    check_name(manifest.name)
+    digests = {name: _sha256(path / name) for name in _files(path)}
+    write_json(path / "bundle.json", asdict(manifest) | {"files": digests})
+    return Bundle.open(path)
+
+
+def pack(path: Path, archive: Path | None = None) -> Path:
+    """Write the bundle ``path`` as tar.gz (default: NAME.tar.gz beside it), atomically.
+
+    The same bundle gives the same bytes. Directories have their own entries, as the original
+    TFaaS needs them.
+    """
+    bundle = Bundle.open(path)
+    archive = archive or path.with_name(f"{path.name}.tar.gz")
+    when = int(datetime.fromisoformat(bundle.manifest.created).timestamp())
+    descriptor, temporary = tempfile.mkstemp(dir=archive.parent, prefix=f".{archive.name}.")
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=when, compresslevel=6) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for item in sorted([path, *path.rglob("*")]):
+                info = tarfile.TarInfo(Path(bundle.name, item.relative_to(path)).as_posix())
+                info.mtime = when
+                if item.is_dir():
+                    info.type, info.mode = tarfile.DIRTYPE, 0o755
+                    tar.addfile(info)
+                else:
+                    info.size, info.mode = item.stat().st_size, 0o644
+                    with item.open("rb") as content:
+                        tar.addfile(info, content)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(archive)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return archive
+
+
+def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = 10_000) -> Path:
+    """Unpack a bundle's tar or tar.gz from a stranger into the folder ``into``; returns into/NAME.
+
+    The archive holds one top folder, NAME, which is one of our bundles and whole (every sha256).
+    Nothing is left after a failure: BundleError, LimitError, or ConflictError when into/NAME is
+    there already.
+    """
+    with tempfile.TemporaryDirectory(dir=into, prefix=".unpack.") as folder:
+        files = unpack_tar(stream, Path(folder, "archive"), max_bytes, max_files)
+        tops = sorted({name.split("/")[0] for name in files})
+        if len(tops) != 1 or f"{tops[0]}/bundle.json" not in files:
+            raise BundleError(
+                "the archive is not a bundle of MLaaS4HEP: it must hold one folder NAME/ "
+                f"with bundle.json; found {', '.join(tops[:5]) or 'nothing'}",
+                "Upload the NAME.tar.gz that a training wrote.",
+            )
+        unpacked = Path(folder, "archive", tops[0])
+        name = Bundle.open(unpacked, verify=True).name
+        target = into / name
+        if target.exists():
+            raise ConflictError(f"{name} exists already")
+        unpacked.rename(target)
+    return target
+
+
+def _read_manifest(path: Path) -> Manifest:
+    where = f"{path.name}/bundle.json"
+    try:
+        content = _read_json(path / "bundle.json")
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path.name} is not a bundle: no bundle.json in it",
+            "A bundle is a directory that 'mlaas4hep train' wrote.",
+        ) from None
+    kinds = {
+        "format": int,
+        "name": str,
+        "framework": str,
+        "servable": bool,
+        "why_not": str,
+        "classes": list,
+        "columns": int,
+        "created": str,
+        "comparison": dict,
+        "files": dict,
+    }
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(
+            f"{where} is not of format {FORMAT}", "Train again with this version of MLaaS4HEP."
+        )
+    for key, kind in kinds.items():
+        if not isinstance(content.get(key), kind):
+            raise BundleError(f"{where}: {key} must be a {kind.__name__}")
+    manifest = Manifest(**{key: content[key] for key in kinds})
+    if not NAME.fullmatch(manifest.name):
+        raise BundleError(f"{where}: {manifest.name!r} can't be the name of a model")
+    if len(manifest.classes) < 2 or not all(isinstance(c, str) for c in manifest.classes):
+        raise BundleError(f"{where}: classes must be at least two names")
+    for name, digest in manifest.files.items():
+        if name.startswith("/") or ".." in name.split("/") or not isinstance(digest, str):
+            raise BundleError(f"{where}: {name!r} is not a file of the bundle")
+    try:
+        datetime.fromisoformat(manifest.created)
+    except ValueError:
+        raise BundleError(f"{where}: {manifest.created!r} is not a time") from None
+    return manifest
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
+
+
+def _files(path: Path) -> Iterator[str]:
+    """Relative names of all files of a bundle but bundle.json, sorted."""
+    for item in sorted(path.rglob("*")):
+        if item.is_file() and item != path / "bundle.json":
+            yield item.relative_to(path).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

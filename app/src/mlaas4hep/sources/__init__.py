@@ -1,0 +1,1 @@
+"""Opening ROOT files, here or far: trees, branches, selection, scan."""

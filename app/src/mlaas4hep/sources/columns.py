@@ -1,0 +1,187 @@
+"""One branch of a tree in memory: from ROOT's baskets to numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from uproot.interpretation.jagged import AsJagged
+from uproot.interpretation.library import NumPy
+from uproot.interpretation.numerical import AsSTLBits, Numerical
+from uproot.interpretation.strings import AsStrings
+from uproot.models.TBasket import Model_TBasket
+from uproot.source.cursor import Cursor
+
+Kind = Literal["flat", "jagged", "string", "unsupported"]
+Piece: TypeAlias = Any
+"""The events of one basket: an array, big-endian as on disk, or a JaggedArray of such content."""
+
+_NUMPY = NumPy()
+_NO_LISTS = np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a branch is stored. ``fixed`` is the length of a fixed-size array, else 0."""
+
+    kind: Kind
+    dtype: np.dtype[Any]
+    fixed: int = 0
+
+
+def layout(branch: Any) -> Layout:
+    """The layout of an uproot TBranch; "unsupported" is what isn't numbers, lists or strings."""
+    unsupported = Layout("unsupported", np.dtype(object))
+    if len(branch.branches):
+        return unsupported
+    interpretation = branch.interpretation
+    if isinstance(interpretation, AsStrings):
+        return Layout("string", np.dtype(object))
+    is_list = isinstance(interpretation, AsJagged)
+    element = interpretation.content if is_list else interpretation
+    if not isinstance(element, Numerical) or isinstance(element, AsSTLBits):
+        return unsupported
+    dtype = np.dtype(element.to_dtype).newbyteorder("=")
+    base, shape = dtype.subdtype or (dtype, ())
+    if base.kind not in "biuf" or (is_list and shape):
+        return unsupported
+    if is_list:
+        return Layout("jagged", base)
+    return Layout("jagged", base, int(np.prod(shape))) if shape else Layout("flat", base)
+
+
+SharedOffsets = dict[tuple[int, ...], list[tuple[list[NDArray[np.int32]], NDArray[np.int64]]]]
+"""Offsets of one window by (identity of the older ones, dropped, values of each piece)."""
+
+
+class Column:
+    """The events of a branch that are in memory: entries ``first:stop`` of the tree.
+
+    ``content`` and ``offsets`` (int64, jagged branches only) are new arrays after each ``extend``,
+    so that views of older ones stay valid.
+    """
+
+    def __init__(self, branch: Any) -> None:
+        self.branch = branch
+        self.layout = layout(branch)
+        self.entry_offsets = np.asarray(branch.entry_offsets, np.int64)
+        on_disk = branch.num_baskets - len(branch.embedded_baskets)
+        self.sizes = np.asarray(branch.member("fBasketBytes")[:on_disk])
+        """Bytes on disk of each basket, without those embedded in the tree."""
+        self._seeks = branch.member("fBasketSeek")
+        self.next = 0
+        self.first = 0
+        self.stop = 0
+        self.content = np.empty(0, self.layout.dtype)
+        self.offsets = _NO_LISTS if self.layout.kind == "jagged" else None
+        self._interpretation = branch.interpretation
+        self._context = dict(branch.context)
+
+    def start_at(self, entry: int) -> None:
+        """Make the basket that holds ``entry`` the next one."""
+        self.next = max(0, int(np.searchsorted(self.entry_offsets, entry, "right")) - 1)
+        self.next = min(self.next, len(self.entry_offsets) - 1)
+        self.first = self.stop = int(self.entry_offsets[self.next])
+
+    def baskets_before(self, entry: int) -> list[tuple[int, tuple[int, int] | None]]:
+        """The baskets not yet given that start before ``entry``, which are given herewith.
+
+        Each as its number and its bytes in the file, None where it is embedded in the tree.
+        """
+        end = int(np.searchsorted(self.entry_offsets[:-1], entry))
+        numbers = range(self.next, max(end, self.next))
+        self.next = numbers.stop
+        return [(number, self._bytes(number)) for number in numbers]
+
+    def _bytes(self, number: int) -> tuple[int, int] | None:
+        if number >= len(self.sizes):
+            return None
+        start = int(self._seeks[number])
+        return start, start + int(self.sizes[number])
+
+    def decode(self, number: int, place: tuple[int, int] | None, chunk: Any) -> Piece:
+        """The events of basket ``number``; ``chunk`` holds its bytes unless it is embedded."""
+        branch = self.branch
+        if place is None:
+            return self._unpack(number, branch.basket(number))
+        context = {"basket_num": number}
+        cursor = Cursor(place[0])
+        basket = Model_TBasket.read(chunk, cursor, context, branch.file, branch.file, branch)
+        return self._unpack(number, basket)
+
+    def _unpack(self, number: int, basket: Any) -> Piece:
+        expected = int(self.entry_offsets[number + 1] - self.entry_offsets[number])
+        piece = self._interpretation.basket_array(
+            basket.data,
+            basket.byte_offsets,
+            basket,
+            self.branch,
+            self._context,
+            basket.member("fKeylen"),
+            _NUMPY,
+            {},
+        )
+        if len(piece) != expected:
+            raise ValueError(f"a basket holds {len(piece)} events, expected {expected}")
+        if self.layout.kind == "string":
+            piece = self._interpretation.final_array(
+                {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
+            )
+        return piece
+
+    def extend(self, pieces: list[Piece], keep_from: int, shared: SharedOffsets) -> None:
+        """Drop events before the entry ``keep_from`` and append those of ``pieces``.
+
+        Lists of the same lengths as another branch's get that branch's ``offsets`` object.
+        """
+        drop = min(max(keep_from, self.first), self.stop) - self.first
+        if self.offsets is None:
+            self.content = np.concatenate([self.content[drop:], *pieces], dtype=self.layout.dtype)
+            events = len(self.content)
+        elif self.layout.fixed:
+            kept = self.content[drop * self.layout.fixed :]
+            flat = [piece.reshape(-1) for piece in pieces]
+            self.content = np.concatenate([kept, *flat], dtype=self.layout.dtype)
+            events = len(self.content) // self.layout.fixed
+            self.offsets = np.arange(events + 1, dtype=np.int64) * self.layout.fixed
+        else:
+            self._extend_lists(pieces, drop, shared)
+            events = len(self.offsets) - 1
+        self.first += drop
+        self.stop = self.first + events
+
+    def _extend_lists(self, pieces: list[Piece], drop: int, shared: SharedOffsets) -> None:
+        older = self.offsets
+        assert older is not None  # noqa: S101
+        parts = [self.content[older[drop] : older[-1]]]
+        for piece in pieces:
+            low, high = int(piece.offsets[0]), int(piece.offsets[-1])
+            part = piece.content[low:high]
+            if low < 0 or len(part) != high - low:
+                raise ValueError("a basket's offsets lie outside of its values")
+            parts.append(part)
+        self.content = np.concatenate(parts, dtype=self.layout.dtype)
+
+        news = [piece.offsets for piece in pieces]
+        alike = shared.setdefault((id(older), drop, *map(len, parts)), [])
+        for others, offsets in alike:
+            if all(np.array_equal(a, b) for a, b in zip(news, others, strict=True)):
+                self.offsets = offsets
+                return
+        self.offsets = _join(older[drop:], news)
+        alike.append((news, self.offsets))
+
+
+def _join(older: NDArray[np.int64], news: list[NDArray[np.int32]]) -> NDArray[np.int64]:
+    """The offsets of several pieces as those of one, from 0."""
+    offsets = np.empty(len(older) + sum(len(new) - 1 for new in news), np.int64)
+    np.subtract(older, older[0], out=offsets[: len(older)])
+    end = len(older)
+    for new in news:
+        if len(new) > 1 and int(np.diff(new).min()) < 0:
+            raise ValueError("a basket's offsets decrease")
+        np.add(new[1:], offsets[end - 1] - new[0], out=offsets[end : end + len(new) - 1])
+        end += len(new) - 1
+    return offsets

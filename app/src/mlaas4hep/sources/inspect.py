@@ -1,0 +1,99 @@
+"""What is in a ROOT file: trees, branches, their ranges and multiplicities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data.events import Jagged
+from mlaas4hep.data.specs import Range
+from mlaas4hep.sources.root import RootFile, known_trees
+
+_STEP = 10_000
+
+
+@dataclass(frozen=True)
+class BranchReport:
+    """One branch. ``low`` and ``high`` are over finite values, None where there is none.
+
+    ``multiplicity`` is the least, mean and greatest number of values per event of a jagged branch;
+    ``missing`` counts NaN and infinite values.
+    """
+
+    name: str
+    kind: str
+    type: str
+    low: float | None = None
+    high: float | None = None
+    multiplicity: tuple[int, float, int] | None = None
+    missing: int = 0
+
+    def cells(self) -> tuple[str, str, str, str, str, str, str]:
+        """Name, kind, type, min, max, values per event, missing: as a table shows them."""
+        low, high = ("" if x is None else f"{x:.6g}" for x in (self.low, self.high))
+        lists = ""
+        if self.multiplicity:
+            least, mean, greatest = self.multiplicity
+            lists = f"{least} / {mean:.3g} / {greatest}"
+        missing = str(self.missing) if self.missing else ""
+        return self.name, self.kind, self.type, low, high, lists, missing
+
+
+@dataclass(frozen=True)
+class TreeReport:
+    """One tree and its branches, in the file's order."""
+
+    name: str
+    entries: int
+    branches: list[BranchReport]
+
+
+def describe(name: str, tree: str | None = None) -> list[TreeReport]:
+    """All trees of a file (path or URL), or one of them, each read once from start to end.
+
+    Raises DataError where the file, or that tree in it, can't be read, or it holds no tree.
+    """
+    trees = [tree] if tree else known_trees(name)
+    if not trees:
+        raise DataError(f"{name} holds no tree", "Give a file with a TTree.")
+    return [_describe_tree(name, each) for each in trees]
+
+
+def _describe_tree(name: str, tree: str) -> TreeReport:
+    with RootFile(name, tree) as file:
+        numeric = [b.name for b in file.branches.values() if b.kind in ("flat", "jagged")]
+        ranges = {branch: Range() for branch in numeric}
+        least = dict.fromkeys(numeric, file.entries and 2**63)
+        reader = file.reader(numeric)
+        while reader.position < file.entries:
+            for branch, values in reader.take(_STEP).items():
+                found = ranges[branch]
+                if isinstance(values, Jagged):
+                    counts = values.counts
+                    least[branch] = min(least[branch], int(counts.min()))
+                    found.longest = max(found.longest, int(counts.max()))
+                    values = np.asarray(values.content[values.offsets[0] : values.offsets[-1]])
+                found.add(values)
+        reports = []
+        for info in file.branches.values():
+            if info.name not in ranges:
+                reports.append(BranchReport(info.name, info.kind, info.type))
+                continue
+            found = ranges[info.name]
+            some = math.isfinite(found.low)
+            mean = found.values / max(file.entries, 1)
+            reports.append(
+                BranchReport(
+                    info.name,
+                    info.kind,
+                    info.type,
+                    found.low if some else None,
+                    found.high if some else None,
+                    (least[info.name], mean, found.longest) if info.kind == "jagged" else None,
+                    found.missing,
+                )
+            )
+        return TreeReport(tree, file.entries, reports)

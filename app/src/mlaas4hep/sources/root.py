@@ -1,0 +1,300 @@
+"""A tree in a ROOT file, read with uproot into plain numpy arrays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import uproot
+from uproot.source.chunk import Chunk
+
+from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean
+from mlaas4hep.data import Events, FileRecord
+from mlaas4hep.sources.columns import Column, Kind, layout
+from mlaas4hep.sources.names import is_url
+from mlaas4hep.sources.reader import Reader
+
+WINDOW_BYTES = 16 * 2**20
+"""Bytes that a Reader unpacks at a time."""
+_GAP = 64 * 1024
+"""Bytes between two baskets that are rather read than jumped over."""
+_COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
+
+
+@dataclass(frozen=True, slots=True)
+class BranchInfo:
+    """A branch: its kind, and its type as C++ names it.
+
+    "flat" is one number per event, "jagged" a list of numbers (a fixed-size array is one whose
+    lists all have the same length), "string" a text; "unsupported" is everything else.
+    """
+
+    name: str
+    kind: Kind
+    type: str
+
+
+@contextmanager
+def reading(file: str, branch: str = "") -> Iterator[None]:
+    """Turn whatever fails in uproot and below it into a DataError that names the file."""
+    where = f"{file}: branch {branch}" if branch else file
+    try:
+        yield
+    except MlaasError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"no such file: {file}", "Give a path or URL that exists.") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EISDIR):
+            raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+        remedy = _COPY_AGAIN
+        if is_url(file):
+            remedy = "Check the address, and whether the server answers and lets you read."
+        raise DataError(f"{where} can't be read: {_first_line(error)}", remedy) from error
+    except ImportError as error:
+        raise DataError(
+            f"{where} can't be opened: {_first_line(error)}", "Install that package."
+        ) from error
+    except Exception as error:
+        raise DataError(
+            f"{where} can't be read, it seems damaged: {_first_line(error)}", _COPY_AGAIN
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"
+
+
+def _check_local(path: Path) -> None:
+    """Say at once what is wrong with a local file: none, empty, not ROOT, truncated."""
+    with path.open("rb") as stream:
+        head = stream.read(20)
+        size = os.fstat(stream.fileno()).st_size
+    if not size:
+        raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
+    if not b"root".startswith(head[:4]) and head[:4] != b"root":
+        raise DataError(
+            f"{path} is not a ROOT file: it starts with {head[:4]!r}", "Give a ROOT file."
+        )
+    if len(head) == 20:
+        version, end = struct.unpack_from(">i4xi", head, 4)
+        if version >= 1_000_000:
+            (end,) = struct.unpack_from(">q", head, 12)
+        if size >= end:
+            return
+        raise DataError(f"{path} is truncated: it has {size} of {end} bytes", _COPY_AGAIN)
+    raise DataError(f"{path} is truncated: it has {size} bytes", _COPY_AGAIN)
+
+
+def open_file(name: str) -> Any:
+    """The uproot file of that path or URL; DataError says why it can't be opened."""
+    with reading(name):
+        if not is_url(name):
+            _check_local(Path(name))
+        return uproot.open({name: None})  # in this form a colon is part of the name
+
+
+def known_trees(name: str) -> list[str]:
+    """Names of the trees in the file of that path or URL, with their folders."""
+    with open_file(name) as file, reading(name):
+        return tree_names(file)
+
+
+def tree_names(directory: Any) -> list[str]:
+    """Names of the trees in an open file, with their folders, in the file's order."""
+    classes = directory.classnames(recursive=True, cycle=False)
+    return [name for name, kind in classes.items() if kind.startswith(("TTree", "TNtuple"))]
+
+
+def _open_tree(file: Any, name: str, tree: str) -> Any:
+    with reading(name):
+        trees = tree_names(file)
+        known = file.classnames(recursive=True, cycle=False)
+        if tree.split(";")[0] in trees:
+            return file[tree]
+    kind = known.get(tree)
+    if kind is None:
+        raise DataError(f"{name}: no tree {tree!r}", did_you_mean(tree, trees))
+    if "RNTuple" in kind:
+        raise DataError(
+            f"{name}: {tree!r} is an RNTuple, which can't be read yet",
+            "Give a file with a TTree; ROOT's Snapshot writes one.",
+        )
+    raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
+
+
+class RootFile:
+    """An open file and one tree of it; the newest cycle where there are several.
+
+    ``name`` is the path or URL, ``uuid`` ROOT's own, ``size`` in bytes (None where the server
+    doesn't tell), ``entries`` the number of events. Every failure is a DataError that names the
+    file, and the branch if it is about one.
+    """
+
+    def __init__(self, name: str, tree: str = "Events") -> None:
+        self.name = name
+        self.tree = tree
+        self._file = open_file(name)
+        self._descriptor = -1
+        try:
+            self._tree = _open_tree(self._file, name, tree)
+            with reading(name):
+                self.uuid = str(self._file.file.uuid)
+                self.entries = int(self._tree.num_entries)
+                self.size = self._size()
+                if not is_url(name):
+                    self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays that were read stay valid."""
+        self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _size(self) -> int | None:
+        try:
+            return int(self._file.file.source.num_bytes)
+        except Exception:
+            return None
+
+    @property
+    def record(self) -> FileRecord:
+        """The file as the specs know it."""
+        return FileRecord(self.name, self.uuid, self.size, self.entries)
+
+    @cached_property
+    def branches(self) -> dict[str, BranchInfo]:
+        """All branches by name, in the tree's order; parts of an object as ``object/part``."""
+        return {name: self._describe(name, branch) for name, branch in self._branches.items()}
+
+    def _describe(self, name: str, branch: Any) -> BranchInfo:
+        try:
+            kind, title = layout(branch).kind, str(branch.typename)
+        except Exception as error:
+            return BranchInfo(name, "unsupported", f"unknown type ({_first_line(error)})")
+        if branch.num_entries != self.entries:
+            return BranchInfo(name, "unsupported", f"{title}, filled in {branch.num_entries} events")
+        return BranchInfo(name, kind, title)
+
+    @cached_property
+    def _branches(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        with reading(self.name):
+            for name, branch in self._tree.iteritems(recursive=True):
+                found.setdefault(name, branch)
+        return found
+
+    def trees(self) -> list[str]:
+        """Names of the trees in the file, with their folders."""
+        with reading(self.name):
+            return tree_names(self._file)
+
+    def read(self, branches: Sequence[str], start: int = 0, stop: int | None = None) -> Events:
+        """Events ``start:stop`` of the branches; memory is that of these events."""
+        stop = self.entries if stop is None else min(stop, self.entries)
+        start = min(start, stop)
+        return self.reader(branches, 1, start, stop).take(stop - start)
+
+    def reader(
+        self,
+        branches: Sequence[str],
+        window_bytes: int = WINDOW_BYTES,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Reader:
+        """Reads ``start:stop`` of the branches from start to end, see Reader."""
+        columns = {name: self._column(name) for name in branches}
+        stop = self.entries if stop is None else min(stop, self.entries)
+        return Reader(columns, start, stop, window_bytes, self._fetch(), self._guard)
+
+    def _guard(self, branch: str) -> Any:
+        return reading(self.name, branch)
+
+    def _column(self, name: str) -> Column:
+        if name not in self._branches:
+            raise DataError(
+                f"{self.name}: no branch {name!r} in the tree {self.tree}",
+                did_you_mean(name, self._branches),
+            )
+        info = self._describe(name, self._branches[name])
+        if info.kind == "unsupported":
+            raise DataError(
+                f"{self.name}: the branch {name} ({info.type}) can't be used:"
+                " it holds neither a number nor a list of numbers nor a text in every event",
+                "Use other branches.",
+            )
+        with reading(self.name, name):
+            return Column(self._branches[name])
+
+    def _fetch(self) -> Any:
+        """How a Reader gets bytes: local files by position into one buffer that is used again."""
+        buffer = np.empty(0, np.uint8)
+
+        def local(ranges: list[tuple[int, int]]) -> Iterator[Any]:
+            nonlocal buffer
+            spans = _join_near(ranges)
+            total = sum(stop - start for start, stop in spans)
+            if total > len(buffer):
+                buffer = np.empty(total, np.uint8)
+            chunks, used = [], 0
+            with reading(self.name):
+                for start, stop in spans:
+                    view = buffer[used : used + stop - start]
+                    self._read_into(view, start)
+                    chunks.append(Chunk.wrap(self._file.file.source, view, start))
+                    used += stop - start
+            firsts = [start for start, _ in spans]
+            return (chunks[bisect_right(firsts, start) - 1] for start, _ in ranges)
+
+        def remote(ranges: list[tuple[int, int]]) -> Iterator[Any]:
+            with reading(self.name):
+                whole = [(int(start), int(stop)) for start, stop in ranges]
+                return iter(self._file.file.source.chunks(whole, queue.Queue()))
+
+        return remote if is_url(self.name) else local
+
+    def _read_into(self, view: np.ndarray, start: int) -> None:
+        filled = 0
+        while filled < len(view):
+            count = os.preadv(self._descriptor, [view[filled:].data], start + filled)
+            if not count:
+                raise OSError(f"the file ends at byte {start + filled}, within a basket")
+            filled += count
+
+
+def _join_near(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The byte ranges sorted, with those that lie close together as one."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted((int(a), int(b)) for a, b in ranges):
+        if spans and start - spans[-1][1] <= _GAP:
+            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+        else:
+            spans.append((start, stop))
+    return spans

@@ -1,0 +1,1 @@
+"""From the five files (files, labels, model, parameters, specs) to a bundle."""

@@ -1,0 +1,62 @@
+"""The options --files and --labels: a text file, or names joined by commas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlaas4hep.core.errors import UsageError
+
+_TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
+
+
+def read_files_option(text: str, cwd: Path) -> list[str]:
+    """Names of ROOT files from --files.
+
+    ``text`` is a text file with one name a line (blank lines and ``#`` lines are dropped), or
+    names joined by commas. A ROOT file itself is a list of one. Raises UsageError.
+    """
+    names = _read(text, cwd, "--files")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            f"--files names {twice!r} twice", "Its events would be in training and test at once."
+        )
+    return names
+
+
+def read_labels_option(text: str, cwd: Path) -> list[str]:
+    """Labels from --labels: one per file, or the name of the branch that holds the label."""
+    return _read(text, cwd, "--labels")
+
+
+def _read(text: str, cwd: Path, option: str) -> list[str]:
+    if not text.strip():
+        raise UsageError(
+            f"{option} is empty", "Give a text file with one a line, or a list joined by commas."
+        )
+    single = "," not in text and "://" not in text and "\0" not in text
+    file = cwd / text.strip()
+    items = text.split(",")
+    if single and file.is_file():
+        if not _is_root(file):
+            items = _lines(file, option)
+    elif single and file.suffix in _TEXT:
+        raise UsageError(f"{option}: no such file: {text}", f"Looked in {cwd}.")
+    names = [item.strip() for item in items]
+    names = [name for name in names if name and not name.startswith("#")]
+    if not names:
+        raise UsageError(f"{option}: {text} names nothing", "Write one name a line.")
+    return names
+
+
+def _is_root(file: Path) -> bool:
+    if file.suffix == ".root":
+        return True
+    with file.open("rb") as stream:
+        return stream.read(4) == b"root"
+
+
+def _lines(file: Path, option: str) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option}: {file} is not a text file: {error}") from None

@@ -1,0 +1,206 @@
+"""params.json: the parameters of a training, with the prototype's keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
+from mlaas4hep.data import Split
+from mlaas4hep.frameworks.base import FitPlan
+
+ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
+"""Keys found in the wild, and what they mean."""
+LISTS = ("identifier", "selected_branches", "exclude_branches")
+IDENTIFIER = ("run", "event", "luminosityBlock")
+
+
+def _key(default: Any, expected: str, description: str, **limits: Any) -> Any:
+    return Field(
+        default, description=description, json_schema_extra={"expected": expected}, **limits
+    )
+
+
+class Params(BaseModel):
+    """One list of parameters; the description is the documentation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    nevts: int = _key(
+        -1,
+        "a whole number: -1 or at least 1",
+        "Events to use, over all files in proportion to their entries; -1 is all.",
+        ge=-1,
+    )
+    shuffle: bool = _key(True, "true or false", "Mix the training events anew in every epoch.")
+    chunk_size: int = _key(
+        1000, "a whole number, at least 1", "Events that are read at a time, over all files.", ge=1
+    )
+    batch_size: int = _key(
+        50, "a whole number, at least 1", "Events per step of the optimizer.", ge=1
+    )
+    epochs: int = _key(
+        10, "a whole number, at least 1", "Passes over the whole training part.", ge=1
+    )
+    split: float | dict[str, float] | None = _key(
+        None,
+        "a fraction for the test part, or {train, validation, test}",
+        "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests.",
+    )
+    branch: str = _key("Events", "the name of a tree", "Tree to read, with its folder if any.")
+    identifier: tuple[str, ...] = _key(
+        IDENTIFIER,
+        "a list of branch names",
+        "Branches that identify an event, left out of the input; empty means the default.",
+    )
+    selected_branches: tuple[str, ...] = _key(
+        (), "a list of branch names", "Branches to use, names or wildcards; empty means all."
+    )
+    exclude_branches: tuple[str, ...] = _key(
+        (),
+        "a list of branch names, or a file with one a line",
+        "Branches to leave out, names or wildcards; selected_branches wins.",
+    )
+    branches: Literal["same", "common"] = _key(
+        "same",
+        '"same" or "common"',
+        "If the files' branches differ: same is an error, common uses those that all have.",
+    )
+    redirector: str = _key(
+        "",
+        "the address of a server, such as root://xrootd-cms.infn.it",
+        "Prefix of names that start with /store or are relative and not here; empty: none.",
+    )
+    nan: float | None = _key(
+        None, "a number or null", "Accepted for old files; missing values always become 0."
+    )
+    seed: int = _key(
+        21,
+        "a whole number, at least 0",
+        "The same seed gives the same parts and order of events.",
+        ge=0,
+        lt=2**63,
+    )
+    verbose: int = _key(
+        0, "0, 1 or 2", "1 and 2 let the framework print its own lines.", ge=0, le=2
+    )
+    hist: str | None = _key(None, "a text", "Accepted for old files; has no effect.")
+
+    @property
+    def parts(self) -> Split:
+        """``split`` as fractions."""
+        return Split.parse(self.split)
+
+    @property
+    def plan(self) -> FitPlan:
+        """What the framework needs to know."""
+        return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Params, list[str]]:
+        """Read params.json: the parameters, and warnings about aliases.
+
+        Raises UsageError naming the file, and line, key, value and what was expected.
+        """
+        return cls.parse(_read(path), path.name, path.parent)
+
+    @classmethod
+    def parse(cls, values: Any, where: str, folder: Path) -> tuple[Params, list[str]]:
+        """The parameters in ``values``; a list may be in a file named relative to ``folder``."""
+        if not isinstance(values, dict):
+            raise UsageError(f"{where} holds {_shown(values)}, expected an object: {{...}}")
+        values = dict(values)
+        warnings = _rename(values, where)
+        for key in set(values) - set(cls.model_fields):
+            raise UsageError(
+                f"{where}: unknown key {key!r}", did_you_mean(key, [*cls.model_fields, *ALIASES])
+            )
+        for key in LISTS:
+            if key in values:
+                values[key] = _names(values[key], folder if key == "exclude_branches" else None)
+        if not values.get("identifier", True):
+            del values["identifier"]
+        if isinstance(values.get("split"), int) and not isinstance(values["split"], bool):
+            values["split"] = float(values["split"])
+        try:
+            params = cls(**values)
+            if params.nevts == 0:
+                raise _wrong(where, "nevts", 0)
+            params.parts  # noqa: B018  (checks the fractions)
+        except ValidationError as error:
+            key = str(error.errors()[0]["loc"][0])
+            raise _wrong(where, key, values[key]) from None
+        except UsageError:
+            raise
+        except MlaasError as error:
+            raise UsageError(f"{where}: {error.message}", error.remedy) from None
+        if params.nan is not None:
+            warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
+        return params, warnings
+
+
+def _read(path: Path) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise UsageError(f"{path.name}: the key {twice!r} is there twice")
+        return dict(pairs)
+
+    def refuse(name: str) -> None:
+        raise UsageError(f"{path.name}: {name} is not JSON", "Leave the key out, or write null.")
+
+    try:
+        return json.loads(
+            path.read_text(encoding="utf-8-sig"), object_pairs_hook=once, parse_constant=refuse
+        )
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}", "Give the parameters with --params.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{path.name}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}",
+            "Names and texts need double quotes; there is no comma before } or ].",
+        ) from None
+    except RecursionError:
+        raise UsageError(f"{path.name}: nested too deeply") from None
+
+
+def _rename(values: dict[str, Any], where: str) -> list[str]:
+    """Replace aliases by the keys they mean; returns the warnings."""
+    warnings = []
+    for alias, key in ALIASES.items():
+        if alias not in values:
+            continue
+        if key in values:
+            raise UsageError(f"{where}: {alias!r} and {key!r} mean the same", f"Keep {key!r}.")
+        values[key] = values.pop(alias)
+        warnings.append(f"{where}: {alias!r} is an old name, read as {key!r}")
+    return warnings
+
+
+def _names(value: Any, folder: Path | None) -> Any:
+    """A list of names from a list, a comma list or a file; anything else as it is."""
+    if isinstance(value, str):
+        if folder is not None and value and "\0" not in value and (folder / value).is_file():
+            value = (folder / value).read_text()
+            value = [line for line in value.splitlines() if not line.lstrip().startswith("#")]
+            value = ",".join(value)
+        value = value.split(",")
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(name.strip() for name in value if name.strip())
+    return value
+
+
+def _wrong(where: str, key: str, value: Any) -> UsageError:
+    extra = Params.model_fields[key].json_schema_extra
+    expected = extra["expected"] if isinstance(extra, dict) else ""
+    return UsageError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else text[:100] + "..."

@@ -1,0 +1,150 @@
+"""A training from beginning to end: the five files in, a bundle out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.frameworks import Framework, framework_of, prepare
+from mlaas4hep.report.metrics import measure
+from mlaas4hep.training.dataset import CACHE_BYTES, Dataset, open_files
+from mlaas4hep.training.inputs import read_files_option, read_labels_option
+from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.params import Params
+from mlaas4hep.training.publish import Trained, bundle_name, publish, staging
+
+DEFAULT_FOUT = Path("trained_model")
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What ``mlaas4hep train`` was asked for; relative paths are relative to ``cwd``.
+
+    ``files`` and ``labels`` are the options' texts: the name of a text file, or a comma list.
+    """
+
+    files: str
+    labels: str
+    model: Path
+    params: Path = Path("params.json")
+    fout: Path | None = None
+    specs: Path | None = None
+    preproc: Path | None = None
+    dtype: str = "root"
+    cwd: Path = field(default_factory=Path.cwd)
+    name: str | None = None
+    cache_bytes: int = CACHE_BYTES
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the bundle is and how good the model: ``metrics`` as in metrics.json."""
+
+    bundle: Path
+    archive: Path
+    metrics: dict[str, Any]
+    warnings: list[str]
+    servable: bool
+    why_not: str
+
+
+def train(request: TrainRequest, progress: Progress = silent) -> TrainResult:
+    """Train and publish. Phases: specs, reading, training, testing, publishing.
+
+    Raises MlaasError; then nothing is left but global-specs.json.
+    """
+    _refuse_other_formats(request)
+    params, warnings = Params.load(request.cwd / request.params)
+    model_file = ModelFile.read(request.cwd / request.model)
+    names = read_files_option(request.files, request.cwd)
+    labels = read_labels_option(request.labels, request.cwd)
+    target = request.cwd / (request.fout or DEFAULT_FOUT)
+    name = bundle_name(request.name, target, warnings)
+    clock = _Clock()
+    with staging(target) as folder, ExitStack() as stack:
+        with clock("specs and reading"):
+            files = open_files(names, params, request.cwd, stack)
+            data = Dataset(
+                files, labels, params, request.cwd, request.specs, request.cache_bytes, progress
+            )
+        prepare(model_file.imported, params.seed)
+        model = model_file.build(data.width)
+        framework = framework_of(model)
+        model_file.run("the check", lambda: framework.check(model, data.width, data.n_classes))
+        with clock("training"):
+            fit = model_file.run(
+                "the training", lambda: framework.fit(model, data, params.plan, progress)
+            )
+        with clock("testing"):
+            metrics = _test(framework, model, data, progress)
+        progress("publishing", 0, 1)
+        warnings += data.warnings + fit.warnings
+        trained = Trained(
+            name=name,
+            framework=framework,
+            model=model,
+            fit=fit,
+            data=data,
+            params=params,
+            params_file=request.cwd / request.params,
+            model_file=request.cwd / request.model,
+            metrics=metrics,
+            seconds=clock.seconds,
+            warnings=warnings,
+        )
+        bundle, archive = publish(trained, folder, target)
+    progress("publishing", 1, 1)
+    manifest = bundle.manifest
+    return TrainResult(bundle.path, archive, metrics, warnings, manifest.servable, manifest.why_not)
+
+
+def _refuse_other_formats(request: TrainRequest) -> None:
+    if request.dtype and request.dtype != "root":
+        raise UsageError(
+            f"--dtype {request.dtype} is not supported", "ROOT files are (--dtype root)."
+        )
+    if request.preproc is not None:
+        raise UsageError(
+            f"--preproc {request.preproc}: preprocessing(rec) worked on JSON and CSV records only; "
+            "for ROOT files it would train on what no served prediction could repeat, as serving "
+            "runs no Python of the user",
+            "Put the transformation into the model, as its first layers.",
+        )
+
+
+def _test(framework: Framework, model: Any, data: Dataset, progress: Progress) -> dict[str, Any]:
+    """Metrics on the test part."""
+    scores, truth, done = [], [], 0
+    for rows, classes in data.test():
+        scores.append(framework.predict(model, rows))
+        truth.append(classes)
+        done += len(classes)
+        progress("testing", done, data.test_events)
+    k = data.n_classes
+    if not scores:
+        data.warnings.append("the test part is empty: there are no metrics")
+        return measure(
+            np.empty((0, 1 if k == 2 else k), np.float32), np.empty(0, np.int64), data.classes
+        )
+    return measure(np.concatenate(scores), np.concatenate(truth), data.classes)
+
+
+class _Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start

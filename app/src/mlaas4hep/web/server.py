@@ -1,0 +1,572 @@
+"""The training API and its page: upload a folder, submit a training, follow it, fetch its model.
+
+The prototype's routes keep their shapes; beside them is a plain JSON API (/folders, /jobs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from jinja2 import Environment, FileSystemLoader
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlaas4hep import __version__
+from mlaas4hep.core.errors import ConflictError, LimitError, MlaasError, NotFoundError
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.database import Database, Folder, Job, State
+from mlaas4hep.jobs.folders import Folders, check_upload_size
+from mlaas4hep.jobs.queue import Queue, Submission, size
+from mlaas4hep.web.common import address, listen, problem, status_of, why_refused
+from mlaas4hep.web.uploads import receive_file
+
+PIECE = 1 << 20
+MOST_BODY = 1 << 20
+"""Bytes of a request's body, but for uploads."""
+LINGER_SECONDS = 2.0
+BODY = "mlaas4hep.body"
+HERE = Path(__file__).parent
+CHANGING_GETS = ("/delete_specs", "/delete_folder")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SECURITY = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A report was written where user code ran: it may show pictures, nothing else."""
+
+
+class SubmitBody(BaseModel):
+    """A training; file names are relative to the uploaded folder."""
+
+    name: str = Field(description="The uploaded folder.")
+    device: str = Field(description='"cpu".', examples=["cpu"])
+    memory: str | int = Field(description="As docker takes it.", examples=["3gb"])
+    cpus: str | float = Field(description="Number of cores.", examples=["2"])
+    files: str = Field(description="A text file with one name a line, or names joined by commas.")
+    labels: str = Field(description="A label per file likewise, or the name of the label branch.")
+    model: str = Field(description="Python file with model(idim).")
+    params: str = Field(description="JSON file of parameters.")
+
+
+class Submitted(BaseModel):
+    """A job that was put in line."""
+
+    process_name: str
+    job_id: int
+
+
+class DockerStatus(BaseModel):
+    """The job's state in the words of ``docker ps``."""
+
+    process_name: str
+    status: str = Field(examples=["Created", "Up 8 seconds", "Exited (0) 3 minutes ago"])
+
+
+class FolderView(BaseModel):
+    """An uploaded folder."""
+
+    name: str
+    files: int
+    size: int = Field(description="Bytes.")
+    uploaded: str
+
+
+class Progress(BaseModel):
+    """How far a training is."""
+
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    figures: dict[str, float] = {}
+
+
+class JobView(BaseModel):
+    """A job: what was asked for, how far it is, how it ended. Times are ISO 8601, in UTC."""
+
+    process_name: str
+    job_id: int
+    name: str
+    state: State
+    progress: Progress
+    created: str
+    started: str | None
+    finished: str | None
+    reason: str = Field(description="Why it failed.")
+    remedy: str
+    exit_code: int | None
+    metrics: dict[str, Any]
+    model: str | None = Field(description="Its name in TFaaS, when it is served.")
+    servable: bool
+    why_not: str = Field(description="Why a model that was trained can't be served.")
+    request: dict[str, Any]
+
+
+def folder_view(folder: Folder) -> FolderView:
+    """A folder's row as JSON."""
+    return FolderView(
+        name=folder.name, files=folder.files, size=folder.size, uploaded=iso(folder.uploaded) or ""
+    )
+
+
+def job_view(job: Job) -> JobView:
+    """A job's row as JSON."""
+    return JobView(
+        process_name=job.process_name,
+        job_id=job.id,
+        name=job.name,
+        state=State(job.state),
+        progress=Progress(**job.progress),
+        created=iso(job.created) or "",
+        started=iso(job.started),
+        finished=iso(job.finished),
+        reason=job.reason,
+        remedy=job.remedy,
+        exit_code=job.exit_code,
+        metrics=job.metrics,
+        model=job.process_name if job.servable else None,
+        servable=job.servable,
+        why_not=job.why_not,
+        request={
+            key: getattr(job, key)
+            for key in ("files", "labels", "model", "params", "cpus", "memory")
+        },
+    )
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def ago(seconds: float) -> str:
+    """A duration in docker's words: ``Less than a second``, ``8 seconds``, ``About an hour``."""
+    whole = max(0, int(seconds))
+    minutes, hours = whole // 60, int(seconds / 3600 + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    if whole < 60:
+        return f"{whole} second{'s' * (whole > 1)}"
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    if hours < 24 * 14:
+        return f"{hours // 24} days"
+    if hours < 24 * 60:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 730:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"
+
+
+def docker_status(job: Job, now: float) -> str:
+    """The job's state as ``docker ps`` would say it."""
+    if job.state == State.WAITING or (job.started is None and job.finished is None):
+        return "Created"
+    if job.state == State.RUNNING:
+        return f"Up {ago(now - (job.started or now))}"
+    if job.state == State.SUCCEEDED:
+        code = 0
+    elif job.exit_code is not None and job.exit_code < 0:
+        code = 128 - job.exit_code  # as docker tells a signal
+    else:
+        code = job.exit_code or 1
+    return f"Exited ({code}) {ago(now - (job.finished or now))} ago"
+
+
+Name = Annotated[str, Query(description="The uploaded folder.")]
+ProcessName = Annotated[str, Query(description="The job, NAME_k.")]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application over the store and database of ``settings``."""
+    database = Database(settings.database_url)
+    folders = Folders(settings, database)
+    queue = Queue(settings, database)
+    pages = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
+    pages.filters |= {"ago": ago, "size": size, "iso": iso}
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    app = FastAPI(
+        title="MLaaS4HEP server",
+        version=__version__,
+        description="Upload a folder, submit a training, follow it, fetch its model.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard)
+    _add_error_handlers(app)
+
+    # The prototype's routes
+
+    @app.get("/hello", response_class=PlainTextResponse, tags=["prototype"])
+    async def hello() -> str:
+        """Say hello."""
+        return "Hello World\n"
+
+    @app.post(
+        "/upload",
+        response_class=PlainTextResponse,
+        tags=["prototype"],
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["file"],
+                            "properties": {
+                                "file": {
+                                    "type": "string",
+                                    "format": "binary",
+                                    "description": "The archive; its top folder is the content.",
+                                }
+                            },
+                        }
+                    }
+                },
+            }
+        },
+    )
+    async def upload(name: Name, request: Request) -> Response:
+        """Upload a folder as tar.gz or tar; it replaces one of the same name."""
+        with suppress(ValueError):  # a length that is no number is the HTTP parser's affair
+            check_upload_size(int(request.headers.get("content-length", 0)) - PIECE, settings)
+        try:
+            with folders.upload(name) as incoming:
+                with incoming.archive.open("xb") as target:
+                    written = await receive_file(
+                        request.headers.get("content-type", ""),
+                        request.stream(),
+                        target,
+                        lambda seen: check_upload_size(seen - PIECE, settings),
+                    )
+                check_upload_size(written, settings)
+                await run_in_threadpool(incoming.finish)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it; nothing is left of the upload
+        return PlainTextResponse("Successfully uploaded!\n")
+
+    @app.post("/submit", tags=["prototype"])
+    def submit(body: SubmitBody) -> Submitted:
+        """Put a training in line."""
+        texts = {key: str(value) for key, value in body.model_dump().items()}
+        job = queue.submit(Submission(**texts))
+        return Submitted(process_name=job.process_name, job_id=job.id)
+
+    @app.get("/status_docker", tags=["prototype"])
+    def status_docker(process_name: ProcessName) -> DockerStatus:
+        """A job's state in docker's words."""
+        job = queue.get(process_name)
+        return DockerStatus(process_name=process_name, status=docker_status(job, time.time()))
+
+    @app.get("/logs", tags=["prototype"], response_class=PlainTextResponse)
+    def logs(process_name: ProcessName) -> Response:
+        """What a training has printed so far, as a file."""
+        job = queue.get(process_name)
+        name = f"{job.process_name}.txt"
+        return _download(queue.home(job), "log.txt", name, "text/plain; charset=utf-8")
+
+    @app.get("/model", tags=["prototype"], response_class=Response)
+    def model(process_name: ProcessName) -> Response:
+        """The bundle of a training that succeeded, as tar.gz."""
+        job = queue.get(process_name)
+        if job.state == State.FAILED:
+            raise NotFoundError(
+                f"the job {process_name} failed and has no model: {job.reason}", job.remedy
+            )
+        if job.state != State.SUCCEEDED:
+            raise ConflictError(
+                f"the job {process_name} is {job.state}, its model is not ready", "Try again later."
+            )
+        name = f"{job.process_name}.tar.gz"
+        return _download(queue.home(job), name, name, "application/gzip")
+
+    @app.get("/delete_specs", tags=["prototype"], response_class=PlainTextResponse)
+    def delete_specs(name: Name) -> str:
+        """Remove the specs files of a folder."""
+        folders.delete_specs(name)
+        return "Specs deletion completed!\n"
+
+    @app.get("/delete_folder", tags=["prototype"], response_class=PlainTextResponse)
+    def delete_folder(name: Name) -> str:
+        """Remove a folder; its jobs and models stay."""
+        folders.delete(name)
+        return "Folder deletion completed!\n"
+
+    # The JSON API
+
+    @app.get("/folders", tags=["api"])
+    def list_folders() -> list[FolderView]:
+        """All folders by name."""
+        return [folder_view(folder) for folder in folders.all()]
+
+    @app.delete("/folders/{name}", status_code=204, tags=["api"])
+    def remove_folder(name: str) -> None:
+        """Remove a folder; its jobs and models stay."""
+        folders.delete(name)
+
+    @app.delete("/folders/{name}/specs", status_code=204, tags=["api"])
+    def remove_specs(name: str) -> None:
+        """Remove the specs files of a folder."""
+        folders.delete_specs(name)
+
+    @app.get("/jobs", tags=["api"])
+    def list_jobs(limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> list[JobView]:
+        """The newest jobs, newest first."""
+        return [job_view(job) for job in queue.recent(limit)]
+
+    @app.get("/jobs/{process_name}", tags=["api"])
+    def get_job(process_name: str) -> JobView:
+        """One job."""
+        return job_view(queue.get(process_name))
+
+    @app.delete("/jobs/{process_name}", status_code=202, tags=["api"])
+    def cancel(process_name: str) -> JobView:
+        """Cancel a job that waits or runs; it ends as failed."""
+        return job_view(queue.cancel(process_name))
+
+    @app.get("/jobs/{process_name}/report", response_class=HTMLResponse, tags=["api"])
+    def report(process_name: str) -> Response:
+        """The report of a training that succeeded: metrics, ROC curve, losses."""
+        job = queue.get(process_name)
+        if job.state != State.SUCCEEDED:
+            raise ConflictError(f"the job {process_name} is {job.state} and has no report")
+        bundle = queue.home(job) / job.process_name
+        response = _download(bundle, "report.html", "", "text/html; charset=utf-8")
+        response.headers["content-security-policy"] = REPORT_POLICY
+        return response
+
+    @app.get("/healthz", tags=["api"])
+    def healthz() -> dict[str, str]:
+        """Whether the server and its database answer."""
+        database.check()
+        return {"status": "ok"}
+
+    # The pages
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> str:
+        jobs = queue.recent(200)
+        return pages.get_template("server.html").render(
+            folders=folders.all(),
+            jobs=jobs,
+            active=any(not State(job.state).ended for job in jobs),
+            now=time.time(),
+            tfaas_url=settings.tfaas_url,
+            version=__version__,
+        )
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> str:
+        return pages.get_template("docs.html").render(api=app.openapi())
+
+    @app.get("/page.css", include_in_schema=False)
+    def style() -> Response:
+        return Response((HERE / "templates/page.css").read_bytes(), media_type="text/css")
+
+    @app.get("/page.js", include_in_schema=False)
+    def script() -> Response:
+        return Response((HERE / "templates/page.js").read_bytes(), media_type="text/javascript")
+
+    return app
+
+
+class Guard:
+    """Around everything: who may ask, how much, and the headers of every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or refuse one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in SECURITY.items()
+                        if name.encode() not in present
+                    ),
+                ]
+            await send(message)
+
+        changing = True if scope["path"] in CHANGING_GETS else None
+        if why := why_refused(scope, changing):
+            await problem(403, why)(scope, receive, send_secured)
+            return
+        uploading = scope["path"] == "/upload"
+        body = Body(receive, math.inf if uploading else MOST_BODY)
+        if uploading:
+            scope[BODY] = body
+        await self._app(scope, body.receive, send_secured)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error is problem details."""
+    handler: Callable[[type[Exception]], Callable[[Any], Any]] = app.exception_handler
+
+    @handler(MlaasError)
+    async def expected(request: Request, error: MlaasError) -> Response:
+        return _answered(request, status_of(error), error.message, error.remedy)
+
+    @handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = error.errors()
+        missing = [str(e["loc"][-1]) for e in problems if e["type"] == "missing"]
+        others = [f"{e['loc'][-1]}: {e['msg']}" for e in problems if e["type"] != "missing"]
+        said = ([f"missing: {', '.join(missing)}"] if missing else []) + others
+        return problem(400, "; ".join(said), "See /docs for what this route takes.")
+
+    @handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, MlaasError):  # FastAPI wraps what reading a body raises
+            cause = error.__cause__
+            return _answered(request, status_of(cause), cause.message, cause.remedy)
+        headers = {k.lower().replace("-", "_"): v for k, v in (error.headers or {}).items()}
+        return problem(error.status_code, str(error.detail), "See /docs for the routes.", **headers)
+
+    @handler(OSError)
+    async def disk(request: Request, error: OSError) -> Response:
+        if error.errno not in DISK_FULL:
+            raise error
+        detail = f"the server's disk is full: {error.strerror}"
+        return _answered(request, 507, detail, "Tell the operator of the service.")
+
+    @handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return problem(500, "the server failed; its log says why", "Tell the operator.")
+
+    @handler(SQLAlchemyError)
+    async def database(request: Request, error: SQLAlchemyError) -> Response:
+        cause = getattr(error, "orig", None) or type(error).__name__
+        return problem(503, f"the database can't be used now: {cause}", "Try again later.")
+
+
+def _answered(request: Request, status: int, detail: str, remedy: str) -> Response:
+    """An error's answer; it reaches also a client that is still sending its upload."""
+    answer = problem(status, detail, remedy)
+    body = request.scope.get(BODY)
+    return Lingering(answer, body) if isinstance(body, Body) and not body.ended else answer
+
+
+class Body:
+    """A request's body on its way: at most ``limit`` bytes."""
+
+    def __init__(self, receive: Receive, limit: float) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seen = 0
+        self.ended = False
+
+    async def receive(self) -> Message:
+        """The next piece; LimitError when there is too much."""
+        message = await self._receive()
+        self.ended = self.ended or not message.get("more_body", False)
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._limit:
+            raise LimitError(f"the body is larger than {self._limit} bytes")
+        return message
+
+    async def drain(self) -> None:
+        """Throw away what still comes."""
+        while not self.ended:
+            self.ended = not (await self._receive()).get("more_body", False)
+
+
+class Lingering(Response):
+    """An answer before the request's end; closing at once could destroy it on its way."""
+
+    def __init__(self, answer: Response, body: Body) -> None:
+        super().__init__(answer.body, answer.status_code, dict(answer.headers))
+        self.headers["connection"] = "close"
+        self._rest = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the whole answer, then wait a little for the client to stop sending."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send(start | {"headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._rest.drain()
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _download(root: Path, name: str, attachment: str, media_type: str) -> Response:
+    """The file ``root/name`` as it is now; user code ran there, so links are not followed."""
+    try:
+        if root.is_symlink():
+            raise NotFoundError(f"{root.name} is not a folder")
+        descriptor = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        if name == "log.txt":  # the training has not begun
+            return PlainTextResponse("", headers=_attached(attachment))
+        raise NotFoundError(f"there is no {name} any more") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise NotFoundError(f"{name} is not a file")
+    stream = os.fdopen(descriptor, "rb", buffering=0)
+
+    def content() -> Iterator[bytes]:
+        left = status.st_size
+        with stream:
+            while left > 0 and (piece := stream.read(min(left, PIECE))):
+                left -= len(piece)
+                yield piece
+
+    headers = {"content-length": str(status.st_size)} | _attached(attachment)
+    return StreamingResponse(content(), headers=headers, media_type=media_type)
+
+
+def _attached(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"'} if name else {}
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; says on stdout where it listens."""
+    listening = listen(settings.host, settings.server_port)
+    app = create_app(settings)
+    print(f"server listens on {address(listening)}", flush=True)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run(sockets=[listening])

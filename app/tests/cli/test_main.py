@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mlaas4hep import __version__
+from mlaas4hep.cli.main import app
+
+COMMANDS = ["train", "specs", "inspect", "predict", "server", "runner", "tfaas", "demo"]
+
+
+def test_every_command_is_there_and_explains_itself(command):
+    registered = [c.callback.__name__ for c in app.registered_commands]
+    assert sorted(registered) == sorted(COMMANDS)
+    overview = command("--help")
+    assert overview.code == 0
+    for name in COMMANDS:
+        assert name in overview.out
+        text = command(name, "--help")
+        assert text.code == 0
+        assert "Exit status" in text.out
+
+
+def test_version(command):
+    assert command("--version").out == f"mlaas4hep {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["trian"], ["train"], ["train", "--files"], ["inspect"], ["specs", "--no-such"]]
+)
+def test_wrong_usage_exits_with_2(command, arguments):
+    ended = command(*arguments)
+    assert ended.code == 2
+    assert ended.err
+
+
+def test_a_wrong_setting_names_its_variable(command, monkeypatch):
+    monkeypatch.setenv("MLAAS4HEP_MAX_JOBS", "many")
+    ended = command("server")
+    assert ended.code == 2
+    assert "MLAAS4HEP_MAX_JOBS is 'many'" in ended.err
+    assert "Trainings that run at once" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tfaas", "--help"], ["server", "--help"]])
+def test_help_imports_no_framework(arguments):
+    code = (
+        "import sys; sys.argv = ['mlaas4hep', *%r]\n"
+        "from mlaas4hep.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'uproot', 'awkward', 'sklearn', 'onnxruntime'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    ) % arguments
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert out.splitlines()[-1] == "HEAVY []"

@@ -1,0 +1,73 @@
+"""Files that tests of several parts read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+REAL_FILES = (
+    "nanoAOD_2015_CMS_Open_Data_ttbar.root",
+    "uproot-HZZ.root",
+    "uproot-Zmumu.root",
+)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of REAL_FILES, which ROOT wrote; without them tests fail, they aren't skipped."""
+    beside_repository = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("MLAAS4HEP_TEST_DATA", beside_repository))
+    if all((folder / name).is_file() for name in REAL_FILES):
+        return folder
+    try:
+        from skhep_testdata import data_path
+
+        return {Path(data_path(name)).parent for name in REAL_FILES}.pop()
+    except Exception as error:
+        pytest.fail(
+            f"the files {', '.join(REAL_FILES)} are neither in {folder} nor to be had from"
+            f" scikit-hep-testdata ({error!r}). Set MLAAS4HEP_TEST_DATA to a folder with them, or"
+            " run `pip install scikit-hep-testdata` where there is internet."
+        )
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two files with the tree "events" of 700 and 300 events in baskets of 100.
+
+    Flat: run (constant), x (float32), y (double), n (int32), nJet (the counter of the lists);
+    jagged: Jet_pt, Jet_eta (float32), Jet_id (int32).
+    """
+    folder = tmp_path_factory.mktemp("small")
+    files = []
+    for seed, (name, events) in enumerate((("a.root", 700), ("b.root", 300))):
+        rng = np.random.default_rng(seed)
+        path = folder / name
+        with uproot.recreate(path) as file:
+            for start in range(0, events, 100):
+                counts = rng.poisson(2, 100)
+                total = int(counts.sum())
+                jets = {
+                    "pt": rng.exponential(30, total).astype(np.float32),
+                    "eta": rng.normal(size=total).astype(np.float32),
+                    "id": rng.integers(-3, 3, total, dtype=np.int32),
+                }
+                chunk = {
+                    "run": np.full(100, 7, np.int32),
+                    "x": rng.normal(size=100).astype(np.float32),
+                    "y": rng.normal(100, 5, size=100),
+                    "n": rng.integers(0, 9, 100, dtype=np.int32),
+                    "Jet": ak.zip({k: ak.unflatten(v, counts) for k, v in jets.items()}),
+                }
+                if start:
+                    file["events"].extend(chunk)
+                else:
+                    file.mktree("events", {k: ak.Array(v).type for k, v in chunk.items()})
+                    file["events"].extend(chunk)
+        files.append(path)
+    return files

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.data import TEST, TRAIN, VALIDATION, Split, membership
+
+KEY = "0:d48060b2-6a57-11ed-8e14-0600a8c0beef"
+
+
+def test_what_split_means() -> None:
+    assert Split.parse(None) == Split(0.64, 0.16, 0.20)
+    half = Split.parse(0.5)
+    assert (half.train, half.validation, half.test) == pytest.approx((0.4, 0.1, 0.5))
+    named = {"train": 0.7, "validation": 0.1, "test": 0.2}
+    assert Split.parse(named) == Split(0.7, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.5, "1.5"),
+        (-0.1, "-0.1"),
+        (1, "leaves no events to train on"),
+        (float("nan"), "nan"),
+        ("0.3", "'0.3'"),
+        (True, "True"),
+        ({"train": 0.5, "test": 0.5}, "lacks 'validation'"),
+        ({"train": 0.5, "validation": 0.1, "tset": 0.4}, "'tset'"),
+        ({"train": 0.5, "validation": 0.1, "test": 0.1}, "sum to 0.7"),
+    ],
+)
+def test_what_split_can_not_be(value: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        Split.parse(value)  # type: ignore[arg-type]
+    assert error.value.remedy
+
+
+@given(st.integers(0, 2**63), st.lists(st.integers(0, 3000), min_size=1, max_size=8))
+def test_membership_does_not_depend_on_chunking(seed: int, cuts: list[int]) -> None:
+    whole = membership(seed, KEY, 0, 3000)
+    assert whole.dtype == np.uint8
+    edges = [0, *sorted(cuts), 3000]
+    pieces = [membership(seed, KEY, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert np.array_equal(membership(seed, KEY, 0, 3000), whole)
+
+
+@pytest.mark.parametrize("split", [Split(), Split(0.8, 0.2, 0.0), Split(0.1, 0.0, 0.9)])
+def test_parts_have_their_share_and_no_pattern(split: Split) -> None:
+    n = 200_000
+    parts = membership(7, KEY, 0, n, split)
+    for part, share in ((TRAIN, split.train), (VALIDATION, split.validation), (TEST, split.test)):
+        found = parts == part
+        sigma = np.sqrt(share * (1 - share) / n)
+        assert abs(found.mean() - share) <= 5 * sigma
+        together = (found[1:] & found[:-1]).mean()
+        assert abs(together - share**2) <= 5 * np.sqrt(share**2 * (1 - share**2) / n) + 1e-12
+
+
+def test_seed_file_and_position_each_matter() -> None:
+    base = membership(1, KEY, 0, 10_000)
+    for other in (
+        membership(2, KEY, 0, 10_000),
+        membership(1, KEY.replace("0:", "1:", 1), 0, 10_000),
+        membership(1, KEY.replace("beef", "beee"), 0, 10_000),
+        membership(1, KEY, 1, 10_001),
+    ):
+        same = float((base == other).mean())
+        assert abs(same - (0.64**2 + 0.16**2 + 0.2**2)) < 0.03
+
+
+def test_the_split_of_a_seed_never_changes() -> None:
+    # Written down once: bundles name their test events by seed, so this must hold for ever.
+    assert membership(21, "0:abc", 0, 24).tolist() == PINNED
+
+
+PINNED = [0, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 2, 1, 0, 1]

@@ -1,0 +1,36 @@
+"""Batches from two arrays, as the frameworks see a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlaas4hep.frameworks.base import Classes, Matrix
+
+
+class Arrays:
+    """Rows in [0, 1] of ``k`` overlapping classes; chunks of uneven lengths."""
+
+    def __init__(
+        self, train: int = 600, validation: int = 200, width: int = 6, k: int = 2, chunk: int = 130
+    ) -> None:
+        self.width, self.n_classes, self.chunk = width, k, chunk
+        self.train_events, self.validation_events = train, validation
+        random = np.random.default_rng(3)
+        self.y: Classes = random.integers(0, k, train + validation)
+        centre = random.uniform(0.3, 0.7, (k, width))
+        noise = random.normal(0, 0.1, (train + validation, width))
+        self.x: Matrix = np.clip(centre[self.y] + noise, 0, 1).astype(np.float32)
+        self.asked: list[int] = []
+
+    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+        self.asked.append(number)
+        order = np.random.default_rng(number).permutation(self.train_events)
+        for start in range(0, self.train_events, self.chunk):
+            part = order[start : start + self.chunk]
+            yield self.x[part], self.y[part]
+
+    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+        for start in range(self.train_events, len(self.y), self.chunk):
+            yield self.x[start : start + self.chunk], self.y[start : start + self.chunk]

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from frameworks.arrays import Arrays
+
+from mlaas4hep.core.errors import DataError, ModelError
+from mlaas4hep.core.progress import silent
+from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, prepare
+from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.frameworks.keras import Keras, _blocks
+
+prepare({"keras"}, 21)
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+framework = Keras()
+
+
+def network(
+    width: int = 6,
+    outputs: int = 1,
+    loss: Any = "binary_crossentropy",
+    activation: str | None = None,
+    rate: float = 0.02,
+    metrics: Any = (),
+    layers: Any = (),
+) -> Any:
+    activation = activation or ("sigmoid" if outputs == 1 else "softmax")
+    model = keras.Sequential(
+        [
+            keras.Input((width,)),
+            keras.layers.Dense(8, activation="relu"),
+            *layers,
+            keras.layers.Dense(outputs, activation=activation),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate=rate), loss=loss, metrics=metrics)
+    return model
+
+
+def plan(epochs: int = 3, batch_size: int = 50) -> FitPlan:
+    return FitPlan(epochs=epochs, batch_size=batch_size, seed=21)
+
+
+def answers(path: Path, rows: Matrix) -> Matrix:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["inputs"]
+    assert [o.name for o in session.get_outputs()] == ["outputs"]
+    return session.run(["outputs"], {"inputs": rows})[0]  # type: ignore[no-any-return]
+
+
+def test_fit_learns_and_tells_how(tmp_path: Path) -> None:
+    data = Arrays(train=630, validation=170)
+    seen: list[tuple[str, int, int, dict[str, float]]] = []
+    model = network(metrics=[keras.metrics.AUC(name="auc")])
+    framework.check(model, 6, 2)
+    fit = framework.fit(
+        model, data, plan(), lambda phase, done, total, **f: seen.append((phase, done, total, f))
+    )
+    assert set(fit.history) == {"loss", "auc", "val_loss", "val_auc"}
+    assert all(len(values) == 3 for values in fit.history.values())
+    assert fit.history["val_loss"][-1] < fit.history["val_loss"][0]
+    assert data.asked == [0, 1, 2]
+    assert [s[1] for s in seen] == [630, 1260, 1890]
+    assert all(s[0] == "training" and s[2] == 1890 for s in seen)
+    assert seen[-1][3]["val_loss"] == pytest.approx(fit.history["val_loss"][-1])
+    scores = framework.predict(model, data.x[630:])
+    assert scores.shape == (170, 1)
+    assert ((scores[:, 0] > 0.5) == data.y[630:]).mean() > 0.8
+
+
+def test_the_best_epoch_is_kept() -> None:
+    model = network(rate=0.02)
+    rate = iter([0.02, 0.02, 5.0, 5.0, 5.0])
+
+    class Spoiled(Arrays):
+        def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+            model.optimizer.learning_rate.assign(next(rate))
+            return super().epoch(number)
+
+    data = Spoiled()
+    fit = framework.fit(model, data, plan(epochs=5), silent)
+    assert fit.best == int(np.argmin(fit.history["val_loss"])) == 1
+    x, y = data.x[600:], data.y[600:]
+    kept = model.evaluate(x, y[:, None].astype("float32"), verbose=0)
+    assert kept == pytest.approx(fit.history["val_loss"][1], rel=1e-4)
+
+
+def test_without_validation_the_loss_decides() -> None:
+    fit = framework.fit(network(), Arrays(validation=0), plan(epochs=2), silent)
+    assert set(fit.history) == {"loss"}
+    assert fit.best == int(np.argmin(fit.history["loss"]))
+
+
+def test_every_event_is_seen_once_an_epoch() -> None:
+    seen: list[float] = []
+
+    class Counting(keras.Model):  # type: ignore[misc]
+        """A user's own train_step, which must be honoured."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+        def train_step(self, data: Any) -> Any:
+            tf.numpy_function(lambda x: seen.extend(x[:, 0].tolist()), [data[0]], [])
+            return super().train_step(data)
+
+    model = Counting()
+    model.compile(optimizer="sgd", loss="binary_crossentropy", jit_compile=False)
+    data = Arrays(train=1003, chunk=97)
+    framework.check(model, 6, 2)
+    framework.fit(model, data, plan(epochs=2, batch_size=64), silent)
+    assert sorted(seen[:1003]) == sorted(data.x[:1003, 0].tolist()) == sorted(seen[1003:])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 5000])
+def test_blocks_hold_the_same_events(rows: int) -> None:
+    data = Arrays(train=1003, validation=0, chunk=97)
+    blocks = list(_blocks(data.epoch(0), rows))
+    assert [len(y) for _, y in blocks[:-1]] == [rows] * (len(blocks) - 1)
+    whole = list(data.epoch(0))
+    np.testing.assert_array_equal(
+        np.concatenate([x for x, _ in blocks]), np.concatenate([x for x, _ in whole])
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([y for _, y in blocks]), np.concatenate([y for _, y in whole])
+    )
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    def weights() -> list[Any]:
+        prepare({"keras"}, 5)
+        model = network(layers=[keras.layers.Dropout(0.3)])
+        framework.fit(model, Arrays(), plan(epochs=2), silent)
+        return model.get_weights()  # type: ignore[no-any-return]
+
+    for first, second in zip(weights(), weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+LOSSES: dict[str, tuple[int, int, Any, str | None]] = {
+    "binary": (2, 1, "binary_crossentropy", None),
+    "binary from logits": (2, 1, lambda: keras.losses.BinaryCrossentropy(from_logits=True), "linear"),
+    "two neurons": (2, 2, "sparse_categorical_crossentropy", None),
+    "two neurons, one-hot": (2, 2, "binary_crossentropy", None),
+    "one-hot": (3, 3, "categorical_crossentropy", None),
+    "sparse": (3, 3, lambda: keras.losses.SparseCategoricalCrossentropy(), None),
+    "sparse, logits": (
+        3,
+        3,
+        lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "linear",
+    ),
+    "in a list": (3, 3, lambda: ["sparse_categorical_crossentropy"], None),
+    "own function": (3, 3, lambda: _own_loss, None),
+}
+
+
+def _own_loss(truth: Any, answer: Any) -> Any:
+    return keras.losses.categorical_crossentropy(truth, answer)
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_losses_and_what_is_served(tmp_path: Path, what: str) -> None:
+    k, outputs, loss, activation = LOSSES[what]
+    data = Arrays(k=k)
+    model = network(outputs=outputs, loss=loss() if callable(loss) else loss, activation=activation)
+    framework.check(model, 6, k)
+    framework.fit(model, data, plan(epochs=8), silent)
+    scores = framework.predict(model, data.x)
+    assert scores.shape == (800, 1 if k == 2 else k)
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    guess = scores[:, 0] > 0.5 if k == 2 else scores.argmax(axis=1)
+    assert (guess == data.y).mean() > 0.75
+    framework.to_onnx(model, tmp_path / "m.onnx", 6)
+    np.testing.assert_allclose(answers(tmp_path / "m.onnx", data.x), scores, rtol=1e-4, atol=1e-6)
+    assert answers(tmp_path / "m.onnx", data.x[:0]).shape == (0, scores.shape[1])
+    assert framework.predict(model, data.x[:0]).shape == (0, scores.shape[1])
+
+
+def test_the_saved_model_is_one_that_the_original_tfaas_serves(tmp_path: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    data = Arrays()
+    model = network()
+    assert framework.save(model, tmp_path, 6) == []
+    assert {p.name for p in tmp_path.iterdir()} >= {
+        "saved_model.pb", "variables", "assets", "model.keras",
+    }  # fmt: skip
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((tmp_path / "saved_model.pb").read_bytes())
+    (meta,) = saved.meta_graphs
+    assert "serve" in meta.meta_info_def.tags
+    ops = {node.name: node for node in meta.graph_def.node}
+    assert ops["serving_default_inputs_input"].op == "Placeholder"
+    assert ops["StatefulPartitionedCall"].op == "StatefulPartitionedCall"
+    assert "serving_default_inputs_input" in ops["StatefulPartitionedCall"].input
+    signature = meta.signature_def["serving_default"]
+    assert [o.name for o in signature.outputs.values()] == ["StatefulPartitionedCall:0"]
+
+    served = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    (answer,) = served(inputs_input=tf.constant(data.x)).values()
+    np.testing.assert_allclose(answer.numpy(), framework.predict(model, data.x), rtol=1e-6)
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(data.x, verbose=0), answer.numpy(), rtol=1e-5)
+
+
+def test_a_model_that_cannot_become_onnx(tmp_path: Path) -> None:
+    model = network(layers=[keras.layers.Lambda(_by_python, output_shape=(8,))])
+    with pytest.raises(NotServable, match="it can't become ONNX"):
+        framework.to_onnx(model, tmp_path / "m.onnx", 6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _by_python(x: Any) -> Any:
+    result = tf.numpy_function(lambda a: 2 * a, [x], tf.float32)
+    result.set_shape((None, 8))
+    return result
+
+
+def uncompiled() -> Any:
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize(
+    ("make", "k", "match"),
+    [
+        (uncompiled, 2, "not compiled"),
+        (lambda: network(width=5), 2, "does not take rows of 6 columns"),
+        (lambda: network(outputs=3), 2, "output has 3 columns, but there are 2 classes"),
+        (lambda: network(outputs=1), 3, "output has 1 columns, but there are 3 classes"),
+        (lambda: network(outputs=2), 3, "output has 2 columns, but there are 3 classes"),
+        (lambda: network(layers=[keras.layers.Reshape((2, 4))]), 2, "the shape"),
+    ],
+)
+def test_models_that_are_refused(make: Callable[[], Any], k: int, match: str) -> None:
+    with pytest.raises(ModelError, match=match):
+        framework.check(make(), 6, k)
+
+
+def test_a_diverging_training_names_epoch_and_remedy() -> None:
+    model = network(activation="linear", loss="mean_squared_error")
+
+    class Bad(Arrays):
+        def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+            if number == 1:
+                model.optimizer.learning_rate.assign(1e30)
+            return super().epoch(number)
+
+    with pytest.raises(ModelError, match="not a number in epoch 2") as found:
+        framework.fit(model, Bad(), plan(), silent)
+    assert "learning rate" in found.value.remedy
+
+
+def test_a_failure_of_reading_comes_out_as_it_is() -> None:
+    class Gone(Arrays):
+        def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+            if number == 1:
+                raise DataError("a.root is gone")
+            return super().epoch(number)
+
+    with pytest.raises(DataError, match=r"^a\.root is gone$"):
+        framework.fit(network(), Gone(), plan(), silent)
+
+
+def test_a_users_subclass_is_keras_and_others_are_nothing() -> None:
+    class Mine(keras.Model):  # type: ignore[misc]
+        pass
+
+    assert framework_of(Mine()).name == "keras"
+    with pytest.raises(ModelError, match="builtins.dict, which is no model of keras or scikit"):
+        framework_of({})
+    assert len({f.name for f in FRAMEWORKS}) == len(FRAMEWORKS)

@@ -1,0 +1,191 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs.parts import Service, small_files, submission
+from mlaas4hep.core.errors import (
+    BusyError,
+    ConflictError,
+    LimitError,
+    NotFoundError,
+    UsageError,
+)
+from mlaas4hep.jobs.queue import parse_cpus, parse_memory, size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3gb", 3 * 1024**3),
+        ("3g", 3 * 1024**3),
+        ("512m", 512 * 1024**2),
+        ("1.5 GiB", 1536 * 1024**2),
+        ("2GB", 2 * 1024**3),
+        ("1tb", 1024**4),
+        ("1048576", 1048576),
+        ("100b", 100),
+        ("7k", 7168),
+    ],
+)
+def test_memory_as_docker_takes_it(text: str, expected: int) -> None:
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "gb", "-1gb", "0", "0gb", "3 eb", "1e9", "3gb;id", "NaN"])
+def test_memory_that_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "two", "2;id"])
+def test_cpus_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a number of cores"):
+        parse_cpus(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(3 * 1024**3, "3 GB"), (3.2 * 1024**3, "3.2 GB"), (1, "1 bytes"), (5000 * 1024**3, "5000 GB")],
+)
+def test_sizes_for_people(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_numbers_count_up_per_name_and_are_never_used_again(service: Service) -> None:
+    for name in ("luca", "luca_1", "a_b_3"):
+        service.upload(name)
+    names = [service.submit(name).process_name for name in ("luca", "luca_1", "a_b_3", "luca")]
+    assert names == ["luca_1", "luca_1_1", "a_b_3_1", "luca_2"]
+    for name in names:
+        service.queue.cancel(name)
+    service.folders.delete("luca")
+    service.upload("luca")
+    assert service.submit("luca").process_name == "luca_3"
+
+
+def test_luca_1_is_not_luca_10(service: Service) -> None:
+    service.upload("luca")
+    for _ in range(10):
+        service.submit("luca")
+    service.queue.cancel("luca_1")
+    assert service.queue.get("luca_1").state == "failed"
+    assert service.queue.get("luca_10").state == "waiting"
+
+
+def test_submits_in_parallel_get_different_numbers(service: Service) -> None:
+    service.upload("luca")
+    got: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(service.submit("luca").process_name))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [f"luca_{k}" for k in range(1, 9)]
+
+
+def test_numbers_of_a_lost_database_are_left_alone(service: Service) -> None:
+    service.upload("luca")
+    (service.settings.jobs / "luca_1").mkdir(parents=True)
+    (service.settings.models / "luca_2").mkdir(parents=True)
+    assert service.submit("luca").process_name == "luca_3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": "../files.txt"}, "files: .* leads outside"),
+        ({"files": "/etc/passwd"}, "files: .* leads outside"),
+        ({"files": "nothing.txt"}, "files: the folder has no file 'nothing.txt'"),
+        ({"files": "files.txt,nothing.root"}, "files: the folder has no file 'nothing.root'"),
+        ({"files": " , "}, "files is empty"),
+        ({"files": "a\nb"}, "files holds control characters"),
+        ({"files": "deep"}, "files: the folder has no file 'deep'"),
+        ({"labels": "../../etc/passwd"}, "labels: .* leads outside"),
+        ({"labels": "lables.txt"}, "labels: the folder has no file"),
+        ({"labels": ""}, "labels is empty"),
+        ({"model": "model.py;rm -rf ~"}, "model: the folder has no file"),
+        ({"model": "/tmp/model.py"}, "model: .* leads outside"),
+        ({"model": ""}, "model: '' is not a file name"),
+        ({"model": "m" * 300}, "model: "),
+        ({"model": "m" * 3000}, "model: .* is not a file name"),
+        ({"model": "mödel.py"}, "model: the folder has no file"),
+        ({"params": "a\0b"}, "params: .* is not a file name"),
+        ({"params": "-rf"}, "params: the folder has no file"),
+        ({"device": "gpu"}, "no GPU"),
+        ({"device": "tpu"}, "device: 'tpu' is unknown"),
+        ({"memory": "lots"}, "memory: 'lots' is not a size"),
+        ({"cpus": "all"}, "cpus: 'all' is not a number"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_by_name(
+    service: Service, changes: dict[str, str], message: str
+) -> None:
+    service.upload("luca", small_files() | {"deep/x.txt": b""})
+    with pytest.raises(UsageError, match=message):
+        service.submit("luca", **changes)
+    assert service.queue.recent() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": "files.txt"},
+        {"files": "deep/a.root"},
+        {"files": "root://eos.example.org//a.root, https://example.org/b.root,deep/a.root"},
+        {"files": "/store/user/a.root"},
+        {"labels": "1,0"},
+        {"labels": "signal,background"},
+        {"labels": "Type"},
+        {"model": "deep/model two.py"},
+        {"model": "./model.py"},
+    ],
+)
+def test_what_can_be_trained(service: Service, changes: dict[str, str]) -> None:
+    more = {"deep/a.root": b"root", "deep/model two.py": b""}
+    service.upload("luca", small_files() | more)
+    assert service.submit("luca", **changes).state == "waiting"
+
+
+def test_a_link_that_a_training_left_leads_nowhere(service: Service) -> None:
+    folder = service.upload("luca")
+    (service.folders.path(folder.version) / "model2.py").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match=r"no file 'model2\.py'"):
+        service.submit("luca", model="model2.py")
+
+
+def test_limits(tmp_path: Path) -> None:
+    service = Service(
+        tmp_path / "s", max_job_cpus=4, max_job_memory_bytes=2 * 1024**3, max_queued_jobs=2
+    )
+    service.upload("luca")
+    with pytest.raises(LimitError, match=r"2 GB.*max_job_memory_bytes"):
+        service.submit("luca", memory="3gb")
+    with pytest.raises(LimitError, match=r"4 cores.*max_job_cpus"):
+        service.submit("luca", memory="1gb", cpus="5")
+    for _ in range(2):
+        service.submit("luca", memory="1gb", cpus="4")
+    with pytest.raises(BusyError, match="2 trainings wait already"):
+        service.submit("luca", memory="1gb")
+
+
+def test_unknown_folders_and_jobs_name_the_nearest(service: Service) -> None:
+    with pytest.raises(NotFoundError):
+        service.queue.submit(submission("nobody"))
+    service.upload("luca")
+    service.submit("luca")
+    with pytest.raises(NotFoundError) as caught:
+        service.queue.get("luca_l")
+    assert "'luca_1'" in caught.value.remedy
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_only_once(service: Service) -> None:
+    service.upload("luca")
+    service.submit("luca")
+    job = service.queue.cancel("luca_1")
+    assert (job.state, job.reason) == ("failed", "cancelled by its user")
+    with pytest.raises(ConflictError, match="has ended already"):
+        service.queue.cancel("luca_1")

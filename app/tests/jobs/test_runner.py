@@ -1,0 +1,359 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.parts import PATIENCE, Service, small_files
+from jobs.small_runner import small_command
+from mlaas4hep.jobs.database import Job, State
+from mlaas4hep.jobs.executor import ProcessExecutor
+from mlaas4hep.jobs.runner import Runner, only_runner, read_progress, read_result
+from mlaas4hep.models.repository import Repository
+
+RUNNER = Path(__file__).with_name("small_runner.py")
+
+
+def start(service: Service, mode: str, **submission: str) -> Job:
+    """Submit a training that does ``mode``."""
+    service.upload("luca", small_files(mode))
+    return service.submit("luca", **submission)
+
+
+def running(service: Service, mode: str, **submission: str) -> Job:
+    """A training that is in the middle of ``mode``."""
+    job = start(service, mode, **submission)
+    [job] = service.until(job, condition=lambda job: job.progress)
+    return job
+
+
+def processes_of(service: Service, job: Job) -> list[psutil.Process]:
+    group = int((service.home(job) / "lock").read_text())
+    return [p for p in psutil.process_iter() if os.getsid(p.pid) == group]
+
+
+def test_a_job_succeeds_and_its_model_is_published(service: Service) -> None:
+    [job] = service.run(start(service, "succeed"))
+    assert (job.state, job.reason, job.servable, job.why_not) == ("succeeded", "", True, "")
+    assert job.metrics["auc"] == 0.75
+    assert job.exit_code == 0
+    assert job.progress == {"phase": "training", "done": 3, "total": 10, "figures": {"loss": 0.5}}
+    assert job.created <= (job.started or 0) <= (job.finished or 0)
+    assert Repository(service.settings.models).get("luca_1").name == "luca_1"
+    assert "training of luca_1" in (service.home(job) / "log.txt").read_text()
+
+
+def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Service) -> None:
+    [job] = service.run(start(service, "not servable"))
+    assert (job.state, job.servable) == ("succeeded", False)
+    assert job.why_not == "no ONNX operator does that"
+    assert Repository(service.settings.models).names() == []
+    assert (service.home(job) / "luca_1.tar.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason", "remedy"),
+    [
+        ("fail", "no branch 'mett' in a.root", "Did you mean 'met'?"),
+        ("exit", "exit code 3, without a result; it said last: training of luca_1", "See its log."),
+        ("crash", "signal 11 (SIGSEGV)", "log"),
+        ("bad result", "exit code 0, without a result", "log"),
+        ("no bundle", "the model can't be published: luca_1 is not a bundle", ""),
+        ("link", "the model can't be published: the bundle holds a link: passwd", ""),
+    ],
+)
+def test_how_jobs_fail(service: Service, mode: str, reason: str, remedy: str) -> None:
+    [job] = service.run(start(service, mode))
+    assert job.state == "failed"
+    assert reason in job.reason
+    assert remedy in job.remedy
+    assert Repository(service.settings.models).names() == []
+
+
+def test_too_much_memory_is_killed_with_both_numbers(service: Service) -> None:
+    [job] = service.run(start(service, "memory", memory="200mb"))
+    assert job.state == "failed"
+    assert job.reason.startswith("killed: used ")
+    assert job.reason.endswith(" MB of the 200 MB asked for")
+    assert "chunk_size" in job.remedy
+
+
+def test_a_training_beyond_its_time_is_killed_with_its_children(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_job_seconds=2)
+    job = running(service, "hang")
+    processes = processes_of(service, job)
+    [job] = service.run(job)
+    assert "killed: ran longer than 2 seconds" in job.reason
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+def test_cancelling_kills_the_training_and_its_children(service: Service) -> None:
+    job = running(service, "hang")
+    deadline = time.monotonic() + PATIENCE
+    while len(processes := processes_of(service, job)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    service.queue.cancel("luca_1")
+    [job] = service.run(job)
+    assert (job.state, job.reason) == ("failed", "cancelled by its user")
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+def test_a_child_that_left_the_session_does_not_keep_the_job_alive(service: Service) -> None:
+    [job] = service.run(start(service, "leave child"))
+    assert job.state == "succeeded"
+    assert not service.executor.is_alive(service.home(job))
+
+
+def test_a_training_sees_no_secret_and_has_its_cores(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLAAS4HEP_DATABASE_PASSWORD", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    [job] = service.run(start(service, "succeed", cpus="0.5"))
+    seen = json.loads((service.home(job) / "seen.json").read_text())
+    assert "secret" not in seen["env"].values()
+    assert seen["env"]["OMP_NUM_THREADS"] == "1"
+    assert seen["env"]["PATH"] == os.environ["PATH"]
+    assert len(seen["cores"]) == 1
+
+
+def test_two_trainings_of_one_core_get_different_cores(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_jobs=2)
+    service.upload("luca", small_files(seconds=1))
+    jobs = service.run(service.submit("luca"), service.submit("luca"))
+    cores = [json.loads((service.home(job) / "seen.json").read_text())["cores"] for job in jobs]
+    assert (cores[0] != cores[1]) or len(os.sched_getaffinity(0)) == 1
+
+
+def test_max_jobs_run_at_once_and_the_others_wait_in_line(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_jobs=2)
+    service.upload("luca", small_files("hang"))
+    for _ in range(4):
+        service.submit("luca")
+    service.runner.step()
+    states = {job.process_name: job.state for job in service.queue.recent()}
+    assert states == {
+        "luca_1": "running", "luca_2": "running", "luca_3": "waiting", "luca_4": "waiting",
+    }  # fmt: skip
+    first = service.queue.cancel("luca_1")
+    service.run(first)
+    assert service.queue.get("luca_3").state == "running"
+    assert service.queue.get("luca_4").state == "waiting"
+    service.kill_all()
+
+
+def test_a_folder_replaced_while_a_job_runs(service: Service) -> None:
+    service.upload("luca", small_files(seconds=1, data__txt="old"))
+    first = service.submit("luca")
+    service.until(first, condition=lambda job: job.progress)
+    service.upload("luca", small_files(data__txt="new"))
+    second = service.submit("luca")
+    jobs = service.run(first, second)
+    assert [job.metrics["data"] for job in jobs] == ["old", "new"]
+    service.folders.sweep()
+    assert len(list(service.settings.uploads.iterdir())) == 1
+
+
+def test_a_new_runner_adopts_what_runs_with_its_limits(service: Service) -> None:
+    job = running(service, "hang")
+    service.restart_runner()
+    service.runner.step()
+    assert service.queue.get("luca_1").state == "running"
+    service.queue.cancel("luca_1")
+    [job] = service.run(job)
+    assert job.reason == "cancelled by its user"
+
+
+def test_a_new_runner_publishes_what_ended_meanwhile(service: Service) -> None:
+    job = running(service, "succeed")
+    while service.executor.is_alive(service.home(job)):
+        time.sleep(0.02)
+    service.restart_runner()
+    [job] = service.run(job)
+    assert job.state == "succeeded"
+    assert Repository(service.settings.models).names() == ["luca_1"]
+
+
+def test_a_training_that_died_without_a_runner_has_failed(service: Service) -> None:
+    job = running(service, "hang")
+    service.executor.kill(service.home(job))
+    service.executor.exit_code(service.home(job))
+    while service.executor.is_alive(service.home(job)):
+        time.sleep(0.02)
+    service.restart_runner()
+    [job] = service.run(job)
+    assert job.state == "failed"
+    assert "ended without a result" in job.reason
+
+
+def test_a_job_claimed_by_a_runner_that_died_before_it_started_is_run(service: Service) -> None:
+    job = start(service, "succeed")
+    with service.database.write() as session:  # what a claim writes
+        row = session.get_one(Job, job.id)
+        row.state, row.started = State.RUNNING, time.time()
+    [job] = service.run(job)
+    assert job.state == "succeeded"
+
+
+def test_publishing_again_after_a_kill_in_between_does_no_harm(service: Service) -> None:
+    [job] = service.run(start(service, "succeed"))
+    with service.database.write() as session:  # as if killed between repository and row
+        row = session.get_one(Job, job.id)
+        row.state, row.finished = State.RUNNING, None
+    service.restart_runner()
+    [job] = service.run(job)
+    assert job.state == "succeeded"
+    assert Repository(service.settings.models).names() == ["luca_1"]
+
+
+def test_a_reason_noted_before_the_kill_outlives_the_runner(service: Service) -> None:
+    job = running(service, "hang")
+    with service.database.write() as session:
+        session.get_one(Job, job.id).stop = "killed: used 3.2 GB of the 3 GB asked for"
+    service.executor.kill(service.home(job))
+    service.restart_runner()
+    [job] = service.run(job)
+    assert job.reason == "killed: used 3.2 GB of the 3 GB asked for"
+
+
+def test_a_command_that_can_not_start_fails_the_job(service: Service) -> None:
+    service.executor = ProcessExecutor(lambda order: ["/no/such/python"])
+    service.runner = Runner(service.settings, service.executor)
+    [job] = service.run(start(service, "succeed"))
+    assert job.state == "failed"
+    assert "exit code 1" in job.reason
+    assert "can't start /no/such/python" in job.reason
+
+
+def test_a_folder_that_vanished_fails_the_job(service: Service) -> None:
+    job = start(service, "succeed")
+    service.folders.path(job.version).rename(service.settings.store / "elsewhere")
+    [job] = service.run(job)
+    assert "can't be started: No such file" in job.reason
+
+
+def test_an_executor_that_raises_fails_that_job_alone(service: Service) -> None:
+    class Strange(ProcessExecutor):
+        def memory(self, home: Path) -> int:
+            if home.name == "luca_1":
+                raise RuntimeError("no memory of it")
+            return super().memory(home)
+
+    service.executor = Strange(small_command)
+    service.runner = Runner(service.settings, service.executor)
+    service.upload("luca", small_files(seconds=0.5))
+    first, second = service.run(service.submit("luca"), service.submit("luca"))
+    assert first.reason == "internal error: RuntimeError: no memory of it"
+    assert second.state == "succeeded"
+
+
+def test_a_full_disk_when_publishing_fails_the_job_and_says_so(service: Service) -> None:
+    service.upload("luca", small_files() | {"model.onnx": bytes(3_000_000)})
+    job = service.submit("luca")
+    service.runner.step()
+    while service.executor.is_alive(service.home(job)):
+        time.sleep(0.02)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        [job] = service.run(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert job.state == "failed"
+    assert "can't be published: [Errno 27] File too large" in job.reason
+    assert "model.onnx" in job.reason
+    assert Repository(service.settings.models).names() == []
+
+
+def test_a_second_runner_is_refused_naming_the_first(service: Service) -> None:
+    with only_runner(service.settings.store):
+        refused = subprocess.run(
+            [sys.executable, "-c", ONE_MORE, str(service.settings.store)],
+            capture_output=True,
+            text=True,
+        )
+    assert f"another runner works on {service.settings.store}: process {os.getpid()}" in (
+        refused.stdout
+    )
+    with only_runner(service.settings.store):
+        pass
+
+
+ONE_MORE = """
+import sys
+from pathlib import Path
+from mlaas4hep.core.errors import ConflictError
+from mlaas4hep.jobs.runner import only_runner
+try:
+    with only_runner(Path(sys.argv[1])): pass
+except ConflictError as error:
+    print(error)
+"""
+
+
+def spawn(service: Service, *options: str) -> subprocess.Popen[str]:
+    """The runner as a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, str(RUNNER), *options],
+        env=os.environ | {"MLAAS4HEP_STORE": str(service.settings.store)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == f"runner works on {service.settings.store}\n"
+    return process
+
+
+def until_running(service: Service, name: str) -> Job:
+    deadline = time.monotonic() + PATIENCE
+    while not (job := service.queue.get(name)).progress and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return job
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_runner_leaves_its_jobs_running(service: Service, number: int) -> None:
+    start(service, "hang")
+    process = spawn(service)
+    job = until_running(service, "luca_1")
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 0
+    assert service.executor.is_alive(service.home(job))
+    assert service.queue.get("luca_1").state == "running"
+
+
+def test_a_runner_told_so_stops_its_jobs(service: Service) -> None:
+    start(service, "hang")
+    process = spawn(service, "--stop-jobs")
+    job = until_running(service, "luca_1")
+    processes = processes_of(service, job)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 0
+    job = service.queue.get("luca_1")
+    assert (job.state, job.reason) == ("failed", "the service was stopped")
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"state": NaN}', '{"phase": 1, "done": 0, "total": 0}', "[" * 100_000],
+)
+def test_what_user_code_may_have_written_is_not_trusted(tmp_path: Path, content: str) -> None:
+    (tmp_path / "progress.json").write_text(content)
+    (tmp_path / "result.json").write_text(content)
+    assert read_progress(tmp_path) == {}
+    assert read_result(tmp_path).get("state") is None
+
+
+def test_links_and_giants_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text('{"state": "succeeded"}')
+    (tmp_path / "result.json").symlink_to("real.json")
+    assert read_result(tmp_path) == {}
+    (tmp_path / "progress.json").write_text('{"phase": "' + "x" * (2 << 20) + '"}')
+    assert read_progress(tmp_path) == {}

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle
+
+from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
+from mlaas4hep.models.bundle import CARD_KEYS, Bundle, card, check_name, pack, unpack
+
+LIMIT = 10 << 20
+
+
+def test_open_gives_what_was_sealed(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path, "luca_1", classes=["GG", "GT", "TT"])
+    bundle = Bundle.open(path, verify=True)
+    assert bundle.name == "luca_1"
+    assert bundle.classes == ["GG", "GT", "TT"]
+    assert bundle.manifest.outputs == 3
+    assert bundle.columns == bundle.specs.columns
+    assert bundle.manifest.columns == len(bundle.columns)
+    assert list(bundle.card) == list(CARD_KEYS)
+    assert bundle.onnx == path / "1/model.onnx"
+    digest = hashlib.sha256((path / "specs.json").read_bytes()).hexdigest()
+    assert bundle.manifest.files["specs.json"] == digest
+    assert "bundle.json" not in bundle.manifest.files
+
+
+def test_the_card_of_a_keras_model_is_what_the_original_tfaas_reads() -> None:
+    content = card("m_1", "keras", "text", "now")
+    assert list(content) == list(CARD_KEYS)
+    assert (content["model"], content["name"]) == ("saved_model.pb", "m_1")
+    assert content["input_node"] == "serving_default_inputs_input"
+    assert content["output_node"] == "StatefulPartitionedCall"
+
+
+def test_not_servable_says_why(tmp_path: Path) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path, "m", why_not="it can't become ONNX"))
+    with pytest.raises(BundleError, match="m is not servable: it can't become ONNX"):
+        _ = bundle.onnx
+
+
+def rewrite(path: Path, name: str, change: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads((path / name).read_text())
+    change(content)
+    (path / name).write_text(json.dumps(content))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda p: (p / "bundle.json").unlink(), "no bundle.json in it"),
+    "not JSON": (lambda p: (p / "bundle.json").write_text("{"), "bundle.json is not JSON"),
+    "deep JSON": (lambda p: (p / "bundle.json").write_text("[" * 10**5), "not JSON"),
+    "a list": (lambda p: (p / "bundle.json").write_text("[]"), "not of format 1"),
+    "format": (lambda p: rewrite(p, "bundle.json", lambda c: c.update(format=2)), "format 1"),
+    "a key": (lambda p: rewrite(p, "bundle.json", lambda c: c.pop("columns")), "columns must be"),
+    "its type": (
+        lambda p: rewrite(p, "bundle.json", lambda c: c.update(servable="yes")),
+        "servable must be a bool",
+    ),
+    "name": (
+        lambda p: rewrite(p, "bundle.json", lambda c: c.update(name="../x")),
+        "'../x' can't be",
+    ),
+    "classes": (
+        lambda p: rewrite(p, "bundle.json", lambda c: c.update(classes=["a"])),
+        "at least two",
+    ),
+    "created": (
+        lambda p: rewrite(p, "bundle.json", lambda c: c.update(created="today")),
+        "'today' is not a time",
+    ),
+    "a file outside": (
+        lambda p: rewrite(p, "bundle.json", lambda c: c["files"].update({"../a": ""})),  # type: ignore[attr-defined]
+        "'../a' is not a file",
+    ),
+    "the model": (lambda p: (p / "1/model.onnx").unlink(), "lacks 1/model.onnx"),
+    "a needed file": (lambda p: (p / "specs.json").unlink(), "lacks specs.json"),
+    "columns.json": (
+        lambda p: (p / "columns.json").write_text('["a", "b"]'),
+        "columns.json has 2 columns, bundle.json says 8",
+    ),
+    "order of columns": (
+        lambda p: (p / "columns.json").write_text(
+            json.dumps(json.loads((p / "columns.json").read_text())[::-1])
+        ),
+        "columns.json and specs.json differ",
+    ),
+    "labels": (lambda p: (p / "labels.txt").write_bytes(b"\xff\n"), "labels.txt and bundle.json"),
+    "card": (lambda p: (p / "params.json").write_text("{}"), "no model card"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_bundle_is_refused(tmp_path: Path, what: str) -> None:
+    damage, match = DAMAGE[what]
+    path = make_bundle(tmp_path, "m")
+    damage(path)
+    with pytest.raises(BundleError, match=match):
+        Bundle.open(path)
+
+
+def test_verify_finds_a_changed_byte_and_a_stowaway(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path, "m")
+    model = bytearray((path / "1/model.onnx").read_bytes())
+    model[-1] ^= 1
+    (path / "1/model.onnx").write_bytes(model)
+    Bundle.open(path)
+    with pytest.raises(BundleError, match="1/model.onnx in the bundle m is not what"):
+        Bundle.open(path, verify=True)
+    path = make_bundle(tmp_path, "n")
+    (path / "extra.py").write_text("import os")
+    with pytest.raises(BundleError, match=r"holds extra\.py, unknown"):
+        Bundle.open(path, verify=True)
+
+
+def test_pack_and_unpack(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "a", "m_1")
+    first = pack(path).read_bytes()
+    assert pack(path, tmp_path / "again.tar.gz").read_bytes() == first
+    with tarfile.open(tmp_path / "a/m_1.tar.gz") as tar:
+        folders = {member.name for member in tar if member.isdir()}
+        assert all(member.uid == 0 and member.mtime > 1e9 for member in tar.getmembers())
+    assert folders == {"m_1", "m_1/1", "m_1/provenance"}
+
+    into = tmp_path / "into"
+    into.mkdir()
+    target = unpack(io.BytesIO(first), into, LIMIT)
+    assert target == into / "m_1"
+    assert Bundle.open(target, verify=True).manifest == Bundle.open(path).manifest
+    with pytest.raises(ConflictError, match="m_1 exists"):
+        unpack(io.BytesIO(first), into, LIMIT)
+    assert [p.name for p in into.iterdir()] == ["m_1"]
+
+
+def test_a_renamed_folder_keeps_the_models_name(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path, "m_1")
+    renamed = path.rename(tmp_path / "my model")
+    archive = pack(renamed)
+    assert archive.name == "my model.tar.gz"
+    with tarfile.open(archive) as tar:
+        assert {name.split("/")[0] for name in tar.getnames()} == {"m_1"}
+
+
+def archive_of(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "match"),
+    [
+        (archive_of(("m/saved_model.pb", b"")), BundleError, "one folder NAME/.*found m"),
+        (archive_of(("bundle.json", b"{}")), BundleError, "not a bundle"),
+        (archive_of(("a/bundle.json", b"{}"), ("b/x", b"")), BundleError, "found a, b"),
+        (archive_of(), BundleError, "found nothing"),
+        (archive_of(("m/bundle.json", bytes(LIMIT))), LimitError, "10485759 bytes"),
+        (archive_of(("m/bundle.json", b"{}")), BundleError, "format 1"),
+        (gzip.compress(b"hello"), BundleError, "Send a tar"),
+    ],
+)
+def test_what_is_no_bundle_leaves_nothing(
+    tmp_path: Path, data: bytes, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        unpack(io.BytesIO(data), tmp_path, LIMIT - 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_bundle_is_not_unpacked(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "a", "m")
+    (path / "labels.txt").write_text("signal\nbackground\n")
+    manifest = json.loads((path / "bundle.json").read_text())
+    manifest["classes"].reverse()
+    (path / "bundle.json").write_text(json.dumps(manifest))
+    archive = pack(path)
+    into = tmp_path / "into"
+    into.mkdir()
+    with archive.open("rb") as stream, pytest.raises(BundleError, match=r"labels.txt .*sha256"):
+        unpack(stream, into, LIMIT)
+    assert list(into.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a-b", "", "a" * 129, "é", "a/b", "a\n", "../a"])
+def test_names_that_a_model_cannot_have(name: str) -> None:
+    with pytest.raises(UsageError, match="can't be the name of a model"):
+        check_name(name)
+
+
+def test_the_module_imports_nothing_heavy() -> None:
+    heavy = "tensorflow keras uproot awkward numba sklearn matplotlib sqlalchemy onnxruntime onnx"
+    code = (
+        "import sys, mlaas4hep.models.bundle;"
+        f"print([m for m in '{heavy}'.split() if m in sys.modules])"
+    )
+    path = str(Path(sys.modules["mlaas4hep"].__file__ or "").parents[1])
+    out = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert out.stdout.strip() == "[]", out.stderr

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mlaas4hep.report.metrics import measure
+
+
+def rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The probability that a signal event scores higher than a background one, by counting."""
+    difference = scores[positive][:, None] - scores[~positive][None, :]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def test_two_classes() -> None:
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 2, 500)
+    scores = np.clip(random.normal(0.4 + 0.2 * truth, 0.2), 0, 1).astype(np.float32).round(2)
+    found = measure(scores[:, None], truth, ["background", "signal"])
+    assert found["auc"] == pytest.approx(rank_auc(scores, truth == 1))
+    assert found["accuracy"] == pytest.approx(((scores > 0.5) == truth).mean())
+    assert list(found["roc"]) == ["signal"]
+    right = int(((scores > 0.5) & (truth == 1)).sum())
+    assert found["classes"]["signal"] == {
+        "events": int(truth.sum()), "predicted": int((scores > 0.5).sum()), "right": right,
+    }  # fmt: skip
+    assert found["confusion"][1][1] == right
+    curve = found["roc"]["signal"]
+    assert (curve["background"][0], curve["signal"][0]) == (0, 0)
+    assert (curve["background"][-1], curve["signal"][-1]) == (1, 1)
+    assert len(curve["signal"]) <= 200
+    area = np.trapezoid(curve["signal"], curve["background"])
+    assert area == pytest.approx(found["auc"], abs=0.005)
+    json.dumps(found, allow_nan=False)
+
+
+def test_three_classes_are_one_against_the_rest() -> None:
+    random = np.random.default_rng(2)
+    truth = random.integers(0, 3, 400)
+    scores = random.dirichlet([1, 1, 1], 400)
+    scores[np.arange(400), truth] += 0.3
+    scores = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    found = measure(scores, truth, ["GG", "GT", "TT"])
+    expected = [rank_auc(scores[:, i], truth == i) for i in range(3)]
+    assert [found["roc"][name]["auc"] for name in ("GG", "GT", "TT")] == pytest.approx(expected)
+    assert found["auc"] == pytest.approx(np.mean(expected))
+    assert np.sum(found["confusion"]) == 400
+    own = -np.log(scores[np.arange(400), truth].astype(float)).mean()
+    assert found["loss"] == pytest.approx(own, rel=1e-4)
+
+
+def test_an_absent_class_and_no_events_give_null() -> None:
+    scores = np.array([[0.2], [0.7]], np.float32)
+    found = measure(scores, np.array([1, 1]), ["0", "1"])
+    assert found["auc"] is None
+    assert found["accuracy"] == 0.5
+    found = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["0", "1"])
+    assert (found["auc"], found["accuracy"], found["events"]) == (None, None, 0)
+    json.dumps(found, allow_nan=False)
+
+
+def test_perfect_and_saturated_scores_stay_finite() -> None:
+    truth = np.array([0, 1] * 50)
+    found = measure(truth[:, None].astype(np.float32), truth, ["0", "1"])
+    assert found["auc"] == 1
+    assert found["loss"] < 1e-6
+    found = measure(1 - truth[:, None].astype(np.float32), truth, ["0", "1"])
+    assert found["auc"] == 0
+    assert np.isfinite(found["loss"])

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from jinja2 import UndefinedError
+
+from mlaas4hep.data import FileRecord
+from mlaas4hep.report.metrics import measure
+from mlaas4hep.report.page import report_html
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    scores = np.array([[0.2], [0.7], [0.9], [0.4]], np.float32)
+    classes = ["bkg", "<script>alert(1)</script>"]
+    return {
+        "name": "m_1",
+        "framework": "keras",
+        "created": "2026-11-24T12:00:00+00:00",
+        "servable": True,
+        "why_not": "",
+        "comparison": {"rows": 1234, "max_abs_difference": 3e-8},
+        "warnings": ["<b>careful</b>"],
+        "metrics": measure(scores, np.array([0, 1, 1, 1]), classes),
+        "classes": classes,
+        "counts": [[10, 3, 1], [20, 6, 3]],
+        "columns": 3,
+        "tree": "Events",
+        "flat": ["met"],
+        "jagged": ["jet_pt"],
+        "files": [FileRecord("a&b.root", "0123-uuid", 5, 43)],
+        "best": 1,
+        "epochs": 3,
+        "seed": 21,
+    } | changes
+
+
+def test_the_page_holds_all_and_leads_nowhere() -> None:
+    page = report_html(values(), b"ROC", b"LOSS")
+    assert "1234 rows" in page
+    assert "0.7500" in page
+    assert "epoch 2 of 3" in page
+    assert "a&amp;b.root" in page
+    assert "0123-uuid" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<script" not in page
+    assert "<b>careful" not in page
+
+
+def test_not_servable_says_why() -> None:
+    page = report_html(values(servable=False, why_not="no counterpart", comparison={}), b"", b"")
+    assert "Not servable: no counterpart" in page
+
+
+def test_without_test_events() -> None:
+    empty = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["bkg", "sig"])
+    assert "–" in report_html(values(metrics=empty, classes=["bkg", "sig"]), b"", b"")
+
+
+def test_a_forgotten_value_is_an_error() -> None:
+    incomplete = values()
+    del incomplete["seed"]
+    with pytest.raises(UndefinedError, match="seed"):
+        report_html(incomplete, b"", b"")

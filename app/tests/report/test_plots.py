@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import pytest
+
+from mlaas4hep.report.metrics import measure
+from mlaas4hep.report.plots import loss_png, roc_png
+
+
+def pixels(png: bytes) -> Any:
+    return matplotlib.image.imread(io.BytesIO(png), format="png")
+
+
+def metrics(shift: float, classes: int = 2) -> dict[str, Any]:
+    random = np.random.default_rng(1)
+    truth = random.integers(0, classes, 600)
+    scores = random.uniform(0, 1, (600, 1 if classes == 2 else classes)).astype(np.float32)
+    scores[:, -1] += shift * (truth == classes - 1)
+    return measure(np.clip(scores, 0, 1), truth, [f"{i}" for i in range(classes)])
+
+
+def test_a_picture_shows_the_curve() -> None:
+    good, bad = pixels(roc_png(metrics(0.8), "m")), pixels(roc_png(metrics(0), "m"))
+    assert good.shape == bad.shape == (720, 720, 4)
+    assert np.ptp(good[..., :3]) > 0.9
+    assert (good != bad).any()
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_many_classes_and_odd_titles(classes: int) -> None:
+    assert pixels(roc_png(metrics(0.5, classes), "a$b_{c}$ <é>")).shape == (720, 720, 4)
+
+
+def test_loss_with_one_epoch_and_with_none() -> None:
+    one = pixels(loss_png({"loss": [0.5], "val_loss": [0.6]}, 0, "m"))
+    many = pixels(loss_png({"loss": [0.5, 0.4], "val_loss": [0.6, 0.7]}, 0, "m"))
+    none = pixels(loss_png({}, 0, "m"))
+    assert one.shape == many.shape == none.shape
+    assert (one != many).any()
+
+
+def test_global_settings_are_left_alone() -> None:
+    before = dict(mpl.rcParams)
+    loss_png({"loss": [0.5]}, 0, "m")
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bundles import constant, layer, make_bundle, make_specs, onnx_graph
+from mlaas4hep.models.repository import Repository
+from mlaas4hep.web.tfaas_proto import Predictions, Row
+from tfaas_process import TFaaSProcess, error_of, tfaas_process
+
+WIDTH = 8
+
+
+def expected(values: list[float]) -> float:
+    ((matrix, offsets),) = layer(WIDTH, 1)
+    return float(1 / (1 + np.exp(-(np.array(values) @ matrix + offsets)))[0])
+
+
+def logarithm(width: int) -> bytes:
+    """Answers the logarithm of a sum: NaN when it is negative, and infinite at 0."""
+    ones = np.ones((width, 1), np.float32)
+    return onnx_graph([(ones, np.full(1, 1, np.float32))], last="Log")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
+    folder = tmp_path_factory.mktemp("predict")
+    repository = Repository(folder / "store" / "models")
+    repository.put(make_bundle(folder), "luca_1")
+    repository.put(make_bundle(folder, "three", classes=("W", "Z", "top")), "three")
+    repository.put(make_bundle(folder, "log", logarithm), "log")
+    repository.put(make_bundle(folder, "zero", lambda width: constant(width, 0)), "zero")
+    repository.put(make_bundle(folder, "broken", b"no graph"), "broken")
+    repository.put(make_bundle(folder, "unserved", why_not="it has a Lambda layer"), "unserved")
+    with tfaas_process(folder / "store", max_request_bytes=200_000) as process:
+        yield process
+
+
+VALUES = [0.1, 0.9, 0.3, 0.0, 1.0, 0.25, 0.75, 0.5]
+
+
+@pytest.mark.parametrize("path", ["/json", "/predict/json"])
+def test_json_answers_a_flat_list_of_short_numbers(service: TFaaSProcess, path: str) -> None:
+    response = service.http.post(path, json={"values": VALUES, "model": "luca_1"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.text.startswith("[")
+    assert response.text.endswith("]\n")
+    (answer,) = response.json()
+    assert answer == pytest.approx(expected(VALUES), rel=1e-6)
+    assert response.text == f"[{np.float32(answer)!s}]\n"  # the shortest text of a float32
+
+
+def test_three_classes_give_three_numbers(service: TFaaSProcess) -> None:
+    answer = service.predict(VALUES, "three").json()
+    assert len(answer) == 3
+    assert sum(answer) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "x"])
+def test_any_content_type_is_accepted(service: TFaaSProcess, content_type: str) -> None:
+    body = json.dumps({"Values": VALUES, "MODEL": "luca_1", "Keys": None})
+    headers = {"content-type": content_type, "user-agent": "tfaas-client/1.1::python/3.x (me)"}
+    response = service.http.post("/json", content=body, headers=headers)
+    assert response.json() == pytest.approx([expected(VALUES)], rel=1e-6)
+
+
+def test_null_is_a_missing_value(service: TFaaSProcess) -> None:
+    with_zero = [0.1, 0.0, *VALUES[2:]]
+    assert service.predict([0.1, None, *VALUES[2:]]).json() == service.predict(with_zero).json()
+
+
+def test_keys_reorder_the_values(service: TFaaSProcess) -> None:
+    columns = make_specs().columns
+    order = [5, 2, 7, 0, 1, 3, 6, 4]
+    shuffled = service.predict([VALUES[i] for i in order], keys=[columns[i] for i in order])
+    assert shuffled.text == service.predict(VALUES).text
+    assert service.predict(VALUES, keys=[]).text == service.predict(VALUES).text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "parts"),
+    [
+        ("", 400, ["not JSON"]),
+        ("{", 400, ["not JSON"]),
+        ("[1]", 400, ["not a JSON object"]),
+        ('{"values": [1], "model": "luca_1"} x', 400, ["not JSON"]),
+        ({"values": VALUES}, 400, ["no model is named"]),
+        ({"values": VALUES, "model": 5}, 400, ["must be the name"]),
+        ({"values": VALUES, "model": "luca1"}, 404, ["'luca1'", "'luca_1'"]),
+        ({"values": VALUES, "model": "../x"}, 404, ["'../x'"]),
+        ({"values": VALUES[:7], "model": "luca_1"}, 400, ["8 values", "7 were given"]),
+        ({"values": VALUES * 2, "model": "luca_1"}, 400, ["8 values", "16 were given"]),
+        ({"model": "luca_1"}, 400, ["values must be a list"]),
+        ({"values": {}, "model": "luca_1"}, 400, ["values must be a list"]),
+        ({"values": ["1"] * 8, "model": "luca_1"}, 400, ["'1'", "met"]),
+        ({"values": VALUES, "model": "luca_1", "key": ["met"]}, 400, ["'key'", "'keys'"]),
+        ({"values": VALUES, "model": "luca_1", "keys": [1] * 8}, 400, ["keys must be"]),
+        (
+            {"values": VALUES, "model": "luca_1", "keys": ["jet_ptt", *make_specs().columns[1:]]},
+            400,
+            ["'jet_ptt'", "jet_pt_0"],
+        ),
+        (
+            {"values": VALUES, "model": "luca_1", "keys": ["nJet", *make_specs().columns[1:]]},
+            400,
+            ["'nJet' is given twice"],
+        ),
+        ({"values": [-5] * 8, "model": "log"}, 422, ["log", "isn't finite"]),
+        ({"values": VALUES, "model": "broken"}, 409, ["broken", "can't be loaded"]),
+        ({"values": VALUES, "model": "unserved"}, 409, ["unserved", "a Lambda layer"]),
+    ],
+)
+def test_json_names_what_is_wrong(
+    service: TFaaSProcess, body: Any, status: int, parts: list[str]
+) -> None:
+    content = body if isinstance(body, str) else json.dumps(body)
+    response = service.http.post("/json", content=content)
+    assert response.status_code == status
+    for part in parts:
+        assert part in error_of(response)
+
+
+@pytest.mark.parametrize("path", ["/proto", "/predict/proto"])
+def test_proto(service: TFaaSProcess, path: str) -> None:
+    row = Row(value=VALUES, model="luca_1").SerializeToString()
+    response = service.http.post(path, content=row)
+    assert response.headers["content-type"] == "application/octet-stream"
+    (answer,) = Predictions.FromString(response.content).prediction
+    assert answer.probability == pytest.approx(expected(VALUES), rel=1e-6)
+    assert answer.label == "signal"
+    unpacked = b"".join(b"\x15" + struct.pack("<f", value) for value in VALUES)
+    assert service.http.post(path, content=unpacked + b"\x1a\x06luca_1").content == response.content
+
+    answers = Predictions.FromString(
+        service.http.post(
+            path, content=Row(value=VALUES, model="three").SerializeToString()
+        ).content
+    ).prediction
+    assert [answer.label for answer in answers] == ["W", "Z", "top"]
+    np.testing.assert_allclose(
+        [answer.probability for answer in answers],
+        service.predict(VALUES, "three").json(),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "part"),
+    [
+        (b"\x12\xff", 400, "tfaaspb.Row"),
+        (Row(value=VALUES).SerializeToString(), 400, "no model is named"),
+        (Row(value=VALUES[:5], model="luca_1").SerializeToString(), 400, "5 were given"),
+        (Row(value=VALUES, model="nobody").SerializeToString(), 404, "no model 'nobody'"),
+        (Row(value=[float("nan")] * 8, model="luca_1").SerializeToString(), 422, "isn't finite"),
+    ],
+)
+def test_proto_names_what_is_wrong(
+    service: TFaaSProcess, row: bytes, status: int, part: str
+) -> None:
+    response = service.http.post("/proto", content=row)
+    assert response.status_code == status
+    assert part in error_of(response)
+
+
+def events(count: int) -> list[dict[str, Any]]:
+    """Events with up to three jets, and a branch that no model asks for."""
+    random_events = random.Random(3)
+    found = []
+    for _ in range(count):
+        jets = random_events.randrange(4)
+        found.append(
+            {
+                "met": random_events.uniform(0, 100),
+                "nJet": jets,
+                "jet_pt": [random_events.uniform(0, 100) for _ in range(jets)],
+                "jet_eta": [random_events.uniform(0, 100) for _ in range(jets)],
+                "extra": "ignored",
+            }
+        )
+    return found
+
+
+def row_of(event: dict[str, Any]) -> list[float]:
+    """What the model gets for one event: padded to three jets, and divided by 100."""
+    row = [event["met"], event["nJet"]]
+    for branch in ("jet_eta", "jet_pt"):
+        row += [*event[branch], 0, 0, 0][:3]
+    return [value / 100 for value in row]
+
+
+def test_events_are_padded_and_normalised_by_the_specs(service: TFaaSProcess) -> None:
+    rows = events(300)
+    columns = {name: [event[name] for event in rows] for name in rows[0]}
+    truth = [[expected(row_of(event))] for event in rows]
+    for content in (rows, columns):
+        response = service.http.post("/predict/events", json={"model": "luca_1", "events": content})
+        answer = response.json()
+        assert list(answer) == ["model", "classes", "predictions", "truncated"]
+        assert answer["classes"] == ["background", "signal"]
+        assert answer["truncated"] == 0
+        np.testing.assert_allclose(answer["predictions"], truth, rtol=1e-5)
+
+
+def predict_event(service: TFaaSProcess, **event: Any) -> httpx.Response:
+    return service.http.post("/predict/events", json={"model": "luca_1", "events": [event]})
+
+
+def test_null_is_missing_and_what_is_too_long_is_counted(service: TFaaSProcess) -> None:
+    missing = predict_event(service, met=None, nJet=2, jet_pt=[10, None], jet_eta=None).json()
+    zeros = predict_event(service, met=0, nJet=2, jet_pt=[10, 0], jet_eta=[]).json()
+    assert missing["predictions"] == zeros["predictions"]
+    long = predict_event(service, met=0, nJet=2, jet_pt=[10, 0, 0, 5, 6], jet_eta=[]).json()
+    assert long["predictions"] == zeros["predictions"]
+    assert long["truncated"] == 2
+    for none in ([], {"met": [], "nJet": [], "jet_pt": [], "jet_eta": []}):
+        response = service.http.post("/predict/events", json={"model": "luca_1", "events": none})
+        assert response.json()["predictions"] == []
+
+
+GOOD = {"met": 1, "nJet": 2, "jet_pt": [1, 2], "jet_eta": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["events must be"]),
+        ([5], ["event 0 is 5"]),
+        ([GOOD, {**GOOD, "met": [1]}], ["event 1", "'met' is flat"]),
+        ([GOOD, {**GOOD, "met": "1"}], ["event 1", "'met'", "'1'"]),
+        ([GOOD, {**GOOD, "jet_pt": 3}], ["event 1", "'jet_pt' is jagged"]),
+        ([GOOD, {**GOOD, "jet_pt": [1, "x"]}], ["event 1", "'jet_pt'", "'x'"]),
+        ([GOOD, {**GOOD, "jet_pt": [[1]]}], ["event 1", "'jet_pt'", "[1]"]),
+        (
+            [GOOD, {"met": 1, "nJet": 1, "Jet_pt": [], "jet_eta": []}],
+            ["event 1 lacks the branch 'jet_pt'", "'Jet_pt'"],
+        ),
+        ({"met": [1]}, ["lack the branch 'nJet'"]),
+        (
+            {"met": [1], "nJet": [1, 2], "jet_pt": [[]], "jet_eta": [[]]},
+            ["'nJet' has 2", "'met' has 1"],
+        ),
+        ({"met": 1, "nJet": [1], "jet_pt": [[]], "jet_eta": [[]]}, ["'met' is 1"]),
+    ],
+)
+def test_events_name_what_is_wrong(service: TFaaSProcess, content: Any, parts: list[str]) -> None:
+    response = service.http.post("/predict/events", json={"model": "luca_1", "events": content})
+    assert response.status_code == 400
+    for part in parts:
+        assert part in error_of(response)
+
+
+def test_a_large_request_is_answered_and_lets_others_through(
+    tmp_path: Path, service: TFaaSProcess
+) -> None:
+    Repository(tmp_path / "store/models").put(make_bundle(tmp_path), "luca_1")
+    rows = events(1000)
+    content = {name: [event[name] for event in rows] * 60 for name in rows[0]}
+    order: list[str] = []
+
+    def large() -> list[list[float]]:
+        body = json.dumps({"model": "luca_1", "events": content})
+        response = httpx.post(f"{process.url}/predict/events", content=body, timeout=60)
+        order.append("large")
+        answers: list[list[float]] = response.json()["predictions"]
+        return answers
+
+    with tfaas_process(tmp_path / "store") as process, ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(large)
+        while not answers.done():
+            assert process.predict(VALUES).status_code == 200
+            order.append("small")
+        assert len(answers.result()) == 60_000
+        np.testing.assert_allclose(
+            answers.result()[:1000], [[expected(row_of(event))] for event in rows], rtol=1e-5
+        )
+    assert order.count("small") > 10
+
+
+def test_a_body_beyond_the_limit_is_413(service: TFaaSProcess) -> None:
+    for content in (b" " * 200_001, b"[" * 5_000_000):
+        response = service.http.post("/json", content=content)
+        assert response.status_code == 413
+        assert "200000 bytes" in error_of(response)
+    body = json.dumps({"values": VALUES, "model": "luca_1"}).encode()
+    assert (
+        service.http.post("/json", content=body + b" " * (200_000 - len(body))).status_code == 200
+    )
+
+
+def test_expect_100_continue(service: TFaaSProcess) -> None:
+    body = json.dumps({"values": VALUES, "model": "luca_1"}).encode()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /json HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        answer = b""
+        while piece := connection.recv(1000):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == service.predict(VALUES).json()
+
+
+def test_other_methods_are_405(service: TFaaSProcess) -> None:
+    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+        response = service.http.request(method, "/json")
+        assert response.status_code == 405
+        assert response.headers["allow"] == "POST"
+
+
+def test_too_many_waiting_get_503_and_come_again(tmp_path: Path) -> None:
+    wide = [layer(1, 3000)[0], layer(3000, 3000)[0], layer(3000, 1)[0]]
+    specs = make_specs(("met",), {})
+    Repository(tmp_path / "store/models").put(
+        make_bundle(tmp_path, "m", onnx_graph(wide), specs=specs), "m"
+    )
+    with (
+        tfaas_process(tmp_path / "store", max_waiting_requests=1, max_batch_rows=1) as process,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        found = list(pool.map(lambda i: process.predict([0.5], "m"), range(100)))
+        assert process.predict([0.5], "m").status_code == 200
+    assert {response.status_code for response in found} == {200, 503}
+    refused = next(response for response in found if response.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert "1 requests wait for the model m" in error_of(refused)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=9)
+        | st.dictionaries(
+            st.sampled_from(
+                ["values", "model", "keys", "events", "met", "nJet", "jet_pt", "jet_eta"]
+            )
+            | st.text(max_size=5),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+bodies = (
+    st.binary(max_size=200)
+    | json_values.map(lambda value: json.dumps(value).encode())
+    | st.builds(
+        lambda values, keys, more: json.dumps(
+            {"model": "luca_1", "values": values, "events": values, "keys": keys} | more
+        ).encode(),
+        json_values | st.lists(st.floats(width=32), min_size=8, max_size=8),
+        st.none() | st.lists(st.sampled_from(make_specs().columns), max_size=8),
+        st.dictionaries(st.sampled_from(["values", "events", "x"]), json_values, max_size=1),
+    )
+    | st.builds(
+        lambda values, body: Row(value=values, model="luca_1").SerializeToString() + body,
+        st.lists(st.floats(width=32), min_size=7, max_size=9),
+        st.binary(max_size=20),
+    )
+)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+@given(body=bodies, path=st.sampled_from(["/json", "/proto", "/predict/events"]))
+def test_no_body_is_answered_500(service: TFaaSProcess, body: bytes, path: str) -> None:
+    response = service.http.post(path, content=body)
+    assert response.status_code in (200, 400, 404, 422)
+    if response.status_code != 200:
+        assert error_of(response)
