@@ -15,6 +15,15 @@ def test_without_a_terminal_every_tenth_is_a_line(capsys):
     assert lines[-1].startswith("training    100 %  100/100")
 
 
+def test_a_phase_is_complete_when_the_next_begins(capsys):
+    with Bars() as bars:
+        bars("specs", 70, 100)
+        bars("training", 10, 100)
+    assert [line[:17] for line in capsys.readouterr().err.splitlines()] == [
+        "specs        70 %", "specs       100 %", "training     10 %"
+    ]  # fmt: skip
+
+
 def test_progress_of_nothing_is_done(capsys):
     with Bars() as bars:
         bars("specs", 0, 0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,7 +46,7 @@ def test_membership_does_not_depend_on_chunking(seed: int, cuts: list[int]) -> N
     whole = membership(seed, KEY, 0, 3000)
     assert whole.dtype == np.uint8
     edges = [0, *sorted(cuts), 3000]
-    pieces = [membership(seed, KEY, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [membership(seed, KEY, a, b) for a, b in pairwise(edges)]
     assert np.array_equal(np.concatenate(pieces), whole)
     assert np.array_equal(membership(seed, KEY, 0, 3000), whole)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from frameworks.arrays import Arrays
 
+from frameworks.arrays import Arrays
 from mlaas4hep.core.errors import DataError, ModelError
 from mlaas4hep.core.progress import silent
 from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, prepare
@@ -150,7 +150,12 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 LOSSES: dict[str, tuple[int, int, Any, str | None]] = {
     "binary": (2, 1, "binary_crossentropy", None),
-    "binary from logits": (2, 1, lambda: keras.losses.BinaryCrossentropy(from_logits=True), "linear"),
+    "binary from logits": (
+        2,
+        1,
+        lambda: keras.losses.BinaryCrossentropy(from_logits=True),
+        "linear",
+    ),
     "two neurons": (2, 2, "sparse_categorical_crossentropy", None),
     "two neurons, one-hot": (2, 2, "binary_crossentropy", None),
     "one-hot": (3, 3, "categorical_crossentropy", None),

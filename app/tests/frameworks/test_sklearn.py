@@ -7,14 +7,18 @@ import joblib
 import numpy as np
 import onnxruntime
 import pytest
-from frameworks.arrays import Arrays
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
-from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    RidgeClassifier,
+    SGDClassifier,
+)
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
@@ -22,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from frameworks.arrays import Arrays
 from mlaas4hep.core.errors import LimitError, ModelError
 from mlaas4hep.core.progress import silent
 from mlaas4hep.frameworks import FitPlan, NotServable, framework_of

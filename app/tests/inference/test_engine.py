@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ Rows = NDArray[np.float32]
 
 def load(path: Path, rows: int = 128, waiting: int = 1000) -> Model:
     return Model(Bundle.open(path), "1", ThreadPoolExecutor(2), rows, waiting)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run ``work``; what is never answered fails the test."""
+    return asyncio.run(asyncio.wait_for(work, 30))
 
 
 def expected(rows: Rows) -> NDArray[np.float64]:
@@ -81,24 +86,24 @@ def test_answers_are_numpys(tmp_path: Path) -> None:
         single = await asyncio.gather(*(model.predict(row.tobytes()) for row in rows))
         return np.concatenate(single), await model.predict_many(rows)
 
-    single, many = asyncio.run(answers())
+    single, many = run(answers())
     assert single.dtype == many.dtype == np.float32
     np.testing.assert_allclose(single, expected(rows), rtol=1e-5)
     np.testing.assert_allclose(many, expected(rows), rtol=1e-5)
-    assert asyncio.run(model.predict_many(rows[:0])).size == 0
+    assert run(model.predict_many(rows[:0])).size == 0
 
 
 def test_rows_gather_while_a_batch_runs(tmp_path: Path) -> None:
     model = load(make_bundle(tmp_path), rows=50)
     sizes: list[int] = []
     started, proceed = threading.Event(), threading.Event()
-    run = model._answer
+    answer = model._answer
 
     def slow(rows: Rows) -> Rows:
         sizes.append(len(rows))
         started.set()
         proceed.wait(10)
-        return run(rows)
+        return answer(rows)
 
     model._answer = slow  # type: ignore[method-assign]
 
@@ -111,7 +116,7 @@ def test_rows_gather_while_a_batch_runs(tmp_path: Path) -> None:
         proceed.set()
         return np.concatenate(await asyncio.gather(first, *others))
 
-    np.testing.assert_allclose(asyncio.run(answers()), expected(random_rows(121)), rtol=1e-5)
+    np.testing.assert_allclose(run(answers()), expected(random_rows(121)), rtol=1e-5)
     assert sizes == [1, 50, 50, 20]
 
 
@@ -126,7 +131,7 @@ def test_a_client_that_goes_away_does_not_break_its_batch(tmp_path: Path) -> Non
         futures[4].cancel()
         return np.concatenate([await futures[i] for i in (0, 1, 2, 5, 9)])
 
-    np.testing.assert_allclose(asyncio.run(answers()), expected(rows[[0, 1, 2, 5, 9]]), rtol=1e-5)
+    np.testing.assert_allclose(run(answers()), expected(rows[[0, 1, 2, 5, 9]]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_a_bad_row_spoils_no_other(
         futures = [model.predict(row.tobytes()) for row in rows]
         return await asyncio.gather(*futures, return_exceptions=True)
 
-    found = asyncio.run(answers())
+    found = run(answers())
     assert isinstance(found[5], ModelError)
     assert message in str(found[5])
     good = {float(answer[0, 0]) for i, answer in enumerate(found) if i != 5}
@@ -161,7 +166,7 @@ def test_too_many_waiting_are_refused(tmp_path: Path) -> None:
             model.predict(rows[5].tobytes())
         return np.concatenate(await asyncio.gather(*futures))
 
-    np.testing.assert_allclose(asyncio.run(answers()), expected(rows[:5]), rtol=1e-5)
+    np.testing.assert_allclose(run(answers()), expected(rows[:5]), rtol=1e-5)
 
 
 def test_row_puts_values_into_their_columns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ It writes what ``mlaas4hep train --job`` writes: progress.json, a bundle, its ar
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -66,7 +67,13 @@ def main() -> None:
     mode = params.get("mode", "succeed")
     print("training of", name, "in", Path.cwd().name, flush=True)
     (home / "seen.json").write_text(
-        json.dumps({"env": dict(os.environ), "cores": sorted(os.sched_getaffinity(0))})
+        json.dumps(
+            {
+                "env": dict(os.environ),
+                "cores": sorted(os.sched_getaffinity(0)),
+                "core_dump": resource.getrlimit(resource.RLIMIT_CORE)[0],
+            }
+        )
     )
     write_json(home / "progress.json", {"phase": "training", "done": 3, "total": 10, "loss": 0.5})
     time.sleep(params.get("seconds", 0))

@@ -25,6 +25,13 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
         Database(url)
 
 
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(UsageError, match="cx_Oracle") as caught:
+        Database("oracle+cx_oracle://user:secret@host/name")
+    assert "pip install" in caught.value.remedy
+    assert "secret" not in str(caught.value)
+
+
 def test_a_database_that_can_not_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "db.sqlite").write_bytes(b"no database, " * 100)
     with pytest.raises(MlaasError, match=r"can't open the database sqlite:.*db\.sqlite"):

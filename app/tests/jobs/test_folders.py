@@ -133,6 +133,17 @@ def test_a_sweep_leaves_an_upload_on_its_way_alone(service: Service) -> None:
     assert service.folders.path(service.folders.get("luca").version).is_dir()
 
 
+def test_a_sweep_looks_again_when_it_has_the_lock(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = service.upload("luca")
+    needed = service.folders._needed
+    first = iter([False])  # the answer from before the upload's row was committed
+    monkeypatch.setattr(service.folders, "_needed", lambda v: next(first, True) and needed(v))
+    service.folders.sweep()
+    assert service.folders.path(folder.version).is_dir()
+
+
 def test_a_folder_in_use_is_not_deleted(service: Service) -> None:
     service.upload("luca", small_files("hang"))
     job = service.submit("luca")

@@ -121,6 +121,7 @@ def test_a_training_sees_no_secret_and_has_its_cores(
     assert seen["env"]["OMP_NUM_THREADS"] == "1"
     assert seen["env"]["PATH"] == os.environ["PATH"]
     assert len(seen["cores"]) == 1
+    assert seen["core_dump"] == 0
 
 
 def test_two_trainings_of_one_core_get_different_cores(tmp_path: Path) -> None:

@@ -46,9 +46,7 @@ class OneWay:
 
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress], ids=["tar", "tar.gz"])
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_an_honest_archive(
-    tmp_path: Path, compress: Callable[[bytes], bytes], format: int
-) -> None:
+def test_an_honest_archive(tmp_path: Path, compress: Callable[[bytes], bytes], format: int) -> None:
     long = "/".join(["top", "d" * 60, "e" * 60, "f" * 20])
     data = tar_of(
         member(".", type=tarfile.DIRTYPE, mode=0o755),

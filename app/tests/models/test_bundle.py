@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
 
+from bundles import make_bundle
 from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle, card, check_name, pack, unpack
 

@@ -49,7 +49,9 @@ def two(folder: Path, events: tuple[int, int] = (900, 600)) -> list[Path]:
     ]
 
 
-def rows_of(files: list[Path], branches: list[str], jagged: list[str]) -> tuple[np.ndarray, list[str]]:
+def rows_of(
+    files: list[Path], branches: list[str], jagged: list[str]
+) -> tuple[np.ndarray, list[str]]:
     """All events of all files, file after file: normalised rows, and the columns' names."""
     events: list[dict[str, Any]] = []
     for path in files:

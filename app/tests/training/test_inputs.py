@@ -15,7 +15,10 @@ def test_a_text_file(tmp_path: Path) -> None:
 
 
 def test_a_comma_list(tmp_path: Path) -> None:
-    assert read_files_option("a.root, root://h//b.root,", tmp_path) == ["a.root", "root://h//b.root"]
+    assert read_files_option("a.root, root://h//b.root,", tmp_path) == [
+        "a.root",
+        "root://h//b.root",
+    ]
     assert read_files_option("http://h/a,b", tmp_path) == ["http://h/a", "b"]
 
 

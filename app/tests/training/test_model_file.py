@@ -53,7 +53,10 @@ def test_the_slides_listing_step_by_step(tmp_path: Path) -> None:
         ("import os\ndef modle(idim):\n return 1\n", r"has no function model\(idim\)\n.*'modle'"),
         ("x = 1\n", r"has no function model\(idim\)\n  Write: def model"),
         ("a = 1\0\n", "not valid Python"),
-        ("from keras import optimizers as o\ndef model(i): return o.Adam(lr=1)", r"model\.py:2: Adam"),
+        (
+            "from keras import optimizers as o\ndef model(i): return o.Adam(lr=1)",
+            r"model\.py:2: Adam",
+        ),
         ("def model(i): return keras.optimizers.Own(lr=1)", r"model\.py:1: Own"),
     ],
 )
@@ -75,10 +78,19 @@ def test_lr_of_ones_own_function_is_left_alone(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("def model(idim):\n  x = 1\n", r"model\.py: model\(4\) returned nothing\n.*return"),
-        ("def model(idim):\n  x = idim\n  return x / 0\n", r"model\.py:3: model\(4\) failed: ZeroDi"),
+        (
+            "def model(idim):\n  x = idim\n  return x / 0\n",
+            r"model\.py:3: model\(4\) failed: ZeroDi",
+        ),
         ("def model(): return 1\n", r"model\.py: model\(4\) failed: TypeError"),
-        ("import nonesuch_module\ndef model(i): return 1", r"model\.py:1: loading failed: ModuleNot"),
-        ("raise SystemExit(3)\ndef model(i): return 1", r"model\.py:1: loading failed: SystemExit: 3"),
+        (
+            "import nonesuch_module\ndef model(i): return 1",
+            r"model\.py:1: loading failed: ModuleNot",
+        ),
+        (
+            "raise SystemExit(3)\ndef model(i): return 1",
+            r"model\.py:1: loading failed: SystemExit: 3",
+        ),
         ("from os.path import *\nmodel = 3\n", "model is a int, not a function"),
         ("from os.path import *\n", "model is a NoneType, not a function"),
     ],

@@ -346,15 +346,16 @@ def test_a_client_that_goes_away_leaves_nothing(service: Service) -> None:
     assert list(service.settings.uploads.iterdir()) == []
 
 
-def test_a_full_disk_is_507(service: Service, http: TestClient) -> None:
+@pytest.mark.parametrize("mode", ["w", "w:gz"])  # while it is received, while it is unpacked
+def test_a_full_disk_is_507(service: Service, http: TestClient, mode: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
-        files = {"file": ("folder.tar", packed({"a.bin": bytes(1_500_000)}, mode="w"))}
+        files = {"file": ("folder.tar", packed({"a.bin": bytes(1_500_000)}, mode=mode))}
         answer = http.post("/upload?name=luca", files=files)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert_problem(answer, 507, "disk is full")
+    assert_problem(answer, 507, "File too large")
     assert list(service.settings.uploads.iterdir()) == []
     assert upload(http).status_code == 200
 
@@ -405,6 +406,13 @@ def test_the_page_shows_what_a_job_says_as_text(service: Service, http: TestClie
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "//" not in page.replace("http://127.0.0.1:8083", "")  # no asset of elsewhere
+
+
+def test_the_openapi_document_names_our_errors(http: TestClient) -> None:
+    for methods in http.get("/openapi.json").json()["paths"].values():
+        for route in methods.values():
+            assert "application/problem+json" in route["responses"]["4XX"]["content"]
+            assert "422" not in route["responses"]
 
 
 def test_the_docs_list_every_route(http: TestClient) -> None:

@@ -300,6 +300,13 @@ def test_a_body_beyond_the_limit_is_413(service: TFaaSProcess) -> None:
     )
 
 
+def test_a_body_beyond_the_limit_is_refused_before_it_has_come(service: TFaaSProcess) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        head = b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
+        connection.sendall(head + b" " * 300_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
 def test_expect_100_continue(service: TFaaSProcess) -> None:
     body = json.dumps({"values": VALUES, "model": "luca_1"}).encode()
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:

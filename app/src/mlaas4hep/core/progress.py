@@ -60,6 +60,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
+        self._phase, self._total, self._figures = "", 0, ""
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -74,18 +75,25 @@ class Bars:
         self._bars.stop()
 
     def __call__(self, phase: str, done: int, total: int, **figures: float) -> None:
-        """Show that ``done`` of ``total`` are done (a core.progress.Progress)."""
+        """Show that ``done`` of ``total`` are done (a core.progress.Progress).
+
+        Phases follow one another: when one begins, those before it are complete.
+        """
+        if self._phase not in ("", phase):
+            self._show(self._phase, self._total, self._total, self._figures)
+        self._phase, self._total, self._figures = phase, total, _figures(figures)
+        self._show(phase, done, total, self._figures)
+
+    def _show(self, phase: str, done: int, total: int, figures: str) -> None:
         if self._console.is_terminal:
             if phase not in self._tasks:
                 self._tasks[phase] = self._bars.add_task(phase, total=total, figures="")
-            self._bars.update(
-                self._tasks[phase], completed=done, total=total, figures=_figures(figures)
-            )
+            self._bars.update(self._tasks[phase], completed=done, total=total, figures=figures)
             return
         tenth = 10 if total <= 0 else min(10, 10 * done // total)
         if tenth > self._tenths.get(phase, 0):
             self._tenths[phase] = tenth
-            line = f"{phase:<11} {10 * tenth:3d} %  {done}/{total}  {_figures(figures)}"
+            line = f"{phase:<11} {10 * tenth:3d} %  {done}/{total}  {figures}"
             self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
 

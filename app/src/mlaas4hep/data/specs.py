@@ -115,6 +115,11 @@ class Specs:
             )
         read = _Reader(value, where)
         flat, jagged = read.names("fkeys"), read.names("jkeys")
+        if both := set(flat) & set(jagged):
+            raise read.wrong("jkeys", f"{min(both)!r} is in fkeys too")
+        for key, names in (("fkeys", flat), ("jkeys", jagged)):
+            if names != sorted(set(names)):
+                raise read.wrong(key, "the names aren't sorted, or one is there twice")
         jdim = read.numbers("jdim", int, jagged)
         ranged = [*flat, *(k for k in jagged if jdim[k])]
         minv, maxv = read.numbers("minv", float, ranged), read.numbers("maxv", float, ranged)
@@ -123,11 +128,6 @@ class Specs:
         for branch in ranged:
             if minv[branch] > maxv[branch]:
                 raise read.wrong("minv", f"{branch}: {minv[branch]} exceeds maxv {maxv[branch]}")
-        if both := set(flat) & set(jagged):
-            raise read.wrong("jkeys", f"{min(both)!r} is in fkeys too")
-        for key, names in (("fkeys", flat), ("jkeys", jagged)):
-            if names != sorted(set(names)):
-                raise read.wrong(key, "the names aren't sorted, or one is there twice")
         return cls(
             tree=read.get("tree", str),
             flat=flat,

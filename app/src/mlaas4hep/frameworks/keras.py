@@ -137,9 +137,7 @@ class Keras(Framework):
                     (folder / "model.keras").unlink(missing_ok=True)
                     said.append(f"no model.keras: Keras can't write this model: {reason(error)}")
         except tf.errors.OpError as error:
-            full = isinstance(error, tf.errors.ResourceExhaustedError)
-            code = errno.ENOSPC if full else errno.EIO
-            raise OSError(code, error.message, str(folder)) from error
+            raise OSError(errno.EIO, error.message, str(folder)) from error
         return said
 
     def to_onnx(self, model: Any, path: Path, width: int) -> None:

@@ -2,6 +2,7 @@
 
 It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
 and its result.json; so a runner that was killed is followed by one that goes on where it stood.
+Limits of memory and time are watched here: while no runner runs, trainings go on unwatched.
 """
 
 from __future__ import annotations

@@ -113,9 +113,12 @@ class Column:
 
     def _unpack(self, number: int, basket: Any) -> Piece:
         expected = int(self.entry_offsets[number + 1] - self.entry_offsets[number])
+        byte_offsets = basket.byte_offsets
+        if byte_offsets is None and isinstance(self._interpretation, AsJagged):
+            byte_offsets = self._counted_offsets(number)
         piece = self._interpretation.basket_array(
             basket.data,
-            basket.byte_offsets,
+            byte_offsets,
             basket,
             self.branch,
             self._context,
@@ -130,6 +133,16 @@ class Column:
                 {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
             )
         return piece
+
+    def _counted_offsets(self, number: int) -> NDArray[np.int32]:
+        """Byte offsets of a basket that was written without them, from the counter branch."""
+        start, stop = (int(entry) for entry in self.entry_offsets[number : number + 2])
+        counter = self.branch.count_branch
+        if counter is None:
+            raise ValueError("lists without offsets and without a counter branch")
+        offsets = np.zeros(stop - start + 1, np.int32)
+        np.cumsum(counter.array(entry_start=start, entry_stop=stop, library="np"), out=offsets[1:])
+        return offsets * np.int32(self.layout.dtype.itemsize)
 
     def extend(self, pieces: list[Piece], keep_from: int, shared: SharedOffsets) -> None:
         """Drop events before the entry ``keep_from`` and append those of ``pieces``.

@@ -200,7 +200,8 @@ class RootFile:
         except Exception as error:
             return BranchInfo(name, "unsupported", f"unknown type ({_first_line(error)})")
         if branch.num_entries != self.entries:
-            return BranchInfo(name, "unsupported", f"{title}, filled in {branch.num_entries} events")
+            title += f", filled in {branch.num_entries} events"
+            return BranchInfo(name, "unsupported", title)
         return BranchInfo(name, kind, title)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.metadata
+import os
 import platform
 import shutil
 import sys
@@ -90,13 +91,11 @@ def staging(target: Path) -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        what = error.strerror or str(error)
-        remedy = "Make room, then train again."
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            remedy = ""
-        raise LimitError(
-            f"the bundle can't be written in {target.parent}: {what}", remedy
-        ) from None
+        where = f"the bundle can't be written in {target.parent}"
+        for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            if full in str(error):  # libraries below h5py and TensorFlow give the text alone
+                raise LimitError(f"{where}: {full}", "Make room, then train again.") from error
+        raise LimitError(f"{where}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -177,9 +176,10 @@ def _onnx(trained: Trained, folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "1" / "model.onnx"
     path.parent.mkdir()
     rows = trained.data.sample()
+    # Native first: a model that draws random numbers must not answer from the state that ONNX got.
+    native = trained.framework.predict(trained.model, rows)
     try:
         trained.framework.to_onnx(trained.model, path, rows.shape[1])
-        native = trained.framework.predict(trained.model, rows)
         comparison = compare(path, rows, native)
     except NotServable as error:
         shutil.rmtree(path.parent)

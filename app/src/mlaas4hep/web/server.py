@@ -58,6 +58,24 @@ REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-i
 """A report was written where user code ran: it may show pictures, nothing else."""
 
 
+PROBLEM: dict[str, Any] = {
+    "description": "Problem details (RFC 9457): title says what is wrong, detail what to do.",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["title", "status"],
+                "properties": {
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                },
+            }
+        }
+    },
+}
+
+
 class SubmitBody(BaseModel):
     """A training; file names are relative to the uploaded folder."""
 
@@ -220,6 +238,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="MLaaS4HEP server",
         version=__version__,
         description="Upload a folder, submit a training, follow it, fetch its model.",
+        responses={"4XX": PROBLEM},
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -445,7 +464,9 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @handler(MlaasError)
     async def expected(request: Request, error: MlaasError) -> Response:
-        return _answered(request, status_of(error), error.message, error.remedy)
+        cause = error.__cause__
+        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
+        return _answered(request, 507 if full else status_of(error), error.message, error.remedy)
 
     @handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -459,7 +480,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def plain(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, MlaasError):  # FastAPI wraps what reading a body raises
             cause = error.__cause__
-            return _answered(request, status_of(cause), cause.message, cause.remedy)
+            return problem(status_of(cause), cause.message, cause.remedy)
         headers = {k.lower().replace("-", "_"): v for k, v in (error.headers or {}).items()}
         return problem(error.status_code, str(error.detail), "See /docs for the routes.", **headers)
 

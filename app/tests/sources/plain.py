@@ -1,0 +1,39 @@
+"""What plain uproot reads, to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import uproot
+
+from mlaas4hep.data import Branch, Jagged
+
+
+def assert_same(found: Branch, file: Path, tree: str, branch: str, start: int, stop: int) -> None:
+    """Assert that ``found`` is what uproot reads: values, lengths of lists and dtype."""
+    with uproot.open({str(file): tree}) as events:
+        wanted = events[branch].array(entry_start=start, entry_stop=stop)
+    assert len(found) == stop - start
+    if isinstance(found, Jagged):
+        assert found.counts.tolist() == ak.num(wanted).tolist(), branch
+        found = found.content[found.offsets[0] : found.offsets[-1]]
+        wanted = ak.flatten(wanted)
+    if found.dtype == object:
+        assert found.tolist() == wanted.tolist()
+        return
+    values = ak.to_numpy(wanted)
+    assert found.dtype == values.dtype, branch
+    np.testing.assert_array_equal(found, values, err_msg=branch)
+
+
+def join(parts: list[Branch]) -> Branch:
+    """Consecutive pieces of a branch as one."""
+    first = parts[0]
+    if not isinstance(first, Jagged):
+        return np.concatenate(parts)  # type: ignore[arg-type]
+    lists = [part for part in parts if isinstance(part, Jagged)]
+    counts = np.concatenate([[0], *(part.counts for part in lists)])
+    values = [part.content[part.offsets[0] : part.offsets[-1]] for part in lists]
+    return Jagged(np.cumsum(counts), np.concatenate(values))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from sources.plain import assert_same
+from uproot.interpretation.jagged import AsJagged
+from uproot.interpretation.numerical import AsDtype
+from uproot.models.TBasket import Model_TBasket
+
+from mlaas4hep.data import Jagged
+from mlaas4hep.sources.columns import Column, layout
+from mlaas4hep.sources.root import RootFile
+
+
+def test_numbers_in_stl_vectors(tmp_path: Path) -> None:
+    """In a basket a std::vector<float> is 10 bytes of header and its values, big-endian."""
+    vectors = [[1.5, -2.0], [], [3.25], [4.0, 5.0, 6.0]]
+    path = tmp_path / "vector.root"
+    bytes_on_disk = [[*([0] * 9), len(v), *np.array(v, ">f4").tobytes()] for v in vectors]
+    with uproot.recreate(path) as file:
+        file["t"] = {"v": ak.values_astype(ak.Array(bytes_on_disk), np.uint8)}
+    with uproot.open(path) as file:
+        branch = file["t"]["v"]
+        branch._interpretation = AsJagged(AsDtype(">f4"), header_bytes=10)
+        assert branch.array().tolist() == vectors
+        column = Column(branch)
+        assert (column.layout.kind, column.layout.dtype) == ("jagged", np.dtype(np.float32))
+        column.start_at(0)
+        [(number, place)] = column.baskets_before(4)
+        assert place
+        column.extend([column.decode(number, place, file.file.source.chunk(*place))], 0, {})
+    assert column.offsets is not None
+    assert np.diff(column.offsets).tolist() == [2, 0, 1, 3]
+    assert column.content.tolist() == sum(vectors, [])
+
+
+@pytest.mark.parametrize(
+    ("interpretation", "kind"),
+    [
+        (AsDtype(">f8"), "flat"),
+        (AsDtype("?"), "flat"),
+        (AsDtype(np.dtype((">i4", (3,)))), "jagged"),
+        (AsDtype([("a", ">i4"), ("b", ">f4")]), "unsupported"),
+        (AsJagged(AsDtype(">i8")), "jagged"),
+        (AsJagged(AsDtype(np.dtype((">f4", (3,))))), "unsupported"),
+        (AsJagged(AsDtype([("a", ">i4")])), "unsupported"),
+        (uproot.AsStrings(), "string"),
+        (AsJagged(uproot.AsStrings()), "unsupported"),
+        (uproot.AsObjects(uproot.AsVector(True, uproot.AsVector(False, ">f4"))), "unsupported"),
+        (uproot.AsObjects(uproot.AsString(True)), "unsupported"),
+        (ValueError("unknown"), "unsupported"),
+    ],
+)
+def test_kinds_by_interpretation(
+    small_files: list[Path], interpretation: object, kind: str
+) -> None:
+    with uproot.open(small_files[0]) as file:
+        branch = file["events"]["x"]
+        branch._interpretation = interpretation
+        assert layout(branch).kind == kind
+
+
+def test_lists_written_without_offsets_are_counted_by_their_counter(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some CMS files have no offsets in their baskets (ROOT's IO feature kGenerateOffsetMap)."""
+    path = real_data / "uproot-HZZ.root"
+    monkeypatch.setattr(Model_TBasket, "byte_offsets", property(lambda self: None))
+    with RootFile(str(path), "events") as file:
+        events = file.read(["Jet_Px", "Muon_Charge", "Muon_Px"], 5, 2300)
+    monkeypatch.undo()
+    for branch, lists in events.items():
+        assert isinstance(lists, Jagged)
+        assert_same(lists, path, "events", branch, 5, 2300)

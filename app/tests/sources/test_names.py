@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.names import resolve
+
+REDIRECTOR = "root://xrootd-cms.infn.it/"
+
+
+@pytest.mark.parametrize(
+    "url", ["root://host//store/a.root", "http://host/a.root", "https://host/a", "s3://bucket/a"]
+)
+def test_urls_pass(url: str, tmp_path: Path) -> None:
+    assert resolve(url, REDIRECTOR, tmp_path) == url
+    assert resolve(url, "", tmp_path) == url
+
+
+def test_what_exists_here_is_here(tmp_path: Path) -> None:
+    file = tmp_path / "in" / "a.root"
+    file.parent.mkdir()
+    file.touch()
+    assert resolve("in/a.root", REDIRECTOR, tmp_path) == str(file)
+    assert resolve(str(file), REDIRECTOR, Path("/nowhere")) == str(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("/store/user/a.root", "root://xrootd-cms.infn.it//store/user/a.root"),
+        ("store/user/a.root", "root://xrootd-cms.infn.it//store/user/a.root"),
+        ("a.root", "root://xrootd-cms.infn.it//a.root"),
+    ],
+)
+def test_the_redirector_prefixes_what_is_not_here(name: str, address: str, tmp_path: Path) -> None:
+    assert resolve(name, REDIRECTOR, tmp_path) == address
+    assert resolve(name, REDIRECTOR.rstrip("/"), tmp_path) == address
+
+
+def test_a_web_server_can_be_the_redirector(tmp_path: Path) -> None:
+    assert resolve("a.root", "https://host/data/", tmp_path) == "https://host/data/a.root"
+
+
+@pytest.mark.parametrize("redirector", ["", REDIRECTOR])
+@pytest.mark.parametrize("name", ["/data/none.root", "/storey/none.root"])
+def test_an_absolute_missing_path_is_an_error_at_once(
+    name: str, redirector: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"no such file: {name}"):
+        resolve(name, redirector, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["none.root", "/store/none.root", "x" * 5000])
+def test_without_redirector_the_remedy_names_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file") as error:
+        resolve(name, "", tmp_path)
+    assert "redirector" in error.value.remedy

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from conftest import REAL_FILES
+from sources.plain import assert_same
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import Jagged
+from mlaas4hep.sources.root import RootFile, known_trees
+
+TREES = dict(zip(REAL_FILES, ("Events", "events", "events"), strict=True))
+
+
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_every_branch_of_real_files_is_what_uproot_reads(real_data: Path, name: str) -> None:
+    path, tree = real_data / name, TREES[name]
+    with RootFile(str(path), tree) as file, uproot.open(path) as plain:
+        assert file.trees() == [tree]
+        assert file.entries == plain[tree].num_entries
+        assert file.uuid == str(plain.file.uuid)
+        assert file.size == path.stat().st_size
+        assert list(file.branches) == plain[tree].keys()
+        events = file.read(list(file.branches))
+    for branch, values in events.items():
+        assert_same(values, path, tree, branch, 0, file.entries)
+
+
+def test_kinds_of_branches_in_real_files(real_data: Path) -> None:
+    with RootFile(str(real_data / "uproot-Zmumu.root"), "events") as file:
+        assert file.branches["Type"].kind == "string"
+        assert file.branches["E1"].kind == "flat"
+        assert set(file.read(["Type"])["Type"]) == {"GT", "GG", "TT"}
+    with RootFile(str(real_data / REAL_FILES[0]), "Events") as file:
+        kinds = {b.type: b.kind for b in file.branches.values()}
+    assert kinds["uint64_t"] == kinds["bool"] == kinds["uint8_t"] == "flat"
+    assert kinds["bool[]"] == kinds["float[]"] == kinds["uint8_t[]"] == "jagged"
+
+
+def test_part_of_the_events(small_files: list[Path]) -> None:
+    branches = ["x", "Jet_pt", "Jet_eta"]
+    with RootFile(str(small_files[0]), "events") as file:
+        for start, stop in ((0, 700), (150, 151), (199, 201), (350, 350), (650, 700)):
+            for branch, values in file.read(branches, start, stop).items():
+                assert_same(values, small_files[0], "events", branch, start, stop)
+        assert len(file.read(["x"], 690, 9999)["x"]) == 10
+        assert len(file.read(["Jet_pt"], 9999)["Jet_pt"]) == 0
+
+
+def test_what_was_read_outlives_the_file(small_files: list[Path]) -> None:
+    with RootFile(str(small_files[0]), "events") as file:
+        events = file.read(["x", "Jet_pt"])
+    assert_same(events["Jet_pt"], small_files[0], "events", "Jet_pt", 0, 700)
+
+
+def test_trees_in_folders_and_their_newest_cycle(tmp_path: Path) -> None:
+    path = tmp_path / "folders: and a colon.root"
+    with uproot.recreate(path) as file:
+        file["boostedAk8/events"] = {"x": np.arange(3.0)}
+        file["other"] = {"x": np.arange(2.0)}
+        file["histogram"] = np.histogram([1, 2, 3])
+    with uproot.update(path) as file:
+        file["boostedAk8/events"] = {"x": np.arange(5.0)}
+    assert sorted(known_trees(str(path))) == ["boostedAk8/events", "other"]
+    with RootFile(str(path), "boostedAk8/events") as root:
+        assert root.read(["x"])["x"].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(DataError, match="no tree 'boostedAK8/event'") as error:
+        RootFile(str(path), "boostedAK8/event")
+    assert "'boostedAk8/events'" in error.value.remedy
+    with pytest.raises(DataError, match="'histogram' is a TH1D, not a tree"):
+        RootFile(str(path), "histogram")
+
+
+def test_fixed_size_arrays_are_lists_of_one_length(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.root"
+    values = np.arange(24, dtype=np.int32).reshape(4, 2, 3)
+    with uproot.recreate(path) as file:
+        file["t"] = {"a": values, "b": values[:, 0].astype(np.float64)}
+    with RootFile(str(path), "t") as root:
+        assert {b.kind for b in root.branches.values()} == {"jagged"}
+        events = root.read(["a", "b"], 1, 3)
+    a, b = events["a"], events["b"]
+    assert isinstance(a, Jagged)
+    assert isinstance(b, Jagged)
+    assert a.counts.tolist() == [6, 6]
+    assert a.content[a.offsets[0] : a.offsets[-1]].tolist() == values[1:3].ravel().tolist()
+    assert b.counts.tolist() == [3, 3]
+
+
+def test_a_list_branch_that_is_always_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty_lists.root"
+    nothing = ak.values_astype(ak.Array([[], [], []]), np.float32)
+    with uproot.recreate(path) as file:
+        file["t"] = {"x": np.arange(3.0), "void": nothing}
+    with RootFile(str(path), "t") as root:
+        void = root.read(["void"])["void"]
+    assert isinstance(void, Jagged)
+    assert void.counts.tolist() == [0, 0, 0]
+    assert void.content.dtype == np.float32
+
+
+def test_a_tree_without_events(tmp_path: Path) -> None:
+    path = tmp_path / "no_events.root"
+    with uproot.recreate(path) as file:
+        file.mktree("t", {"x": np.float32, "y": "var * int32"})
+    with RootFile(str(path), "t") as root:
+        assert root.entries == 0
+        events = root.read(["x", "y"])
+    assert events["x"].dtype == np.float32
+    assert len(events["y"]) == 0
+
+
+def test_an_rntuple_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "rntuple.root"
+    with uproot.recreate(path) as file:
+        file.mkrntuple("Events", {"x": np.arange(3.0)})
+    with pytest.raises(DataError, match="'Events' is an RNTuple"):
+        RootFile(str(path), "Events")
+    assert known_trees(str(path)) == []
+
+
+def test_branches_that_do_not_exist_or_can_not_be_used(
+    small_files: list[Path], tmp_path: Path
+) -> None:
+    name = str(small_files[0])
+    with RootFile(name, "events") as file:
+        with pytest.raises(DataError, match="no branch 'jet_pt' in the tree events") as error:
+            file.read(["jet_pt"])
+        assert str(small_files[0]) in error.value.message
+        assert "'Jet_pt'" in error.value.remedy
+    path = tmp_path / "record.root"
+    with uproot.recreate(path) as out:
+        record = np.array([(1, 2.0)], dtype=[("i", np.int32), ("f", np.float64)])
+        out["t"] = {"x": np.arange(1.0), "s": record}
+    with RootFile(str(path), "t") as file:
+        unsupported = [b.name for b in file.branches.values() if b.kind == "unsupported"]
+        for branch in unsupported:
+            with pytest.raises(DataError, match=f"the branch {branch} .* can't be used"):
+                file.read([branch])
+
+
+def test_files_that_are_none(tmp_path: Path, small_files: list[Path]) -> None:
+    none, empty, text = (tmp_path / name for name in ("none.root", "empty.root", "text.root"))
+    empty.touch()
+    text.write_text("runs,events\n1,2\n" * 100)
+    secret = tmp_path / "secret.root"
+    shutil.copy(small_files[0], secret)
+    for path, said in (
+        (none, "no such file"),
+        (empty, "is empty: 0 bytes"),
+        (text, "is not a ROOT file"),
+        (tmp_path, "Is a directory"),
+        (small_files[0] / "x.root", "Not a directory"),
+    ):
+        with pytest.raises(DataError, match=said) as error:
+            RootFile(str(path), "events")
+        assert str(path) in error.value.message
+        assert error.value.remedy
