@@ -75,7 +75,8 @@ class Users(threading.Thread):
         number = 0
         while not self.stop.wait(0.3):
             number += 1
-            name = "real" if number % 12 == 3 else FOLDERS[number % len(FOLDERS)]
+            real = number > 2 and not any(n.startswith("real_") for n in self.acknowledged)
+            name = "real" if real else FOLDERS[number % len(FOLDERS)]
             small = packed(small_files(seconds=0.3, data__txt=str(number)))
             with contextlib.suppress(httpx.TransportError):
                 self._upload(name, self._real if name == "real" else small)

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import resource
@@ -132,8 +133,11 @@ def test_two_trainings_of_one_core_get_different_cores(tmp_path: Path) -> None:
     assert (cores[0] != cores[1]) or len(os.sched_getaffinity(0)) == 1
 
 
-def test_max_jobs_run_at_once_and_the_others_wait_in_line(tmp_path: Path) -> None:
+def test_max_jobs_run_at_once_and_the_others_wait_in_line(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     service = Service(tmp_path / "store", max_jobs=2)
+    request.addfinalizer(service.kill_all)
     service.upload("luca", small_files("hang"))
     for _ in range(4):
         service.submit("luca")
@@ -146,7 +150,6 @@ def test_max_jobs_run_at_once_and_the_others_wait_in_line(tmp_path: Path) -> Non
     service.run(first)
     assert service.queue.get("luca_3").state == "running"
     assert service.queue.get("luca_4").state == "waiting"
-    service.kill_all()
 
 
 def test_a_folder_replaced_while_a_job_runs(service: Service) -> None:
@@ -200,6 +203,26 @@ def test_a_job_claimed_by_a_runner_that_died_before_it_started_is_run(service: S
         row.state, row.started = State.RUNNING, time.time()
     [job] = service.run(job)
     assert job.state == "succeeded"
+
+
+def test_a_training_that_is_slow_to_begin_is_left_alone(service: Service) -> None:
+    job = start(service, "succeed")
+    with service.database.write() as session:
+        row = session.get_one(Job, job.id)
+        row.state, row.started = State.RUNNING, time.time()
+    service.home(job).mkdir(parents=True)
+    with (service.home(job) / "lock").open("w") as lock:  # held, with no process id in it yet
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beginning = subprocess.Popen(["sleep", "600"], pass_fds=[lock.fileno()])
+    for _ in range(3):
+        service.runner.step()
+    assert beginning.poll() is None
+    assert service.queue.get("luca_1").state == "running"
+    service.queue.cancel("luca_1")
+    service.runner.step()
+    assert beginning.wait(PATIENCE) == -signal.SIGKILL
+    [job] = service.run(job)
+    assert job.reason == "cancelled by its user"
 
 
 def test_publishing_again_after_a_kill_in_between_does_no_harm(service: Service) -> None:

@@ -224,7 +224,7 @@ def test_a_full_disk_says_where(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(LimitError, match="can't be unpacked in .*File too large"):
+        with pytest.raises(LimitError, match=r"can't be unpacked in .*File too large"):
             unpack_tar(io.BytesIO(tar_of(member("a", b"1" * 5000))), tmp_path / "into", **LIMITS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

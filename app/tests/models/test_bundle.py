@@ -113,7 +113,7 @@ def test_verify_finds_a_changed_byte_and_a_stowaway(tmp_path: Path) -> None:
     model[-1] ^= 1
     (path / "1/model.onnx").write_bytes(model)
     Bundle.open(path)
-    with pytest.raises(BundleError, match="1/model.onnx in the bundle m is not what"):
+    with pytest.raises(BundleError, match=r"1/model\.onnx in the bundle m is not what"):
         Bundle.open(path, verify=True)
     path = make_bundle(tmp_path, "n")
     (path / "extra.py").write_text("import os")

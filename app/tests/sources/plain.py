@@ -1,8 +1,10 @@
-"""What plain uproot reads, to compare with."""
+"""What plain uproot writes and reads, to compare with."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -11,10 +13,24 @@ import uproot
 from mlaas4hep.data import Branch, Jagged
 
 
+def write_tree(path: Path, tree: str, branches: dict[str, Any]) -> Path:
+    """Write a TTree (what ``file[tree] = ...`` writes may be an RNTuple)."""
+    with uproot.recreate(path) as file:
+        file.mktree(tree, {name: ak.Array(values).type for name, values in branches.items()})
+        if len(next(iter(branches.values()))):
+            file[tree].extend(branches)
+    return path
+
+
+@cache
+def plain_tree(file: Path, tree: str) -> Any:
+    """The tree as uproot opens it."""
+    return uproot.open({str(file): tree})
+
+
 def assert_same(found: Branch, file: Path, tree: str, branch: str, start: int, stop: int) -> None:
     """Assert that ``found`` is what uproot reads: values, lengths of lists and dtype."""
-    with uproot.open({str(file): tree}) as events:
-        wanted = events[branch].array(entry_start=start, entry_stop=stop)
+    wanted = plain_tree(file, tree)[branch].array(entry_start=start, entry_stop=stop)
     assert len(found) == stop - start
     if isinstance(found, Jagged):
         assert found.counts.tolist() == ak.num(wanted).tolist(), branch

@@ -34,6 +34,7 @@ EXAMPLE = Path(__file__).parent / "example"
 NAME = "demo"
 MOST_PREDICTED = 10_000
 SLICE = 1_000
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
     ``own`` are the user's files; without them the events are simulated, with predictions for a
     third file that another seed made. ``keep`` leaves the services up until Ctrl-C.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOPPING:
+        signal.signal(number, _interrupt)
     console = Console(highlight=False, soft_wrap=True)
     steps = Steps(console)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,9 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
 
 
 def _interrupt(*_: object) -> None:
+    """Stop, once: a second Ctrl-C must not keep the services from being stopped."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

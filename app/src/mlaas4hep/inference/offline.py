@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,18 +80,27 @@ def score_names(classes: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def score_file(path: Path, names: Sequence[str]) -> Iterator[Callable[[Scores], None]]:
-    """What appends scores to ``path``: x.root (tree ``scores``, a friend of the events) or x.csv."""
-    if path.suffix == ".root":
+def score_file(path: Path | None, names: Sequence[str]) -> Iterator[Callable[[Scores], None]]:
+    """What appends scores to ``path``: x.root (a tree ``scores``) or x.csv; None prints CSV.
+
+    The tree has one entry per event, to be used as a friend of the events' tree.
+    """
+    if path is None:
+        yield _csv(sys.stdout, names)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as stream:
+            yield _csv(stream, names)
+    elif path.suffix == ".root":
         import uproot
 
         with uproot.recreate(path) as file:
-            tree = file.mktree("scores", {name: "float32" for name in names})
-            yield lambda s: tree.extend({n: s[:, i] for i, n in enumerate(names)})
-    elif path.suffix == ".csv":
-        with path.open("w", newline="") as stream:
-            rows = csv.writer(stream)
-            rows.writerow(names)
-            yield lambda s: rows.writerows(s.tolist())
+            tree = file.mktree("scores", dict.fromkeys(names, "float32"))
+            yield lambda scores: tree.extend(dict(zip(names, scores.T, strict=True)))
     else:
         raise UsageError(f"--fout {path}: unknown ending {path.suffix!r}", "Use .root or .csv.")
+
+
+def _csv(stream: TextIO, names: Sequence[str]) -> Callable[[Scores], None]:
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(names)
+    return lambda scores: rows.writerows(scores.astype(str))

@@ -140,10 +140,15 @@ class ProcessExecutor:
             return False
         return False
 
-    def has_leader(self, home: Path) -> bool:
-        """Whether the training itself lives, not only processes that it left behind."""
+    def is_over(self, home: Path) -> bool:
+        """Whether the training itself has ended; what still lives then was left behind."""
         group = _group(home)
-        return group > 0 and any(p.pid == group for p in _members(group))
+        if group <= 0:  # it is about to begin: its launcher has not written yet
+            return False
+        try:
+            return psutil.Process(group).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     def exit_code(self, home: Path) -> int | None:
         """Its exit code, -N for signal N; None for a training that another runner started."""

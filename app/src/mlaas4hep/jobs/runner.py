@@ -197,8 +197,8 @@ class Runner:
                 "the most that a training may (max_job_seconds)",
                 "Train on fewer events (nevts) or for fewer epochs.",
             )
-        elif not self._executor.has_leader(home) or _age(home / "result.json") > GRACE_SECONDS:
-            self._executor.kill(home)  # the training is over, what still lives was left behind
+        elif self._executor.is_over(home) or _age(home / "result.json") > GRACE_SECONDS:
+            self._executor.kill(home)
 
     def _stop(self, job: Job, reason: str, remedy: str) -> None:
         """Kill a training. The reason is noted first: a runner killed in between leaves it."""

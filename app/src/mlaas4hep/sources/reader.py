@@ -59,7 +59,7 @@ class Reader:
         events: dict[str, np.ndarray | Jagged] = {}
         cuts: dict[int, np.ndarray] = {}
         for name, column in self._columns.items():
-            begin, end = start - column.first, stop - column.first
+            begin, end = (start - column.first, stop - column.first) if stop > start else (0, 0)
             if column.offsets is None:
                 events[name] = column.content[begin:end]
                 continue

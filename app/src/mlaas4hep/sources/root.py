@@ -130,7 +130,7 @@ def _open_tree(file: Any, name: str, tree: str) -> Any:
     if "RNTuple" in kind:
         raise DataError(
             f"{name}: {tree!r} is an RNTuple, which can't be read yet",
-            "Give a file with a TTree; ROOT's Snapshot writes one.",
+            "Write it as a TTree: with uproot by mktree, with ROOT by Snapshot.",
         )
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 

@@ -86,7 +86,7 @@ class Predictions:
         return b"".join(pieces) if len(pieces) > 1 else body
 
     async def _json(self, body: bytes) -> bytes:
-        content = _fields(body, _ROW, '{"model": NAME, "values": [...]}')
+        content = _fields(body, _ROW, '{"model": NAME, "values": [...]}', strict=False)
         values, keys = content.get("values"), content.get("keys")
         if type(values) is not list:
             raise UsageError("values must be a list of numbers", "One for each column, in order.")
@@ -158,8 +158,13 @@ def sentence(error: MlaasError) -> str:
     return f"{error.message}. {error.remedy}" if error.remedy else error.message
 
 
-def _fields(body: bytes, known: frozenset[str], expected: str) -> dict[str, Any]:
-    """The JSON object in ``body``; names of fields are as case-insensitive as Go's."""
+def _fields(
+    body: bytes, known: frozenset[str], expected: str, strict: bool = True
+) -> dict[str, Any]:
+    """The JSON object in ``body``; names of fields are as case-insensitive as Go's.
+
+    Unless ``strict``, unknown fields are ignored, as the original TFaaS does.
+    """
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -171,6 +176,8 @@ def _fields(body: bytes, known: frozenset[str], expected: str) -> dict[str, Any]
     folded: dict[str, Any] = {}
     for field, value in content.items():
         if field.casefold() not in known:
+            if not strict:
+                continue
             shown = field[:100]
             raise UsageError(f"unknown field {shown!r}", did_you_mean(shown, sorted(known)))
         folded[field.casefold()] = value

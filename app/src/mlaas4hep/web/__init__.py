@@ -1,0 +1,1 @@
+"""The doors over HTTP: the training API and its page, and TFaaS."""

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+from conftest import REAL_FILES
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.root import RootFile
+
+TREES = dict(zip(REAL_FILES, ("Events", "events", "events"), strict=True))
+
+
+def damaged(file: Path, folder: Path, at: int, content: bytes) -> Path:
+    """A copy of the file with other bytes at a place."""
+    copy = Path(shutil.copy(file, folder / "damaged.root"))
+    copy.chmod(0o644)
+    with copy.open("r+b") as stream:
+        stream.seek(at)
+        stream.write(content)
+    return copy
+
+
+def read_all(path: Path, tree: str) -> None:
+    with RootFile(str(path), tree) as file:
+        file.read([b.name for b in file.branches.values() if b.kind != "unsupported"])
+
+
+@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_truncated_anywhere(real_data: Path, tmp_path: Path, name: str, tenth: int) -> None:
+    whole = (real_data / name).read_bytes()
+    length = [7, 30, *range(len(whole) // 8, len(whole), len(whole) // 8)][tenth]
+    path = tmp_path / name
+    path.write_bytes(whole[: min(length, len(whole) - 1)])
+    with pytest.raises(DataError, match=f"{name} is truncated: it has {length}") as error:
+        read_all(path, TREES[name])
+    assert error.value.remedy
+
+
+def test_a_file_that_lost_its_end_while_open(small_files: list[Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(small_files[0], tmp_path / "shrinks.root"))
+    with RootFile(str(path), "events") as file:
+        assert "x" in file.branches
+        with path.open("r+b") as stream:
+            stream.truncate(2000)
+        with pytest.raises(DataError, match=r"shrinks\.root can't be read.* ends at byte"):
+            file.read(["x"])
+
+
+def test_corrupted_bytes_in_a_compressed_basket(small_files: list[Path], tmp_path: Path) -> None:
+    with uproot.open(small_files[0]) as file:
+        branch = file["events"]["Jet_pt"]
+        start = int(branch.member("fBasketSeek")[2])
+        middle = start + branch.basket_compressed_bytes(2) // 2
+    path = damaged(small_files[0], tmp_path, middle, b"\xff" * 40)
+    with RootFile(str(path), "events") as file:
+        assert len(file.read(["Jet_eta", "x"])["x"]) == 700
+        assert len(file.read(["Jet_pt"], 0, 200)["Jet_pt"]) == 200
+        with pytest.raises(DataError, match=r"damaged\.root: branch Jet_pt .*damaged") as error:
+            file.read(["Jet_pt"])
+        assert "Copy the file again" in error.value.remedy
+
+
+@pytest.mark.parametrize("offset", [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"])
+def test_corrupted_offsets_in_a_plain_basket(
+    real_data: Path, tmp_path: Path, offset: bytes
+) -> None:
+    """Without compression no checksum tells: the offsets themselves are checked."""
+    original = real_data / "uproot-HZZ.root"
+    with uproot.open(original) as file:
+        branch = file["events"]["Muon_Px"]
+        basket = branch.basket(0)
+        offsets = int(branch.member("fBasketSeek")[0]) + basket.member("fLast")
+    path = damaged(original, tmp_path, offsets + 4 * 500, offset)
+    with pytest.raises(DataError, match=r"damaged\.root: branch Muon_Px .*damaged"):
+        read_all(path, "events")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_damage_is_an_error_that_names_the_file_or_none(
+    real_data: Path, tmp_path: Path, seed: int
+) -> None:
+    name = REAL_FILES[1 + seed % 2]
+    rng = np.random.default_rng(seed)
+    size = (real_data / name).stat().st_size
+    place = int(rng.integers(24, size - 64))
+    path = damaged(real_data / name, tmp_path, place, rng.bytes(int(rng.integers(1, 64))))
+    try:
+        read_all(path, "events")
+    except DataError as error:
+        assert "damaged.root" in error.message  # noqa: PT017

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from sources.plain import plain_tree, write_tree
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.inspect import BranchReport, describe
+
+
+def test_a_real_file(real_data: Path) -> None:
+    path = real_data / "uproot-HZZ.root"
+    [tree] = describe(str(path))
+    assert (tree.name, tree.entries) == ("events", 2421)
+    plain = plain_tree(path, "events")
+    assert [b.name for b in tree.branches] == plain.keys()
+    for branch in tree.branches:
+        values = plain[branch.name].array()
+        assert branch.low == float(ak.min(values))
+        assert branch.high == float(ak.max(values))
+        assert branch.type == plain[branch.name].typename
+        if branch.kind == "jagged":
+            counts = ak.to_numpy(ak.num(values))
+            assert branch.multiplicity == (counts.min(), pytest.approx(counts.mean()), counts.max())
+        else:
+            assert branch.multiplicity is None
+
+
+def test_a_text_branch_has_no_range(real_data: Path) -> None:
+    [tree] = describe(str(real_data / "uproot-Zmumu.root"), "events")
+    assert tree.branches[0] == BranchReport("Type", "string", "char*")
+    assert tree.branches[0].cells() == ("Type", "string", "char*", "", "", "", "")
+
+
+def test_cells_as_a_table_shows_them(tmp_path: Path) -> None:
+    lists = ak.unflatten(np.array([1.5, np.nan, 2.5], np.float32), [0, 2, 1])
+    path = write_tree(tmp_path / "a.root", "t", {"y": lists, "x": np.array([1, 2, 4])})
+    [tree] = describe(str(path), "t")
+    assert [b.cells() for b in tree.branches] == [
+        ("ny", "flat", "int32_t", "0", "2", "", ""),
+        ("y", "jagged", "float[]", "1.5", "2.5", "0 / 1 / 2", "1"),
+        ("x", "flat", "int64_t", "1", "4", "", ""),
+    ]
+
+
+def test_all_trees_or_one(tmp_path: Path) -> None:
+    path = tmp_path / "two.root"
+    with uproot.recreate(path) as file:
+        for name, events in (("a", 2), ("folder/b", 0)):
+            file.mktree(name, {"x": np.float64}).extend({"x": np.arange(float(events))})
+    assert [(t.name, t.entries) for t in describe(str(path))] == [("a", 2), ("folder/b", 0)]
+    assert describe(str(path))[1].branches == [BranchReport("x", "flat", "double")]
+    assert [t.name for t in describe(str(path), "a")] == ["a"]
+    with pytest.raises(DataError, match="no tree 'c'"):
+        describe(str(path), "c")
+
+
+def test_a_file_without_trees(tmp_path: Path) -> None:
+    path = tmp_path / "histogram.root"
+    with uproot.recreate(path) as file:
+        file["h"] = np.histogram([1, 2, 3])
+    with pytest.raises(DataError, match=r"histogram\.root holds no tree"):
+        describe(str(path))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import http.server
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sources.plain import assert_same
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.names import resolve
+from mlaas4hep.sources.root import RootFile
+
+
+class RangeHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, whole or one range of bytes at a time, as web servers of sites do."""
+
+    protocol_version = "HTTP/1.1"
+    folder = Path()
+    sent = 0
+
+    def log_message(self, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        path = self.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        size = len(content)
+        wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted:
+            first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
+            content = content[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+            type(self).sent += len(content)
+
+
+@pytest.fixture
+def server(small_files: list[Path]) -> Iterator[str]:
+    handler = type("Handler", (RangeHandler,), {"folder": small_files[0].parent})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+
+
+def test_a_file_behind_a_web_server(server: str, small_files: list[Path], tmp_path: Path) -> None:
+    name = resolve("a.root", server, tmp_path)
+    assert name == f"{server}/a.root"
+    with RootFile(name, "events") as file, RootFile(str(small_files[0]), "events") as local:
+        assert (file.uuid, file.size, file.entries) == (local.uuid, local.size, local.entries)
+        reader = file.reader(["x", "Jet_pt"], 3000)
+        while reader.position < reader.stop:
+            start = reader.position
+            for branch, values in reader.take(170).items():
+                assert_same(values, small_files[0], "events", branch, start, reader.position)
+
+
+def test_what_is_not_on_the_server(server: str) -> None:
+    with pytest.raises(DataError, match=f"no such file: {server}/none.root"):
+        RootFile(f"{server}/none.root", "events")
+
+
+@pytest.mark.parametrize("scheme", ["http", "root"])
+def test_a_server_that_does_not_answer(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XRD_CONNECTIONRETRY", "1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}//a.root"
+        with pytest.raises(DataError, match=f"{url} can't be read") as error:
+            RootFile(url, "events")
+    assert "server" in error.value.remedy

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_FILES
+from sources.plain import plain_tree, write_tree
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.selection import Selected, Selection, select
+
+NO_IDENTIFIER = Selection("events", identifier=())
+
+
+def chosen(files: list[Path], selection: Selection) -> Selected:
+    with ExitStack() as stack:
+        return select(
+            [stack.enter_context(RootFile(str(f), selection.tree)) for f in files], selection
+        )
+
+
+def test_all_branches_but_the_identifier(small_files: list[Path]) -> None:
+    flat, jagged = chosen(small_files, Selection("events"))
+    assert flat == ["n", "nJet", "x", "y"]
+    assert jagged == ["Jet_eta", "Jet_id", "Jet_pt"]
+    assert "run" in chosen(small_files, NO_IDENTIFIER).flat
+
+
+@pytest.mark.parametrize(
+    ("selected", "exclude", "names"),
+    [
+        (("x", "Jet_pt"), (), ["x", "Jet_pt"]),
+        (("Jet_*",), (), ["Jet_eta", "Jet_id", "Jet_pt"]),
+        (("[xy]", "Jet_?t*"), (), ["x", "y", "Jet_eta"]),
+        ((), ("Jet_*", "n*"), ["x", "y"]),
+        ((), ("nJet",), ["n", "x", "y", "Jet_eta", "Jet_id", "Jet_pt"]),
+        (("x", "Jet_*"), ("Jet_pt", "x"), ["x", "Jet_eta", "Jet_id", "Jet_pt"]),
+    ],
+)
+def test_names_and_wildcards(
+    small_files: list[Path], selected: tuple[str, ...], exclude: tuple[str, ...], names: list[str]
+) -> None:
+    selection = Selection("events", selected_branches=selected, exclude_branches=exclude)
+    found = chosen(small_files, selection)
+    assert [*found.flat, *found.jagged] == names
+
+
+def test_nanoaod_by_name_and_wildcard(real_data: Path) -> None:
+    selection = Selection(selected_branches=("MET_pt", "Jet_p*", "HLT_IsoMu2?"))
+    found = chosen([real_data / REAL_FILES[0]], selection)
+    every = plain_tree(real_data / REAL_FILES[0], "Events").keys()
+    triggers = [k for k in every if k.startswith("HLT_IsoMu2") and len(k) == len("HLT_IsoMu2x")]
+    assert found.flat == sorted(["MET_pt", *triggers])
+    assert found.jagged == sorted(k for k in every if k.startswith("Jet_p"))
+
+
+def test_the_label_branch_is_no_feature(real_data: Path) -> None:
+    path = real_data / "uproot-Zmumu.root"
+    found = chosen([path], Selection("events", label_branch="Q1"))
+    assert "Q1" not in found.flat
+    assert "text" not in found.left_out
+    for label, said in (("Tpye", "no branch 'Tpye'"), ("q1", "no branch 'q1'")):
+        with pytest.raises(DataError, match=f"uproot-Zmumu.root: {said}") as error:
+            chosen([path], Selection("events", label_branch=label))
+        assert "Did you mean" in error.value.remedy
+    with pytest.raises(DataError, match="labels can't be taken from Jet_Px, which is jagged"):
+        chosen([real_data / "uproot-HZZ.root"], Selection("events", label_branch="Jet_Px"))
+
+
+def test_a_text_is_left_out_and_refused_by_name(real_data: Path) -> None:
+    path = real_data / "uproot-Zmumu.root"
+    found = chosen([path], Selection("events"))
+    assert list(found.left_out) == ["Type"]
+    assert "char*" in found.left_out["Type"]
+    assert chosen([path], Selection("events", selected_branches=("[TE]*",))).left_out
+    with pytest.raises(DataError, match="selected_branches: the branch Type of .*Zmumu.* char"):
+        chosen([path], Selection("events", selected_branches=("E1", "Type")))
+
+
+@pytest.mark.parametrize("key", ["selected_branches", "exclude_branches"])
+@pytest.mark.parametrize(
+    ("name", "near"), [("jet_pt", "'Jet_pt'"), ("Jets_*", "'Jet_"), ("zzz", "There are: 'run'")]
+)
+def test_unknown_names_are_errors_with_the_nearest(
+    small_files: list[Path], key: str, name: str, near: str
+) -> None:
+    with pytest.raises(DataError, match=f"{key}: no branch '{name[:4]}") as error:
+        chosen(small_files[:1], Selection("events", **{key: (name,)}))  # type: ignore[arg-type]
+    assert str(small_files[0]) in error.value.message
+    assert near in error.value.remedy
+
+
+def test_a_selection_of_nothing(small_files: list[Path]) -> None:
+    with pytest.raises(DataError, match="no branch is left"):
+        chosen(small_files, Selection("events", exclude_branches=("*",)))
+
+
+@pytest.fixture
+def differing(tmp_path: Path) -> list[Path]:
+    lists = np.arange(6, dtype=np.float64).reshape(3, 2)
+    a, b = np.arange(3.0), np.arange(3, dtype=np.int32)
+    return [
+        write_tree(tmp_path / "one.root", "events", {"a": a, "b": b, "kind": a, "more": a}),
+        write_tree(tmp_path / "two.root", "events", {"a": b, "b": a, "kind": lists}),
+    ]
+
+
+def test_files_whose_branches_differ(differing: list[Path]) -> None:
+    with pytest.raises(DataError, match="the files' branches differ") as error:
+        chosen(differing, NO_IDENTIFIER)
+    message = error.value.message
+    assert f"more is not in {differing[1]}" in message
+    assert f"kind is flat (double) in {differing[0]}, jagged (double[2]) in" in message
+    assert '"branches": "common"' in error.value.remedy
+
+    common = chosen(differing, Selection("events", branches="common"))
+    assert (common.flat, common.jagged) == (["a", "b"], [])
+    assert set(common.left_out) == {"kind", "more"}
+
+
+def test_files_may_differ_in_what_is_not_used(differing: list[Path]) -> None:
+    assert chosen(differing, Selection("events", selected_branches=("a",))).flat == ["a"]
+    assert chosen(differing[::-1], Selection("events", exclude_branches=("kind", "more"))).flat == [
+        "a",
+        "b",
+    ]
+    with pytest.raises(DataError, match="differ: more is not in"):
+        chosen(differing, Selection("events", selected_branches=("a", "more")))
+
+
+def test_more_than_ten_differences_are_counted(tmp_path: Path) -> None:
+    x = np.arange(2.0)
+    files = [
+        write_tree(tmp_path / "one.root", "events", {"x": x} | {f"b{i}": x for i in range(14)}),
+        write_tree(tmp_path / "two.root", "events", {"x": x}),
+    ]
+    with pytest.raises(DataError, match="; and 4 more"):
+        chosen(files, NO_IDENTIFIER)
