@@ -146,7 +146,7 @@ def test_a_model_that_is_not_compiled(refused, five_files):
         "import keras\n\ndef model(idim):\n"
         "    return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(1)])\n"
     )
-    refused(1, "model(64)", "compile")
+    refused(1, "model.py", "compile")
 
 
 def test_the_learning_rate_of_keras_2(refused, five_files):

@@ -87,6 +87,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: (p / "columns.json").write_text('["a", "b"]'),
         "columns.json has 2 columns, bundle.json says 8",
     ),
+    "long lists": (
+        lambda p: rewrite(p, "specs.json", lambda c: c["jdim"].update(jet_pt=10**5)),  # type: ignore[attr-defined]
+        "specs.json has 100005 columns",
+    ),
     "order of columns": (
         lambda p: (p / "columns.json").write_text(
             json.dumps(json.loads((p / "columns.json").read_text())[::-1])

@@ -6,7 +6,6 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from sources.plain import assert_same, write_tree
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
 from uproot.models.TBasket import Model_TBasket
@@ -14,6 +13,7 @@ from uproot.models.TBasket import Model_TBasket
 from mlaas4hep.data import Jagged
 from mlaas4hep.sources.columns import Column, layout
 from mlaas4hep.sources.root import RootFile
+from sources.plain import assert_same, write_tree
 
 
 def test_numbers_in_stl_vectors(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_numbers_in_stl_vectors(tmp_path: Path) -> None:
         column.extend([column.decode(number, place, file.file.source.chunk(*place))], 0, {})
     assert column.offsets is not None
     assert np.diff(column.offsets).tolist() == [2, 0, 1, 3]
-    assert column.content.tolist() == sum(vectors, [])
+    assert column.content.tolist() == [x for v in vectors for x in v]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from conftest import REAL_FILES
 
+from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.root import RootFile
 
@@ -66,17 +67,18 @@ def test_corrupted_bytes_in_a_compressed_basket(small_files: list[Path], tmp_pat
 
 
 @pytest.mark.parametrize("offset", [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"])
-def test_corrupted_offsets_in_a_plain_basket(
-    real_data: Path, tmp_path: Path, offset: bytes
-) -> None:
+@pytest.mark.parametrize("entry", [1, 50, 99])
+def test_corrupted_offsets_in_a_plain_basket(tmp_path: Path, offset: bytes, entry: int) -> None:
     """Without compression no checksum tells: the offsets themselves are checked."""
-    original = real_data / "uproot-HZZ.root"
-    with uproot.open(original) as file:
-        branch = file["events"]["Muon_Px"]
-        basket = branch.basket(0)
-        offsets = int(branch.member("fBasketSeek")[0]) + basket.member("fLast")
-    path = damaged(original, tmp_path, offsets + 4 * 500, offset)
-    with pytest.raises(DataError, match=r"damaged\.root: branch Muon_Px .*damaged"):
+    plain = tmp_path / "plain.root"
+    lists = ak.unflatten(np.arange(200, dtype=np.float32), np.full(100, 2))
+    with uproot.recreate(plain, compression=None) as file:
+        file.mktree("events", {"v": lists.type}).extend({"v": lists})
+    with uproot.open(plain) as file:
+        branch = file["events"]["v"]
+        offsets = int(branch.member("fBasketSeek")[0]) + branch.basket(0).member("fLast")
+    path = damaged(plain, tmp_path, offsets + 4 * (entry + 1), offset)
+    with pytest.raises(DataError, match=r"damaged\.root: branch v .*damaged: ValueError"):
         read_all(path, "events")
 
 

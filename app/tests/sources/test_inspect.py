@@ -6,10 +6,10 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from sources.plain import plain_tree, write_tree
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.inspect import BranchReport, describe
+from sources.plain import plain_tree, write_tree
 
 
 def test_a_real_file(real_data: Path) -> None:

@@ -26,6 +26,14 @@ def test_what_exists_here_is_here(tmp_path: Path) -> None:
     assert resolve(str(file), REDIRECTOR, Path("/nowhere")) == str(file)
 
 
+def test_names_in_the_working_directory_stay_as_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.root").touch()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("a.root", REDIRECTOR, Path.cwd()) == "a.root"
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [

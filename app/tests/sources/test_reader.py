@@ -11,12 +11,12 @@ import pytest
 import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sources.plain import assert_same, join
 
 from mlaas4hep.data import Jagged
 from mlaas4hep.sources.columns import Column
 from mlaas4hep.sources.reader import Reader
 from mlaas4hep.sources.root import RootFile
+from sources.plain import assert_same, join
 
 
 @pytest.fixture

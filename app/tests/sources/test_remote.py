@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sources.plain import assert_same
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
+from sources.plain import assert_same
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
@@ -20,7 +20,6 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     folder = Path()
-    sent = 0
 
     def log_message(self, *args: object) -> None:
         """Keep quiet."""
@@ -51,7 +50,6 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(content)
-            type(self).sent += len(content)
 
 
 @pytest.fixture

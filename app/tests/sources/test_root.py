@@ -6,12 +6,12 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from conftest import REAL_FILES
-from sources.plain import assert_same, write_tree
 
+from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Jagged
 from mlaas4hep.sources.root import RootFile, known_trees
+from sources.plain import assert_same, write_tree
 
 TREES = dict(zip(REAL_FILES, ("Events", "events", "events"), strict=True))
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_FILES
-from sources.plain import plain_tree, write_tree
 
+from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.selection import Selected, Selection, select
+from sources.plain import plain_tree, write_tree
 
 NO_IDENTIFIER = Selection("events", identifier=())
 
@@ -34,7 +34,7 @@ def test_all_branches_but_the_identifier(small_files: list[Path]) -> None:
     [
         (("x", "Jet_pt"), (), ["x", "Jet_pt"]),
         (("Jet_*",), (), ["Jet_eta", "Jet_id", "Jet_pt"]),
-        (("[xy]", "Jet_?t*"), (), ["x", "y", "Jet_eta"]),
+        (("[xy]", "Jet_?t?"), (), ["x", "y", "Jet_eta"]),
         ((), ("Jet_*", "n*"), ["x", "y"]),
         ((), ("nJet",), ["n", "x", "y", "Jet_eta", "Jet_id", "Jet_pt"]),
         (("x", "Jet_*"), ("Jet_pt", "x"), ["x", "Jet_eta", "Jet_id", "Jet_pt"]),
@@ -61,7 +61,6 @@ def test_the_label_branch_is_no_feature(real_data: Path) -> None:
     path = real_data / "uproot-Zmumu.root"
     found = chosen([path], Selection("events", label_branch="Q1"))
     assert "Q1" not in found.flat
-    assert "text" not in found.left_out
     for label, said in (("Tpye", "no branch 'Tpye'"), ("q1", "no branch 'q1'")):
         with pytest.raises(DataError, match=f"uproot-Zmumu.root: {said}") as error:
             chosen([path], Selection("events", label_branch=label))
@@ -76,7 +75,7 @@ def test_a_text_is_left_out_and_refused_by_name(real_data: Path) -> None:
     assert list(found.left_out) == ["Type"]
     assert "char*" in found.left_out["Type"]
     assert chosen([path], Selection("events", selected_branches=("[TE]*",))).left_out
-    with pytest.raises(DataError, match="selected_branches: the branch Type of .*Zmumu.* char"):
+    with pytest.raises(DataError, match=r"selected_branches: the branch Type of .*Zmumu.* char"):
         chosen([path], Selection("events", selected_branches=("E1", "Type")))
 
 

@@ -66,6 +66,11 @@ class Specs:
         """Names of the columns in order: flat branches, then k_0 .. k_{jdim-1} of jagged ones."""
         return [*self.flat, *(f"{k}_{i}" for k in self.jagged for i in range(self.jdim[k]))]
 
+    @property
+    def width(self) -> int:
+        """Number of columns, counted without naming them."""
+        return len(self.flat) + sum(self.jdim[k] for k in self.jagged)
+
     def to_json(self) -> dict[str, Any]:
         """The prototype's keys and ours; always valid JSON."""
         events = {f.name: f.entries for f in self.files}

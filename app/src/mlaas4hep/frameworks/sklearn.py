@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -205,29 +203,6 @@ def _float32_thresholds(model: Any) -> Any:
     return model
 
 
-@contextmanager
-def _bools_as_ints() -> Iterator[None]:
-    """skl2onnx gives lists with a bool for an int (in leaves of HistGradientBoosting).
-
-    protobuf 7 refuses that: onnx's make_node, as skl2onnx calls it, gets integers instead.
-    """
-    from skl2onnx.common import _container
-
-    make_node = _container.make_node
-
-    def with_ints(*args: Any, **attributes: Any) -> Any:
-        for key, value in attributes.items():
-            if isinstance(value, list) and any(isinstance(item, bool) for item in value):
-                attributes[key] = [int(item) for item in value]
-        return make_node(*args, **attributes)
-
-    _container.make_node = with_ints
-    try:
-        yield
-    finally:
-        _container.make_node = make_node
-
-
 def _converted(model: Any, width: int) -> Any:
     """The model as ONNX with the probabilities as its only output."""
     import onnx
@@ -236,13 +211,12 @@ def _converted(model: Any, width: int) -> Any:
     from skl2onnx.common.data_types import FloatTensorType
 
     model = _float32_thresholds(copy.deepcopy(model))
-    with _bools_as_ints():
-        proto = convert_sklearn(
-            model,
-            initial_types=[("inputs", FloatTensorType([None, width]))],
-            options={id(model): {"zipmap": False}},
-            target_opset=OPSET,
-        )
+    proto = convert_sklearn(
+        model,
+        initial_types=[("inputs", FloatTensorType([None, width]))],
+        options={id(model): {"zipmap": False}},
+        target_opset=OPSET,
+    )
     graph = proto.graph
     k = len(model.classes_)
     source = graph.output[1].name

@@ -116,7 +116,7 @@ class Bundle:
             raise BundleError(f"the bundle {path.name} holds {min(extra)}, unknown to bundle.json")
         for what, found in (
             ("columns.json", len(bundle.columns)),
-            ("specs.json", len(bundle.specs.columns)),
+            ("specs.json", bundle.specs.width),
         ):
             if found != manifest.columns:
                 raise BundleError(

@@ -19,7 +19,8 @@ def resolve(name: str, redirector: str, cwd: Path) -> str:
     """The path or URL to open for a name in the list of files.
 
     - A URL is used as it is.
-    - A relative name that exists in ``cwd`` is that file.
+    - A relative name that exists in ``cwd`` is that file; it stays relative if that is the
+      working directory, so that messages and provenance name it as the user did.
     - A name that starts with /store and doesn't exist here, or a relative one that doesn't, is
       asked of the ``redirector`` ("" = none).
     - Any other missing path is DataError "no such file", at once.
@@ -28,7 +29,7 @@ def resolve(name: str, redirector: str, cwd: Path) -> str:
         return name
     path = cwd / name
     if _exists(path):
-        return str(path)
+        return name if cwd == Path.cwd() else str(path)
     remote = not name.startswith("/") or name == "/store" or name.startswith("/store/")
     if remote and redirector:
         slash = "/" if redirector.startswith("http") else "//"

@@ -106,6 +106,8 @@ class ModelFile:
         """Run user code; what it raises becomes a ModelError with the user's line."""
         try:
             return action()
+        except ModelError as error:
+            raise ModelError(f"{self.path.name}: {error.message}", error.remedy) from error
         except MlaasError:
             raise
         except (Exception, SystemExit) as error:

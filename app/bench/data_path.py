@@ -1,0 +1,175 @@
+"""How fast events become specs and rows: ratios to `uproot.iterate` of the same branches.
+
+The reference reads the branches and does nothing with them, in the same run on the same files, so
+the ratios carry over from machine to machine where absolute figures do not. Time is CPU time.
+Peak memory is that of a process of its own, which makes specs and rows of all events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import awkward as ak
+import numpy as np
+import uproot
+
+from mlaas4hep.data import Encoder, plan_chunks
+from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.scan import scan
+from mlaas4hep.sources.selection import Selection
+
+TREE = "events"
+FLAT = 22
+GROUPS = {  # counter: jagged branches, mean and greatest length
+    "Jet": (14, 4.5, 14),
+    "Muon": (8, 2.0, 8),
+    "Electron": (8, 2.0, 8),
+    "FatJet": (7, 3.0, 10),
+    "SubJet": (9, 5.0, 14),
+    "Tau": (6, 3.0, 10),
+}
+CLUSTER = 10_000
+CHUNK = 10_000
+NAMES = [f"flat{i:02d}" for i in range(FLAT)]
+NAMES += [f"{g}_v{i}" for g, (size, _, _) in GROUPS.items() for i in range(size)]
+SELECTION = Selection(TREE, selected_branches=tuple(NAMES))
+
+
+def write(path: Path, events: int, seed: int, compression: uproot.compression.Compression) -> Path:
+    """A file with 22 flat and 52 jagged float32 branches that share six counters."""
+    rng = np.random.default_rng(seed)
+    with uproot.recreate(path, compression=compression) as file:
+        for start in range(0, events, CLUSTER):
+            n = min(CLUSTER, events - start)
+            branches = {f"flat{i:02d}": _rounded(rng.normal(size=n)) for i in range(FLAT)}
+            for group, (size, mean, greatest) in GROUPS.items():
+                counts = np.minimum(rng.poisson(mean, n), greatest)
+                total = int(counts.sum())
+                fields = {
+                    f"v{i}": ak.unflatten(_rounded(rng.exponential(30, total)), counts)
+                    for i in range(size)
+                }
+                branches[group] = ak.zip(fields)
+            if not start:
+                file.mktree(TREE, {k: ak.Array(v).type for k, v in branches.items()})
+            file[TREE].extend(branches)
+    return path
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float32 with as many significant bits as CMS keeps in NanoAOD: 12 of 23."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x400) & ~np.uint32(0x7FF)).view(np.float32)
+
+
+def iterate(files: Sequence[Path]) -> int:
+    """Read the branches with uproot and do nothing with them; the number of events."""
+    events = 0
+    for path in files:
+        with uproot.open(path) as file:
+            for step in file[TREE].iterate(NAMES, step_size=CHUNK):
+                events += len(step)
+    return events
+
+
+def specs(files: Sequence[Path]) -> int:
+    """Find the specs; the number of events."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
+        return scan(opened, SELECTION)[0].scanned
+
+
+def chunks(files: Sequence[Path], encoder: Encoder) -> int:
+    """Make mixed chunks of normalised rows of all files; the number of events."""
+    events = 0
+    with ExitStack() as stack:
+        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
+        readers = [file.reader(NAMES) for file in opened]
+        rows = np.empty((CHUNK + len(files), encoder.width), np.float32)
+        for chunk in plan_chunks([file.entries for file in opened], CHUNK):
+            filled = 0
+            for reader, (start, stop) in zip(readers, chunk, strict=True):
+                part = rows[filled : filled + stop - start]
+                encoder.encode(reader.take(stop - start), part)
+                filled += stop - start
+            events += filled
+    return events
+
+
+def make_encoder(files: Sequence[Path]) -> Encoder:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
+        return Encoder(scan(opened, SELECTION)[0])
+
+
+def compare(files: Sequence[Path], repeats: int) -> dict[str, tuple[float, float]]:
+    """Per pass: events per CPU second, and the ratio to the reference; medians of interleaved runs."""
+    encoder = make_encoder(files)
+    passes: dict[str, Callable[[], int]] = {
+        "uproot.iterate": lambda: iterate(files),
+        "specs": lambda: specs(files),
+        "chunks": lambda: chunks(files, encoder),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(repeats):
+        for name, run in passes.items():
+            start = time.process_time()
+            events = run()
+            speeds[name].append(events / (time.process_time() - start))
+    reference = speeds["uproot.iterate"]
+    ratios = {
+        name: median(a / b for a, b in zip(each, reference, strict=True))
+        for name, each in speeds.items()
+    }
+    return {name: (median(speeds[name]), ratios[name]) for name in passes}
+
+
+def peak_memory(files: Sequence[Path]) -> float:
+    """Peak resident memory in MB of a process that makes specs and rows of the files."""
+    command = [sys.executable, __file__, "--peak-of", *map(str, files)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak(files: Sequence[Path]) -> float:
+    chunks(files, make_encoder(files))
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, default=50_000, help="events per file")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak-of", nargs="+", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_of:
+        print(own_peak(options.peak_of))
+        return
+    print(f"data path: 2 files of {options.events} events, {len(NAMES)} float32 branches")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for title, compression in (("lz4", uproot.LZ4(4)), ("zlib", uproot.ZLIB(1))):
+            files = [
+                write(folder / f"{title}{i}.root", options.events, i, compression) for i in (0, 1)
+            ]
+            for step, (speed, ratio) in compare(files, options.repeats).items():
+                rate = f"({speed / 1000:.0f}k events per CPU second here)"
+                print(f"  {title:5} {step:15} {ratio:5.2f} x uproot.iterate  {rate}")
+        once = peak_memory([folder / "lz40.root", folder / "lz41.root"])
+        large = [
+            write(folder / f"large{i}.root", 4 * options.events, i, uproot.LZ4(4)) for i in (0, 1)
+        ]
+        four = peak_memory(large)
+        print(f"  peak memory with 4 x the events: {four / once:.2f} x ({once:.0f}, {four:.0f} MB)")
+
+
+if __name__ == "__main__":
+    main()
