@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -70,66 +71,51 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x400) & ~np.uint32(0x7FF)).view(np.float32)
 
 
-def iterate(files: Sequence[Path]) -> int:
+def iterate(trees: Sequence[Any]) -> int:
     """Read the branches with uproot and do nothing with them; the number of events."""
-    events = 0
-    for path in files:
-        with uproot.open(path) as file:
-            for step in file[TREE].iterate(NAMES, step_size=CHUNK):
-                events += len(step)
-    return events
+    return sum(len(step) for tree in trees for step in tree.iterate(NAMES, step_size=CHUNK))
 
 
-def specs(files: Sequence[Path]) -> int:
-    """Find the specs; the number of events."""
-    with ExitStack() as stack:
-        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
-        return scan(opened, SELECTION)[0].scanned
-
-
-def chunks(files: Sequence[Path], encoder: Encoder) -> int:
+def chunks(files: Sequence[RootFile], encoder: Encoder) -> int:
     """Make mixed chunks of normalised rows of all files; the number of events."""
+    readers = [file.reader(NAMES) for file in files]
+    rows = np.empty((CHUNK + len(files), encoder.width), np.float32)
     events = 0
-    with ExitStack() as stack:
-        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
-        readers = [file.reader(NAMES) for file in opened]
-        rows = np.empty((CHUNK + len(files), encoder.width), np.float32)
-        for chunk in plan_chunks([file.entries for file in opened], CHUNK):
-            filled = 0
-            for reader, (start, stop) in zip(readers, chunk, strict=True):
-                part = rows[filled : filled + stop - start]
-                encoder.encode(reader.take(stop - start), part)
-                filled += stop - start
-            events += filled
+    for chunk in plan_chunks([file.entries for file in files], CHUNK):
+        filled = 0
+        for reader, (start, stop) in zip(readers, chunk, strict=True):
+            part = rows[filled : filled + stop - start]
+            encoder.encode(reader.take(stop - start), part)
+            filled += stop - start
+        events += filled
     return events
 
 
-def make_encoder(files: Sequence[Path]) -> Encoder:
+def compare(paths: Sequence[Path], repeats: int) -> dict[str, tuple[float, float]]:
+    """Per pass events per CPU second and their ratio to the reference's; medians.
+
+    Files are opened before; the passes take turns, so that all see the same load of the machine.
+    """
     with ExitStack() as stack:
-        opened = [stack.enter_context(RootFile(str(path), TREE)) for path in files]
-        return Encoder(scan(opened, SELECTION)[0])
-
-
-def compare(files: Sequence[Path], repeats: int) -> dict[str, tuple[float, float]]:
-    """Per pass: events per CPU second, and the ratio to the reference; medians of interleaved runs."""
-    encoder = make_encoder(files)
-    passes: dict[str, Callable[[], int]] = {
-        "uproot.iterate": lambda: iterate(files),
-        "specs": lambda: specs(files),
-        "chunks": lambda: chunks(files, encoder),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in passes}
-    for _ in range(repeats):
-        for name, run in passes.items():
-            start = time.process_time()
-            events = run()
-            speeds[name].append(events / (time.process_time() - start))
-    reference = speeds["uproot.iterate"]
-    ratios = {
-        name: median(a / b for a, b in zip(each, reference, strict=True))
-        for name, each in speeds.items()
-    }
-    return {name: (median(speeds[name]), ratios[name]) for name in passes}
+        trees = [stack.enter_context(uproot.open(path))[TREE] for path in paths]
+        files = [stack.enter_context(RootFile(str(path), TREE)) for path in paths]
+        encoder = Encoder(scan(files, SELECTION)[0])
+        passes: dict[str, Callable[[], int]] = {
+            "uproot.iterate": lambda: iterate(trees),
+            "specs": lambda: scan(files, SELECTION)[0].scanned,
+            "chunks": lambda: chunks(files, encoder),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in passes}
+        for _ in range(repeats):
+            for name, run in passes.items():
+                start = time.process_time()
+                events = run()
+                speeds[name].append(events / (time.process_time() - start))
+    result = {}
+    for name, each in speeds.items():
+        pairs = zip(each, speeds["uproot.iterate"], strict=True)
+        result[name] = median(each), median(speed / reference for speed, reference in pairs)
+    return result
 
 
 def peak_memory(files: Sequence[Path]) -> float:
@@ -138,8 +124,10 @@ def peak_memory(files: Sequence[Path]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def own_peak(files: Sequence[Path]) -> float:
-    chunks(files, make_encoder(files))
+def own_peak(paths: Sequence[Path]) -> float:
+    with ExitStack() as stack:
+        files = [stack.enter_context(RootFile(str(path), TREE)) for path in paths]
+        chunks(files, Encoder(scan(files, SELECTION)[0]))
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,0 +1,100 @@
+"""The documents say what is so: generated lists are current, links lead somewhere, commands exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.frameworks import FRAMEWORKS
+from mlaas4hep.web.server import create_app
+from mlaas4hep.web.tfaas import TFaaS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [p for p in sorted(ROOT.rglob("*.md")) if not {".venv", "demo"} & set(p.parts)]
+LINK = re.compile(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = generator()
+
+
+@pytest.mark.parametrize("page", GENERATE.PAGES)
+def test_generated_pages_are_current(page: str) -> None:
+    text = (ROOT / "docs/reference" / page).read_text()
+    assert text == GENERATE.PAGES[page](), "run: make docs"
+
+
+def test_every_setting_and_key_says_what_it_is() -> None:
+    for fields in (Settings.model_fields, GENERATE.Params.model_fields):
+        for name, field in fields.items():
+            assert field.description, name
+            assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_make_targets_in_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for target in re.findall(r"`make ([a-z-]+)|^ {4}make ([a-z-]+)", page.read_text(), re.M):
+            assert set(target) - {""} <= targets, f"{page.name}: make {target}"
+
+
+def test_commands_in_documents_exist() -> None:
+    known = set(re.findall(r"^## mlaas4hep (\w+)", GENERATE.command_line(), re.M))
+    for page in PAGES:
+        used = re.findall(r"(?:bin/|`|^ {4})mlaas4hep ([a-z]+)", page.read_text(), re.M)
+        assert set(used) <= known, page.name
+
+
+def test_every_route_is_in_the_reference(tmp_path: Path) -> None:
+    text = (ROOT / "docs/reference/http.md").read_text()
+    settings = Settings(store=tmp_path)
+    server = {route.path for route in create_app(settings).routes}
+    tfaas = TFaaS(settings)
+    served = {route.path for route in tfaas._site.routes} | tfaas._predictions.routes.keys()
+    internal = {"/page.css", "/page.js", "/openapi.json", "/docs/oauth2-redirect", "/redoc"}
+    for path in (server | served) - internal:
+        plain = re.sub(r"\{(\w+)\}", "", path)
+        parts = [part for part in plain.split("/") if part and part != ".tar.gz"]
+        assert all(part in text for part in parts), path
+
+
+def test_every_framework_is_in_the_documents() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for framework in FRAMEWORKS:
+        assert f"{type(framework).__module__.split('.')[-1]}.py" in text
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    project = (ROOT / "app/pyproject.toml").read_text()
+    block = project[project.index("dependencies = [") : project.index("[project.scripts]")]
+    names = set(re.findall(r'"([a-zA-Z0-9_-]+?)[<>=\["]', block)) - {"mlaas4hep"}
+    typing = {n for n in names if n.startswith("types-")}
+    missing = {n for n in names - typing if n.replace("-", "") not in text.replace("-", "")}
+    assert not missing
+
+
+def test_make_help_lists_every_target() -> None:
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    for target in re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M):
+        assert re.search(rf"^{target}\s+\S", said, re.M), target
