@@ -62,8 +62,9 @@ class Part:
 class Users(threading.Thread):
     """Uploads and submits all the time; notes what was acknowledged."""
 
-    def __init__(self, url: str, real: bytes) -> None:
+    def __init__(self, url: str, real: bytes, pause: float) -> None:
         super().__init__()
+        self._pause = pause
         self._real = real
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
         self.stop = threading.Event()
@@ -73,13 +74,13 @@ class Users(threading.Thread):
 
     @property
     def content(self) -> bool:
-        """Whether enough was submitted, a real training among it, for the test to mean something."""
+        """Whether enough jobs were submitted, a real training among them."""
         real = [name for name in self.acknowledged if name.startswith("real_")]
         return bool(real) and len(self.acknowledged) >= KILLS // 4
 
     def run(self) -> None:
         number = 0
-        while not self.stop.wait(0.3):
+        while not self.stop.wait(self._pause):
             number += 1
             real = number > 2 and not any(n.startswith("real_") for n in self.acknowledged)
             name = "real" if real else FOLDERS[number % len(FOLDERS)]
@@ -152,11 +153,12 @@ def test_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     begun = time.monotonic()
     server = Part([sys.executable, "-c", SERVER], environment, tmp_path / "server.log")
     runner = Part([sys.executable, runner_script], environment, tmp_path / "runner.log")
-    users = Users(url, packed(real_files(tmp_path)))
     killed_trainings: set[str] = set()
+    users = None
     try:
         wait_for(url)
         start_up = time.monotonic() - begun  # some kills come before it, some after
+        users = Users(url, packed(real_files(tmp_path)), pause=start_up / 2)
         users.start()
         for _ in range(KILLS):
             time.sleep(moments.uniform(0, 2.5 * start_up))
@@ -177,7 +179,8 @@ def test_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 break
             time.sleep(0.1)
     finally:
-        users.stop.set()
+        if users:
+            users.stop.set()
         for part in (runner, server):
             part.process.terminate()
             part.process.wait()

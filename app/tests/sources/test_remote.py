@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,12 +81,55 @@ def test_what_is_not_on_the_server(server: str) -> None:
         RootFile(f"{server}/none.root", "events")
 
 
+def test_a_truncated_file_on_the_server(server: str, small_files: list[Path]) -> None:
+    whole = small_files[0].read_bytes()
+    for length in (0, 50, len(whole) // 2, len(whole) - 1):
+        (small_files[0].parent / "short.root").write_bytes(whole[:length])
+        with (
+            pytest.raises(DataError, match=f"{server}/short.root.* (can't be read|truncated)"),
+            RootFile(f"{server}/short.root", "events") as file,
+        ):
+            file.read(["x", "Jet_pt"])
+
+
+OPEN = """
+import sys
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.root import RootFile
+try:
+    RootFile(sys.argv[1], "events")
+except DataError as error:
+    print(error)
+"""
+
+
+def said_on_opening(url: str, before: str = "") -> str:
+    """What a new process prints on opening a file: XRootD and TensorFlow are picky neighbours."""
+    ended = subprocess.run(
+        [sys.executable, "-c", before + OPEN, url],
+        env=os.environ | {"XRD_CONNECTIONRETRY": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ended.returncode == 0
+    return ended.stdout
+
+
 @pytest.mark.parametrize("scheme", ["http", "root"])
-def test_a_server_that_does_not_answer(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XRD_CONNECTIONRETRY", "1")
+def test_a_server_that_does_not_answer(scheme: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}//a.root"
-        with pytest.raises(DataError, match=f"{url} can't be read") as error:
-            RootFile(url, "events")
-    assert "server" in error.value.remedy
+        said = said_on_opening(url)
+    assert f"{url} can't be read" in said
+    assert "server" in said
+
+
+def test_xrootd_after_tensorflow_is_an_error_instead_of_a_crash() -> None:
+    said = said_on_opening("root://127.0.0.1:1//a.root", "import tensorflow")
+    assert "before importing tensorflow" in said
+
+
+def test_tensorflow_after_xrootd_works() -> None:
+    before = "from XRootD import client\nimport tensorflow\ntensorflow.zeros(1)"
+    assert "can't be read" in said_on_opening("root://127.0.0.1:1//a.root", before)

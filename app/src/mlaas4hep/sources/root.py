@@ -6,6 +6,7 @@ import errno
 import os
 import queue
 import struct
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,10 +93,15 @@ def _check_local(path: Path) -> None:
         version, end = struct.unpack_from(">i4xi", head, 4)
         if version >= 1_000_000:
             (end,) = struct.unpack_from(">q", head, 12)
-        if size >= end:
-            return
-        raise DataError(f"{path} is truncated: it has {size} of {end} bytes", _COPY_AGAIN)
+        _check_whole(str(path), size, end)
+        return
     raise DataError(f"{path} is truncated: it has {size} bytes", _COPY_AGAIN)
+
+
+def _check_whole(name: str, size: int | None, end: int) -> None:
+    """Compare a file's size with where it ends by its own account."""
+    if size is not None and size < end:
+        raise DataError(f"{name} is truncated: it has {size} of {end} bytes", _COPY_AGAIN)
 
 
 def open_file(name: str) -> Any:
@@ -103,6 +109,14 @@ def open_file(name: str) -> Any:
     with reading(name):
         if not is_url(name):
             _check_local(Path(name))
+        elif name.startswith("root") and {"tensorflow", "XRootD"} & set(sys.modules) == {
+            "tensorflow"
+        }:
+            # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
+            raise DataError(
+                f"{name} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
+                "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
+            )
         return uproot.open({name: None})  # in this form a colon is part of the name
 
 
@@ -154,6 +168,7 @@ class RootFile:
                 self.uuid = str(self._file.file.uuid)
                 self.entries = int(self._tree.num_entries)
                 self.size = self._size()
+                _check_whole(name, self.size, int(self._file.file.fEND))
                 if not is_url(name):
                     self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
