@@ -23,6 +23,9 @@ test-app: .venv/test  ## the quick, unprivileged tests of the application
 lint: .venv/test  ## style, types, and who may import whom
 	cd app && ../$(BIN)/ruff check . && ../$(BIN)/ruff format --check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
+soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments
+	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py
+
 bench: .venv/test  ## speed of the data path and of serving, as ratios to a reference taken in the same run
 	cd app && ../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/serving.py
 
@@ -54,5 +57,5 @@ clean:  ## remove what the other targets made
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/test.txt
 	@touch $@
 
-.PHONY: help demo test test-app lint bench docs lock clean
+.PHONY: help demo test test-app lint soak bench docs lock clean
 .DEFAULT_GOAL := help

@@ -1,6 +1,7 @@
 """Server, runner and trainings are killed at random moments: no job is lost, none runs twice.
 
-MLAAS4HEP_TEST_SEED repeats the moments of a run, as far as the machine allows.
+MLAAS4HEP_TEST_SEED repeats the moments of a run, as far as the machine allows;
+MLAAS4HEP_TEST_KILLS is how many there are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mlaas4hep.jobs import folders
 from mlaas4hep.jobs.database import Job, State
 from mlaas4hep.models.repository import Repository
 
-KILLS = 20
+KILLS = int(os.environ.get("MLAAS4HEP_TEST_KILLS", "20"))
 FOLDERS = ("luca", "luca_1")
 PATIENCE = 120
 SERVER = """
@@ -136,7 +137,7 @@ def wait_for(url: str) -> None:
     raise AssertionError(f"{url} does not answer")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(400 + 10 * KILLS)
 def test_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = int(os.environ.get("MLAAS4HEP_TEST_SEED") or random.SystemRandom().getrandbits(32))
     print(f"repeat with MLAAS4HEP_TEST_SEED={seed}")

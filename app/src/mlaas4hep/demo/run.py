@@ -84,9 +84,11 @@ class Steps:
     def table(self) -> Table:
         """What each step took."""
         self._stop.set()
-        table = Table(box=None, padding=(0, 2))
-        for heading in ("step", "seconds", "peak MiB, all processes"):
-            table.add_column(heading, justify="left" if heading == "step" else "right")
+        table = Table(box=None, padding=(0, 2), caption="peak: resident memory of all processes")
+        for heading in ("step", "seconds", "peak MiB"):
+            table.add_column(
+                heading, justify="left" if heading == "step" else "right", no_wrap=True
+            )
         for title, seconds, peak in self.done:
             table.add_row(title, f"{seconds:.1f}", f"{peak:.0f}" if peak else "-")
         return table
@@ -242,8 +244,8 @@ Report page  {bundle / "report.html"}
 Pages        {services.server_url}/ (jobs)   {services.tfaas_url}/ (models)
 
 Try next
-  make demo KEEP=1                                  leave the pages open until Ctrl-C
-  make demo FILES=a.root,b.root LABELS=1,0 BRANCH=events    your own files
-  .venv/bin/mlaas4hep inspect {bundle.parent.parent.parent / "signal.root"}
-  .venv/bin/mlaas4hep --help
+  make demo KEEP=1        the same, and the pages stay open until Ctrl-C
+  make demo FILES=signal.root,background.root LABELS=1,0 BRANCH=events        your own files
+  .venv/bin/mlaas4hep inspect demo/signal.root
+  .venv/bin/mlaas4hep --help        docs/tutorial/first-model.md goes on from here
 """

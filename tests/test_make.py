@@ -1,0 +1,64 @@
+"""make says what is missing instead of failing in the middle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "bin").mkdir()
+    return tmp_path
+
+
+def make(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["make", ".venv/made", *options],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_the_venv_module_it_names_debians_package(folder: Path) -> None:
+    python = folder / "bin/python3"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    ended = make(folder)
+    assert ended.returncode == 2
+    assert "apt install python3-venv" in ended.stderr
+    assert not (folder / ".venv").exists()
+
+
+def test_without_a_python_it_can_use_it_names_the_versions(folder: Path) -> None:
+    ended = make(folder, "PYTHON=")
+    assert ended.returncode == 2
+    assert "Python 3.11 to 3.13" in ended.stderr
+
+
+def test_an_old_python_is_passed_over(folder: Path) -> None:
+    old = folder / "bin/python3"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what sys.exit(not supported) gives
+    old.chmod(0o755)
+    (folder / "bin/python3.13").symlink_to(sys.executable)
+    said = subprocess.run(
+        ["make", "-s", "--eval", "show: ; @echo $(PYTHON)", "show"],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.strip() == "python3.13"
