@@ -21,7 +21,7 @@ test-app: .venv/test  ## the quick, unprivileged tests of the application
 	cd app && ../$(BIN)/pytest tests ../tests
 
 lint: .venv/test  ## style, types, and who may import whom
-	cd app && ../$(BIN)/ruff check . && ../$(BIN)/ruff format --check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports
+	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
 soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments
 	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py

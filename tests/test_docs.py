@@ -1,4 +1,4 @@
-"""The documents say what is so: generated lists are current, links lead somewhere, commands exist."""
+"""The documents say what is so: lists are current, links lead somewhere, commands exist."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.frameworks import FRAMEWORKS
 from mlaas4hep.web.server import create_app
 from mlaas4hep.web.tfaas import TFaaS
@@ -49,6 +51,15 @@ def test_every_setting_and_key_says_what_it_is() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, n=1000)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "app/README.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["rows"].shape == (1000, len(names["specs"].columns))
 
 
 def test_make_targets_in_documents_exist() -> None:

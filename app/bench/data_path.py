@@ -99,10 +99,10 @@ def compare(paths: Sequence[Path], repeats: int) -> dict[str, tuple[float, float
     with ExitStack() as stack:
         trees = [stack.enter_context(uproot.open(path))[TREE] for path in paths]
         files = [stack.enter_context(RootFile(str(path), TREE)) for path in paths]
-        encoder = Encoder(scan(files, SELECTION)[0])
+        encoder = Encoder(scan(files, SELECTION))
         passes: dict[str, Callable[[], int]] = {
             "uproot.iterate": lambda: iterate(trees),
-            "specs": lambda: scan(files, SELECTION)[0].scanned,
+            "specs": lambda: scan(files, SELECTION).scanned,
             "chunks": lambda: chunks(files, encoder),
         }
         speeds: dict[str, list[float]] = {name: [] for name in passes}
@@ -127,7 +127,7 @@ def peak_memory(files: Sequence[Path]) -> float:
 def own_peak(paths: Sequence[Path]) -> float:
     with ExitStack() as stack:
         files = [stack.enter_context(RootFile(str(path), TREE)) for path in paths]
-        chunks(files, Encoder(scan(files, SELECTION)[0]))
+        chunks(files, Encoder(scan(files, SELECTION)))
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -12,14 +12,12 @@ from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Encoder, Specs
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.scan import LabelValues, scan
+from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
 from sources.plain import plain_tree, write_tree
 
 
-def scanned(
-    files: list[Path], selection: Selection, nevts: int = -1
-) -> tuple[Specs, LabelValues | None]:
+def scanned(files: list[Path], selection: Selection, nevts: int = -1) -> Specs:
     with ExitStack() as stack:
         opened = [stack.enter_context(RootFile(str(f), selection.tree)) for f in files]
         return scan(opened, selection, nevts)
@@ -42,8 +40,7 @@ def assert_specs_are_those_of_plain_uproot(
 
 @pytest.mark.parametrize("nevts", [-1, 150, 5000])
 def test_specs_of_two_files(small_files: list[Path], nevts: int) -> None:
-    specs, labels = scanned(small_files, Selection("events"), nevts)
-    assert labels is None
+    specs = scanned(small_files, Selection("events"), nevts)
     stop = None if nevts < 0 else nevts
     assert_specs_are_those_of_plain_uproot(specs, small_files, stop)
     assert specs.scanned == {-1: 1000, 150: 300, 5000: 1000}[nevts]
@@ -58,9 +55,9 @@ def test_specs_of_real_files(real_data: Path) -> None:
     for name, tree in zip(REAL_FILES, ("Events", "events", "events"), strict=True):
         # The one branch of the NanoAOD file that is NaN in every event must be left out by name.
         exclude = ("HTXS_Higgs_y",) if tree == "Events" else ()
-        specs, _ = scanned([real_data / name], Selection(tree, exclude_branches=exclude))
+        specs = scanned([real_data / name], Selection(tree, exclude_branches=exclude))
         assert_specs_are_those_of_plain_uproot(specs, [real_data / name])
-    assert "NJet" in scanned([real_data / REAL_FILES[1]], Selection("events"))[0].flat
+    assert "NJet" in scanned([real_data / REAL_FILES[1]], Selection("events")).flat
 
 
 def test_a_branch_that_is_all_nan_is_named(real_data: Path) -> None:
@@ -71,7 +68,7 @@ def test_a_branch_that_is_all_nan_is_named(real_data: Path) -> None:
 
 def test_rows_of_real_events(real_data: Path) -> None:
     path = real_data / "uproot-HZZ.root"
-    specs, _ = scanned([path], Selection("events", selected_branches=("MET_px", "Muon_*", "NMuon")))
+    specs = scanned([path], Selection("events", selected_branches=("MET_px", "Muon_*", "NMuon")))
     with RootFile(str(path), "events") as file:
         rows = Encoder(specs).encode(file.read(specs.flat + specs.jagged))
     plain = plain_tree(path, "events")
@@ -92,7 +89,7 @@ def test_rows_of_real_events(real_data: Path) -> None:
 def test_infinite_values_are_missing(tmp_path: Path) -> None:
     values = np.array([1.0, np.inf, -np.inf, np.nan, 3.0])
     path = write_tree(tmp_path / "inf.root", "t", {"x": values, "y": np.arange(5.0)})
-    specs, _ = scanned([path], Selection("t"))
+    specs = scanned([path], Selection("t"))
     assert (specs.minv["x"], specs.maxv["x"], specs.missing) == (1, 3, {"x": 3})
     specs.save(tmp_path / "specs.json")
     assert json.loads((tmp_path / "specs.json").read_text(), parse_constant=pytest.fail)
@@ -103,47 +100,15 @@ def test_zero_events(tmp_path: Path, small_files: list[Path]) -> None:
     with pytest.raises(DataError, match=r"no events in the tree t of .*none\.root"):
         scanned([path], Selection("t"))
     full = write_tree(tmp_path / "some.root", "t", {"x": np.arange(3.0)})
-    assert scanned([path, full], Selection("t"))[0].scanned == 3
+    assert scanned([path, full], Selection("t")).scanned == 3
 
 
 def test_a_jagged_branch_that_is_always_empty(tmp_path: Path) -> None:
     void = ak.unflatten(np.empty(0, np.float32), [0, 0])
     path = write_tree(tmp_path / "void.root", "t", {"x": np.arange(2.0), "void": void})
-    specs, _ = scanned([path], Selection("t"))
+    specs = scanned([path], Selection("t"))
     assert specs.columns == ["nvoid", "x"]
     assert specs.jdim == {"void": 0}
-
-
-def test_classes_of_a_text_branch(real_data: Path) -> None:
-    path = real_data / "uproot-Zmumu.root"
-    specs, labels = scanned([path], Selection("events", label_branch="Type"))
-    plain = plain_tree(path, "events")["Type"].array().tolist()
-    values = sorted(set(plain))
-    assert labels == LabelValues("Type", values, [plain.count(v) for v in values])
-    assert specs.selection["label_branch"] == "Type"
-    assert "Type" not in specs.columns
-
-
-def test_classes_of_a_number_branch(real_data: Path, small_files: list[Path]) -> None:
-    _, labels = scanned([real_data / "uproot-Zmumu.root"], Selection("events", label_branch="Q1"))
-    assert labels is not None
-    assert labels.values == [-1, 1]
-    assert sum(labels.counts) == 2304
-    _, labels = scanned(small_files, Selection("events", label_branch="n"), 200)
-    arrays = [plain_tree(f, "events")["n"].array(entry_stop=200) for f in small_files]
-    values, counts = np.unique(ak.to_numpy(ak.concatenate(arrays)), return_counts=True)
-    assert labels is not None
-    assert (labels.values, labels.counts) == (values.tolist(), counts.tolist())
-
-
-def test_what_can_not_be_a_label(tmp_path: Path) -> None:
-    n = 1500
-    columns = {"x": np.arange(float(n)), "q": np.where(np.arange(n) == 7, np.nan, 1.0)}
-    path = write_tree(tmp_path / "labels.root", "t", columns)
-    with pytest.raises(DataError, match=r"labels\.root: x has more than 1000 different values"):
-        scanned([path], Selection("t", label_branch="x"))
-    with pytest.raises(DataError, match=r"labels\.root: the label branch q has missing values"):
-        scanned([path], Selection("t", label_branch="q"))
 
 
 def test_progress_goes_to_the_end(small_files: list[Path]) -> None:

@@ -74,7 +74,7 @@ def scan_files(
     """The specs of the files alone: what ``mlaas4hep specs`` writes."""
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
-        return scan(files, selection_of(params), params.nevts, progress)[0]
+        return scan(files, selection_of(params), params.nevts, progress)
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,7 @@ class Dataset:
                 self.warnings.append(f"{SPECS_FILE} is made anew: {error.message}")
             else:
                 return specs
-        specs, _ = scan(self._files, selection, self._params.nevts, progress)
+        specs = scan(self._files, selection, self._params.nevts, progress)
         try:
             specs.save(path)
         except OSError as error:
