@@ -126,7 +126,7 @@ def test_keep_leaves_the_pages_open_until_ctrl_c(tmp_path):
         assert answer.status_code == 200
         assert "demo_1" in answer.text
     process.send_signal(signal.SIGINT)
-    process.wait(60)
+    assert process.wait(60) == 0
     time.sleep(0.1)
     assert processes_of(tmp_path) == []
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,10 +143,11 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
             )
 
         console.print("\n", steps.table())
-        console.print(closing(bundle.path, services, job))
+        console.print(closing(bundle.path, services if keep else None))
         if keep:
             console.print("The pages stay open until Ctrl-C.")
-            signal.pause()
+            with suppress(KeyboardInterrupt):
+                signal.pause()
     return auc
 
 
@@ -235,16 +236,18 @@ def area_under_curve(truth: NDArray[np.generic], scores: NDArray[np.float32]) ->
     return float(roc_auc_score(truth, scores, multi_class="ovr"))
 
 
-def closing(bundle: Path, services: Services, job: str) -> str:
-    """Where the results are and what to try next."""
+def closing(bundle: Path, services: Services | None) -> str:
+    """Where the results are, the pages of ``services`` if they stay, and what to try next."""
+    pages = "make demo KEEP=1 leaves those of server and TFaaS open"
+    if services:
+        pages = f"{services.server_url}/ (jobs)   {services.tfaas_url}/ (models)"
     return f"""
 Bundle       {bundle}
 ROC picture  {bundle / "roc.png"}
 Report page  {bundle / "report.html"}
-Pages        {services.server_url}/ (jobs)   {services.tfaas_url}/ (models)
+Pages        {pages}
 
 Try next
-  make demo KEEP=1        the same, and the pages stay open until Ctrl-C
   make demo FILES=signal.root,background.root LABELS=1,0 BRANCH=events        your own files
   .venv/bin/mlaas4hep inspect demo/signal.root
   .venv/bin/mlaas4hep --help        docs/tutorial/first-model.md goes on from here
