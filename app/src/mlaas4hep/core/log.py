@@ -11,7 +11,12 @@ from datetime import UTC, datetime
 class JsonFormatter(logging.Formatter):
     """Time, level, logger, message, and whatever the caller gave as ``extra``."""
 
-    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {
+        "message",
+        "asctime",
+        "taskName",
+        "color_message",
+    }
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""

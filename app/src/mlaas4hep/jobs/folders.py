@@ -15,7 +15,6 @@ import secrets
 import shutil
 import time
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -148,12 +147,7 @@ class Upload:
         self._finished = False
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._finished:
             shutil.rmtree(self._home, ignore_errors=True)
         os.close(self._lock)
