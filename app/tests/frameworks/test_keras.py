@@ -75,6 +75,37 @@ def test_fit_learns_and_tells_how(tmp_path: Path) -> None:
     assert ((scores[:, 0] > 0.5) == data.y[630:]).mean() > 0.8
 
 
+@pytest.mark.parametrize("batch_size", [3, 50, 700])
+def test_several_batches_at_once_train_the_same(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for steps in (1, 32):
+        monkeypatch.setattr("mlaas4hep.frameworks.keras._STEPS", steps)
+        framework.prepare(21)
+        model = network(metrics=["accuracy"])
+        fit = framework.fit(model, Arrays(train=331), plan(batch_size=batch_size), silent)
+        found.append((fit.history, model.get_weights()))
+    for key, values in found[0][0].items():
+        np.testing.assert_allclose(values, found[1][0][key], rtol=1e-5)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_users_own_steps_per_execution_stay() -> None:
+    model = network()
+    model.compile(optimizer="adam", loss="binary_crossentropy", steps_per_execution=2)
+    framework.fit(model, Arrays(train=331), plan(), silent)
+    assert model.steps_per_execution == 2
+
+
+def test_a_model_that_runs_eagerly_trains() -> None:
+    model = network()
+    model.compile(optimizer="adam", loss="binary_crossentropy", run_eagerly=True)
+    fit = framework.fit(model, Arrays(train=331), plan(), silent)
+    assert fit.history["loss"][-1] < fit.history["loss"][0]
+
+
 def test_the_best_epoch_is_kept() -> None:
     framework.prepare(21)
     model = network()
