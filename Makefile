@@ -26,8 +26,8 @@ lint: .venv/test  ## style, types, and who may import whom
 soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments
 	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py
 
-bench: .venv/test  ## speed of the data path and of serving, as ratios to a reference taken in the same run
-	cd app && ../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/serving.py
+bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run
+	cd app && for part in data_path training serving; do ../$(BIN)/python bench/$$part.py || exit; done
 
 docs: .venv/app  ## write docs/reference anew from the code
 	$(BIN)/python docs/generate.py
