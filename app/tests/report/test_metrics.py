@@ -27,6 +27,9 @@ def test_two_classes() -> None:
         "events": int(truth.sum()), "predicted": int((scores > 0.5).sum()), "right": right,
     }  # fmt: skip
     assert found["confusion"][1][1] == right
+    high = sum(found["scores"]["signal"][20:])
+    assert high == int(((scores >= 0.5) & (truth == 1)).sum())
+    assert sum(map(sum, found["scores"].values())) == 500
     curve = found["roc"]["signal"]
     assert (curve["background"][0], curve["signal"][0]) == (0, 0)
     assert (curve["background"][-1], curve["signal"][-1]) == (1, 1)

@@ -11,6 +11,8 @@ from mlaas4hep.data import FileRecord
 from mlaas4hep.report.metrics import measure
 from mlaas4hep.report.page import report_html
 
+PICTURES = {"roc": b"ROC", "scores": b"SCORES", "loss": b"LOSS"}
+
 
 def values(**changes: Any) -> dict[str, Any]:
     scores = np.array([[0.2], [0.7], [0.9], [0.4]], np.float32)
@@ -38,30 +40,30 @@ def values(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_page_holds_all_and_leads_nowhere() -> None:
-    page = report_html(values(), b"ROC", b"LOSS")
+    page = report_html(values(), PICTURES)
     assert "1234 rows" in page
     assert "0.7500" in page
     assert "epoch 2 of 3" in page
     assert "a&amp;b.root" in page
     assert "0123-uuid" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page
     assert "<b>careful" not in page
 
 
 def test_not_servable_says_why() -> None:
-    page = report_html(values(servable=False, why_not="no counterpart", comparison={}), b"", b"")
+    page = report_html(values(servable=False, why_not="no counterpart", comparison={}), PICTURES)
     assert "Not servable: no counterpart" in page
 
 
 def test_without_test_events() -> None:
     empty = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["bkg", "sig"])
-    assert "–" in report_html(values(metrics=empty, classes=["bkg", "sig"]), b"", b"")
+    assert "–" in report_html(values(metrics=empty, classes=["bkg", "sig"]), PICTURES)
 
 
 def test_a_forgotten_value_is_an_error() -> None:
     incomplete = values()
     del incomplete["seed"]
     with pytest.raises(UndefinedError, match="seed"):
-        report_html(incomplete, b"", b"")
+        report_html(incomplete, PICTURES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.report.metrics import measure
-from mlaas4hep.report.plots import loss_png, roc_png
+from mlaas4hep.report.plots import loss_png, roc_png, scores_png
 
 
 def pixels(png: bytes) -> Any:
@@ -34,6 +34,18 @@ def test_a_picture_shows_the_curve() -> None:
 @pytest.mark.parametrize("classes", [3, 30])
 def test_many_classes_and_odd_titles(classes: int) -> None:
     assert pixels(roc_png(metrics(0.5, classes), "a$b_{c}$ <é>")).shape == (720, 720, 4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_distribution_of_scores_depends_on_them(classes: int) -> None:
+    good, bad = (pixels(scores_png(metrics(shift, classes), "m")) for shift in (0.8, 0))
+    assert good.shape == (720, 720, 4)
+    assert (good != bad).any()
+
+
+def test_scores_of_no_events() -> None:
+    empty = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["a", "b"])
+    assert pixels(scores_png(empty, "m")).shape == (720, 720, 4)
 
 
 def test_loss_with_one_epoch_and_with_none() -> None:

@@ -104,7 +104,7 @@ def test_from_five_files_to_a_bundle(tmp_path: Path) -> None:
     assert list(bundle.card) == list(CARD_KEYS)
     for name in (
         *("saved_model.pb", "variables/variables.index", "model.keras", "1/model.onnx"),
-        *("config.pbtxt", "roc.png", "loss.png", "report.html", "history.json"),
+        *("config.pbtxt", "roc.png", "scores.png", "loss.png", "report.html", "history.json"),
         *("provenance/model.py", "provenance/packages.json"),
     ):
         assert name in bundle.manifest.files

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from jobs.parts import Service, packed, small_files
 from mlaas4hep.jobs.database import Job, State
+from mlaas4hep.jobs.runner import only_runner
 from mlaas4hep.models.bundle import unpack
 from mlaas4hep.web.server import ago, create_app, docker_status
 
@@ -132,7 +133,7 @@ def test_the_json_api(service: Service, http: TestClient) -> None:
     }
     [folder] = http.get("/folders").json()
     assert (folder["name"], folder["files"]) == ("luca", len(small_files()))
-    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/healthz").json() == {"status": "ok", "runner": "none"}
     assert http.delete("/folders/luca/specs").status_code == 204
     assert http.delete("/folders/luca").status_code == 204
     assert http.get("/folders").json() == []
@@ -389,6 +390,14 @@ def test_every_answer_has_the_security_headers(http: TestClient) -> None:
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
+
+
+def test_the_page_says_when_no_runner_is_at_work(service: Service, http: TestClient) -> None:
+    assert "No runner is at work" in http.get("/").text
+    with only_runner(service.settings.store):
+        assert "No runner" not in http.get("/").text
+        assert http.get("/healthz").json()["runner"] == "at work"
+    assert "No runner is at work" in http.get("/").text
 
 
 def test_the_page_of_an_empty_installation_says_what_to_do(http: TestClient) -> None:

@@ -6,7 +6,7 @@ specs.json        how events become rows: ranges, lengths, files
 columns.json      the names of the input's columns, in order
 labels.txt        the classes, one a line, in the order of the outputs
 metrics.json      measured on the test part; history.json: per epoch
-roc.png loss.png report.html
+roc.png scores.png loss.png report.html
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
 1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
 saved_model.pb variables/ assets/ model.keras    (Keras) or model.pkl (scikit-learn)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _POINTS = 200  # points of a ROC curve that are kept
+_BINS = 40  # of the distribution of scores
 
 
 def measure(
@@ -17,7 +18,9 @@ def measure(
 
     ``scores``: (n, 1), probability of class 1, for two classes; (n, k) otherwise. ``truth``: class
     of each event, 0..k-1. With more than two classes ROC and AUC are one class against the rest,
-    and ``auc`` is their mean. What needs events of a class that has none is null.
+    and ``auc`` is their mean. What needs events of a class that has none is null. ``scores`` are
+    histograms per true class: of the probability of class 1, or, with more than two classes, of
+    that which the model gave to the true class.
     """
     from sklearn.metrics import confusion_matrix, log_loss
 
@@ -47,6 +50,12 @@ def measure(
         },
         "confusion": confusion_matrix(truth, guess, labels=range(k)).tolist() if len(truth) else [],
         "roc": roc,
+        "scores": {
+            name: np.histogram(table[truth == index, 1 if k == 2 else index], _BINS, (0, 1))[
+                0
+            ].tolist()
+            for index, name in enumerate(classes)
+        },
     }
 
 

@@ -11,9 +11,9 @@ from jinja2 import Environment, StrictUndefined
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def report_html(values: dict[str, Any], roc: bytes, loss: bytes) -> str:
-    """The page, pictures (PNG) inline; ``values`` are what page.html names."""
+def report_html(values: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """The page; ``values`` are what page.html names, ``pictures`` (PNG) are put inline."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text())
-    pictures = {"roc": b64encode(roc).decode(), "loss": b64encode(loss).decode()}
-    return template.render(**values, **pictures)
+    inline = {name: b64encode(picture).decode() for name, picture in pictures.items()}
+    return template.render(**values, **inline)

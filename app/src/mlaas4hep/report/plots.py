@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_CURVES = 10  # of as many classes a ROC curve is drawn
+_CURVES = 10  # of as many classes a curve is drawn
 
 
 def roc_png(metrics: dict[str, Any], title: str) -> bytes:
@@ -27,6 +27,26 @@ def roc_png(metrics: dict[str, Any], title: str) -> bytes:
         axes.set_ylim(0, 1.005)
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
+    return buffer.getvalue()
+
+
+def scores_png(metrics: dict[str, Any], title: str) -> bytes:
+    """How the scores of the test part are distributed, class by class, each to the area 1; PNG."""
+    import mplhep
+    import numpy as np
+
+    classes = {name: counts for name, counts in metrics["scores"].items() if sum(counts)}
+    with _axes(title) as (axes, buffer):
+        for name, counts in list(classes.items())[:_CURVES]:
+            edges = np.linspace(0, 1, len(counts) + 1)
+            mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=_plain(name))
+        names = list(metrics["scores"])
+        of = _plain(names[1]) if len(names) == 2 else "the true class"
+        axes.set_xlabel(f"score (probability of {of})")
+        axes.set_ylabel("events, normalised to 1")
+        axes.set_xlim(0, 1)
+        if classes:
+            axes.legend(title="true class")
     return buffer.getvalue()
 
 

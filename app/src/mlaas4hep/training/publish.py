@@ -35,7 +35,7 @@ from mlaas4hep.models.bundle import (
     triton_config,
 )
 from mlaas4hep.report.page import report_html
-from mlaas4hep.report.plots import loss_png, roc_png
+from mlaas4hep.report.plots import loss_png, roc_png, scores_png
 from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.params import Params
 
@@ -139,10 +139,13 @@ def _write(trained: Trained, folder: Path) -> Bundle:
         (folder / "config.pbtxt").write_text(triton_config(trained.name, width, outputs))
 
     title = f"{trained.name}, {trained.metrics['events']} test events"
-    roc = roc_png(trained.metrics, title)
-    loss = loss_png(trained.fit.history, trained.fit.best, trained.name)
-    (folder / "roc.png").write_bytes(roc)
-    (folder / "loss.png").write_bytes(loss)
+    pictures = {
+        "roc": roc_png(trained.metrics, title),
+        "scores": scores_png(trained.metrics, title),
+        "loss": loss_png(trained.fit.history, trained.fit.best, trained.name),
+    }
+    for picture, content in pictures.items():
+        (folder / f"{picture}.png").write_bytes(content)
     manifest = Manifest(
         name=trained.name,
         framework=framework.name,
@@ -166,7 +169,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
         "epochs": len(next(iter(trained.fit.history.values()), [])),
         "seed": trained.params.seed,
     }
-    (folder / "report.html").write_text(report_html(values, roc, loss))
+    (folder / "report.html").write_text(report_html(values, pictures))
     _provenance(trained, folder / "provenance")
     return seal(folder, manifest)
 

@@ -35,6 +35,7 @@ from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Database, Folder, Job, State
 from mlaas4hep.jobs.folders import Folders, check_upload_size
 from mlaas4hep.jobs.queue import Queue, Submission, size
+from mlaas4hep.jobs.runner import is_at_work
 from mlaas4hep.web.common import address, listen, problem, status_of, why_refused
 from mlaas4hep.web.uploads import receive_file
 
@@ -389,9 +390,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/healthz", tags=["api"])
     def healthz() -> dict[str, str]:
-        """Whether the server and its database answer."""
+        """Whether the server and its database answer, and whether a runner is at work."""
         database.check()
-        return {"status": "ok"}
+        return {"status": "ok", "runner": "at work" if is_at_work(settings.store) else "none"}
 
     # The pages
 
@@ -401,6 +402,7 @@ def create_app(settings: Settings) -> FastAPI:
         return pages.get_template("server.html").render(
             folders=folders.all(),
             jobs=jobs,
+            runner=is_at_work(settings.store),
             active=any(not State(job.state).ended for job in jobs),
             now=time.time(),
             tfaas_url=settings.tfaas_url,
