@@ -110,7 +110,7 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
         ('{"nan": NaN}', "NaN is not JSON"),
         ('{"seed": Infinity}', "Infinity is not JSON"),
         ('{"seed": 1, "seed": 2}', "the key 'seed' is there twice"),
-        ('{\n "epochs": 5,\n}', "line 3, column 1: not JSON"),
+        ('{\n "epochs": 5,\n}', "line (3, column 1|2, column 13): not JSON"),
         ("{'epochs': 5}", "line 1, column 2: not JSON"),
         ("", "line 1, column 1: not JSON"),
         ("[1]", r"holds \[1\], expected an object"),

@@ -153,7 +153,7 @@ class Repository:
             _sync(version)
             _sync(self.root)
             self._remove_versions(name, {version.name, previous})
-        return Bundle.open(version / name)
+            return Bundle.open(version / name)  # here, where no other writer can replace it
 
     def delete(self, name: str) -> None:
         """Remove the model ``name``; NotFoundError, naming the nearest, when there is none."""
