@@ -103,20 +103,37 @@ def _check_whole(name: str, size: int | None, end: int) -> None:
         raise DataError(f"{name} is truncated: it has {size} of {end} bytes", _COPY_AGAIN)
 
 
+XROOTD_PATIENCE = {
+    "XRD_CONNECTIONWINDOW": "15",
+    "XRD_CONNECTIONRETRY": "2",
+    "XRD_REQUESTTIMEOUT": "60",
+    "XRD_TIMEOUTRESOLUTION": "1",
+}
+"""Seconds and tries after which a dead server is an error; by itself XRootD waits for minutes, or
+half an hour for one that hangs. What the environment says already is kept."""
+
+
 def open_file(name: str) -> Any:
     """The uproot file of that path or URL; DataError says why it can't be opened."""
     with reading(name):
         if not is_url(name):
             _check_local(Path(name))
-        elif name.startswith("root") and {"tensorflow", "XRootD"} & set(sys.modules) == {
-            "tensorflow"
-        }:
-            # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
-            raise DataError(
-                f"{name} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
-                "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
-            )
+        elif name.startswith(("root://", "roots://")):
+            _prepare_xrootd(name)
         return uproot.open({name: None})  # in this form a colon is part of the name
+
+
+def _prepare_xrootd(name: str) -> None:
+    """Say how patient XRootD's client is to be, before it is loaded."""
+    if "XRootD" in sys.modules:
+        return
+    if "tensorflow" in sys.modules:
+        # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
+        raise DataError(
+            f"{name} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
+            "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
+        )
+    os.environ.update(XROOTD_PATIENCE | os.environ)
 
 
 def known_trees(name: str) -> list[str]:
