@@ -45,7 +45,7 @@ class Model:
         self.width = len(self.columns)
         self._pack = struct.Struct(f"<{self.width}f").pack
         self._index = {column: i for i, column in enumerate(self.columns)}
-        self._session = _session(bundle.onnx)
+        self._session = open_session(bundle.onnx)
         self._check(bundle)
         self._pool = pool
         self._rows = rows
@@ -217,10 +217,13 @@ class _Request:
         self.answers = answers
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    """The graph in ``path``, from its bytes alone: weights in other files are refused."""
+def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The graph in ``path``, from its bytes alone: weights in other files are refused.
+
+    ``threads`` work on one batch; 0 takes all cores. BundleError when it can't be loaded.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

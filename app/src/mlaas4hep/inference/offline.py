@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Encoder, Events
+from mlaas4hep.inference.engine import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
 
@@ -28,11 +29,7 @@ Answer = Callable[[Events], Scores]
 
 def local_answers(bundle: Bundle) -> Answer:
     """What answers events with the bundle's ONNX model, in this process."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        bundle.onnx.read_bytes(), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(bundle.onnx, threads=0)
     encoder = Encoder(bundle.specs)
 
     def answer(events: Events) -> Scores:
@@ -54,18 +51,17 @@ def predict_files(
 
     Raises DataError naming the file and the branches that it lacks.
     """
-    done, total = 0, 0
-    for name in names:
-        with RootFile(name, tree) as file:
-            total += file.entries
-    for name in names:
-        with RootFile(name, tree) as file:
+    with ExitStack() as stack:
+        files = [stack.enter_context(RootFile(name, tree)) for name in names]
+        for file in files:
             for branch in branches:
                 if branch not in file.branches:
                     raise DataError(
-                        f"{name}: no branch {branch!r} in the tree {tree}, the model needs it",
+                        f"{file.name}: no branch {branch!r} in the tree {tree}, the model needs it",
                         did_you_mean(branch, file.branches),
                     )
+        done, total = 0, sum(file.entries for file in files)
+        for file in files:
             reader = file.reader(branches)
             for start in range(0, file.entries, ROWS):
                 scores = answer(reader.take(min(ROWS, file.entries - start)))

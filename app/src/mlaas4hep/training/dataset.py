@@ -212,7 +212,7 @@ class Dataset:
             else Labels.per_files(labels, files)
         )
         self.specs = self._find_specs(selection, specs, cwd, progress)
-        self.width = len(self.specs.columns)
+        self.width = self.specs.width
         if not self.width:
             raise DataError("no column is left to train on", "Select more branches.")
         self.n_classes = len(self.labels.names)
@@ -270,14 +270,10 @@ class Dataset:
         and the greatest value of each column, and a row of zeros and one of ones.
         """
         if self._sample is None:
-            for _ in self._chunks():
+            for _ in self.chunks():
                 pass
         assert self._sample is not None  # noqa: S101
         return self._sample
-
-    def chunks(self) -> Iterator[Chunk]:
-        """All events as chunks: rows, classes, parts; what every epoch is made of."""
-        yield from self._chunks()
 
     def _blocks(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
         rows, classes = self._cache[part]
@@ -285,12 +281,13 @@ class Dataset:
             yield rows[start : start + _BLOCK], classes[start : start + _BLOCK]
 
     def _read(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
-        for rows, classes, parts in _ahead(self._chunks()):
+        for rows, classes, parts in _ahead(self.chunks()):
             wanted = parts == part
             if wanted.any():
                 yield rows[wanted], classes[wanted]
 
-    def _chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
+        """All events as chunks: rows, classes, parts; what every epoch is made of."""
         label = self.labels.branch
         branches = [*self.specs.flat, *self.specs.jagged, *([label] if label else [])]
         window = max(1 << 20, min(WINDOW_BYTES, READ_BYTES // len(self._files)))
@@ -400,7 +397,7 @@ class Dataset:
             return
         at = dict.fromkeys(self._cache, 0)
         done, total = 0, sum(self._used)
-        for rows, classes, parts in _ahead(self._chunks()):
+        for rows, classes, parts in _ahead(self.chunks()):
             for part, (all_rows, all_classes) in self._cache.items():
                 wanted = parts == part
                 stop = at[part] + int(np.count_nonzero(wanted))
