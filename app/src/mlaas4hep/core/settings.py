@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")
     max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
 
+    min_free_bytes: int = Field(
+        GiB, description="Free space in the store below which the server is not ready."
+    )
+
     max_jobs: int = Field(1, description="Trainings that run at once; the others wait in line.")
     max_queued_jobs: int = Field(1000, description="Trainings that may wait in line.")
     max_job_cpus: float = Field(64, description="Most cores that one training may ask for.")

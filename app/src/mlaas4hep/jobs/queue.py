@@ -20,6 +20,7 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.log import note
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Counter, Database, Job, State
 from mlaas4hep.jobs.folders import Folders, check_name, find, inside
@@ -81,6 +82,7 @@ class Queue:
                 metrics={},
             )
             session.add(job)
+        note(job=job.process_name)
         return job
 
     def _next(self, session: Session, name: str) -> int:
@@ -141,6 +143,12 @@ class Queue:
         with self._database.read() as session:
             return list(session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)))
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        with self._database.read() as session:
+            found = session.execute(select(Job.state, func.count()).group_by(Job.state))
+            return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
+
     def cancel(self, process_name: str) -> Job:
         """End a job: at once when it waits, through the runner when it runs."""
         with self._database.write() as session:
@@ -168,6 +176,7 @@ def _find(session: Session, process_name: str, lock: bool = False) -> Job:
         names = session.scalars(select(Job.process_name).order_by(Job.id.desc()).limit(1000))
         shown = process_name[:140]
         raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+    note(job=job.process_name)
     return job
 
 

@@ -25,6 +25,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
+from mlaas4hep.core.log import about
+from mlaas4hep.core.probe import is_locked
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Database, Job, State
 from mlaas4hep.jobs.executor import Order, ProcessExecutor
@@ -88,14 +90,7 @@ def only_runner(store: Path) -> Iterator[None]:
 
 def is_at_work(store: Path) -> bool:
     """Whether a runner works on the store."""
-    try:
-        with (store / "runner.lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_locked(store / "runner.lock")
 
 
 class Runner:
@@ -120,9 +115,11 @@ class Runner:
     def step(self) -> None:
         """Look after every running job, start what may start, sweep now and then."""
         for job in self._running():
-            self._look_after(job)
+            with about(job=job.process_name):
+                self._look_after(job)
         while claimed := self._claim():
-            self._start(claimed)
+            with about(job=claimed.process_name):
+                self._start(claimed)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._folders.sweep()
