@@ -1,0 +1,1 @@
+"""Who is asking: tokens, and the people and robots behind them."""
