@@ -56,6 +56,9 @@ class SignIn:
     say: Callable[[str], None] = _on_stderr
     wait: Callable[[float], None] = time.sleep
 
+    def __post_init__(self) -> None:
+        _check_url(self.issuer, "the issuer")
+
     def token(self, fresh: bool = False) -> str:
         """A token that lives for another minute at least; ``fresh`` makes a new sign-in.
 
@@ -179,7 +182,6 @@ class _Issuer:
         self._asked = sign_in
         self._http = http
         self._name = sign_in.issuer
-        _check_url(self._name, "--issuer")
         self._known = self._discovered()
 
     def _discovered(self) -> dict[str, Any]:
