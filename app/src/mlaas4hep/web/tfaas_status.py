@@ -26,7 +26,7 @@ class PredictionFigures(Collector):
             "mlaas4hep_predicted_rows", "Rows that models were given.", counts.rows
         )
         sizes = list(accumulate(counts.batches))
-        bounds = [str(2**i) for i in range(len(sizes) - 1)] + ["+Inf"]
+        bounds = [str(2.0**i) for i in range(len(sizes) - 1)] + ["+Inf"]
         yield HistogramMetricFamily(
             "mlaas4hep_batch_rows",
             "Rows that a model was given at once.",
