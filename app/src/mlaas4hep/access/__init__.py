@@ -1,1 +1,1 @@
-"""Who is asking: tokens, and the people and robots behind them."""
+"""Who is asking: bearer tokens of an OpenID Connect issuer, the groups let in, who owns what."""
