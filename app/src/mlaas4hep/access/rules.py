@@ -74,7 +74,9 @@ def is_safe(url: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False
-    return parts.scheme == "https" and bool(host) or parts.scheme == "http" and is_loopback(host)
+    return bool(host) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    )
 
 
 def _check_issuer(issuer: str) -> None:

@@ -31,7 +31,7 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
 from mlaas4hep.models.archives import unpack_tar
-from mlaas4hep.models.owners import Owners
+from mlaas4hep.models.owners import Owners, TakenError
 from mlaas4hep.models.repository import Repository
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
@@ -79,6 +79,10 @@ class Folders:
     def upload(self, name: str, owner: str = "") -> Upload:
         """Begin an upload; use it as a context manager. ConflictError if the name is another's."""
         self.owners.check_free(check_name(name), owner)
+        with self._database.read() as session:
+            present = session.get(Folder, name)
+        if owner and present and present.owner != owner:  # of before there was sign-in
+            raise TakenError(name)
         return Upload(name, self, owner)
 
     def present(self, folder: Folder) -> None:

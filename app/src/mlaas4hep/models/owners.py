@@ -24,6 +24,9 @@ _NUMBERED = re.compile(r"(.+)_[0-9]+")
 class TakenError(ConflictError):
     """The name belongs to somebody else."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the name {name!r} is somebody else's", "Choose another name.")
+
 
 class Owners:
     """The owners of all names in a repository; any number of processes may ask and claim."""
@@ -74,7 +77,7 @@ class Owners:
         if found is None and any(base_of(model) == name for model in self._repository.names()):
             found = ""  # models from before there was sign-in
         if owner and found not in (None, owner):
-            raise TakenError(f"the name {name!r} is somebody else's", "Choose another name.")
+            raise TakenError(name)
 
     def sees(self, model: str, owner: str) -> bool:
         """Whether ``owner`` may know of the model."""
