@@ -72,7 +72,7 @@ class Registry:
         return model
 
     async def publish(
-        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object] = str
+        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object] = lambda _: None
     ) -> Bundle:
         """Unpack a bundle's archive from a stranger, see that it can be served, and publish it.
 

@@ -420,7 +420,7 @@ def create_app(settings: Settings) -> FastAPI:
             runner=is_at_work(settings.store),
             active=any(not State(job.state).ended for job in jobs),
             now=time.time(),
-            tfaas_url=settings.tfaas_url,
+            tfaas_url=settings.tfaas_url.rstrip("/"),
             version=__version__,
         )
 
