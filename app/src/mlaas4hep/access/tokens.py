@@ -28,6 +28,7 @@ _TYPES = ("jwt", "at+jwt", "application/at+jwt")
 _HOW = "Get a new access token."
 
 _registry = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
+_registry.max_header_length = LONGEST_TOKEN  # some issuers send certificates along
 
 
 class Tokens:
@@ -118,7 +119,7 @@ def _header(token: bytes) -> Mapping[str, Any]:
     if len(token) > LONGEST_TOKEN:
         raise SignInError(f"the token is longer than {LONGEST_TOKEN} bytes")
     try:
-        header = jws.extract_compact(token).headers()
+        header = jws.extract_compact(token, registry=_registry).headers()
         kind, algorithm = header.get("typ", "JWT"), header.get("alg")
     except (JoseError, ValueError, TypeError):
         raise SignInError("the token is not a signed JWT", _HOW) from None
