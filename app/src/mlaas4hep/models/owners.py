@@ -64,11 +64,11 @@ class Owners:
                     stream.write(owner)
                     stream.flush()
                     os.fsync(stream.fileno())
-                with suppress(FileExistsError):  # somebody was faster
+                with suppress(FileExistsError):
                     os.link(written, self._root / name)
             finally:
                 written.unlink(missing_ok=True)
-            self.check_free(name, owner)
+        self.check_free(name, owner)  # somebody may have been faster
         return self.of(name) or ""
 
     def check_free(self, name: str, owner: str) -> None:
