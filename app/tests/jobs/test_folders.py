@@ -14,6 +14,7 @@ from mlaas4hep.core.errors import (
     NotFoundError,
     UsageError,
 )
+from mlaas4hep.jobs.database import Folder
 
 HOSTILE = [
     "../x", "..", ".", "", "/etc", "a/b", "a b", "luca;rm -rf ~", "$(id)", "`id`", "a\nb", "a\0b",
@@ -192,3 +193,53 @@ def small_disk() -> object:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_name_is_its_first_owners(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+        service.folders.upload("luca", "user:bob")
+    service.folders.delete("luca", "user:alice")
+    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+        service.folders.upload("luca", "user:bob")
+    assert upload(service, "luca", "user:alice").owner == "user:alice"
+
+
+def test_an_upload_that_fails_takes_no_name(service: Service) -> None:
+    with service.folders.upload("luca", "user:alice") as incoming:
+        incoming.archive.write_bytes(b"no archive")
+        with pytest.raises(MlaasError):
+            incoming.finish()
+    assert upload(service, "luca", "user:bob").owner == "user:bob"
+
+
+def test_someone_elses_folder_is_not_there(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    upload(service, "mario", "user:bob")
+    assert [f.name for f in service.folders.all("user:bob")] == ["mario"]
+    assert [f.name for f in service.folders.all()] == ["luca", "mario"]
+    for ask in (service.folders.get, service.folders.delete, service.folders.delete_specs):
+        with pytest.raises(NotFoundError) as caught:
+            ask("luca", "user:bob")  # type: ignore[operator]
+        assert "mario" in caught.value.remedy
+        assert "luca" not in caught.value.remedy
+    assert service.folders.get("luca", "user:alice").owner == "user:alice"
+
+
+def test_a_folder_of_before_sign_in_is_nobodys(service: Service) -> None:
+    upload(service, "luca", "")
+    (service.settings.models / ".owners/luca").unlink()  # as of a version without owners
+    with pytest.raises(ConflictError, match="somebody else's"):
+        service.folders.upload("luca", "user:alice")
+    assert service.folders.all("user:alice") == []
+
+
+def test_without_sign_in_an_upload_changes_no_owner(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    assert upload(service, "luca", "").owner == "user:alice"
+
+
+def upload(service: Service, name: str, owner: str) -> Folder:
+    with service.folders.upload(name, owner) as incoming:
+        incoming.archive.write_bytes(packed(small_files()))
+        return incoming.finish()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service, small_files, submission
+from jobs.parts import Service, packed, small_files, submission
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
@@ -189,3 +189,25 @@ def test_a_waiting_job_is_cancelled_at_once_and_only_once(service: Service) -> N
     assert (job.state, job.reason) == ("failed", "cancelled by its user")
     with pytest.raises(ConflictError, match="has ended already"):
         service.queue.cancel("luca_1")
+
+
+def test_jobs_are_their_owners(service: Service) -> None:
+    for name, owner in (("luca", "user:alice"), ("mario", "user:bob")):
+        with service.folders.upload(name, owner) as incoming:
+            incoming.archive.write_bytes(packed(small_files()))
+            incoming.finish()
+    with pytest.raises(NotFoundError) as caught:
+        service.queue.submit(submission("luca"), "user:bob")
+    assert "luca" not in caught.value.remedy
+    job = service.queue.submit(submission("luca"), "user:alice")
+    assert job.owner == "user:alice"
+    service.queue.submit(submission("mario"), "user:bob")
+    assert [j.process_name for j in service.queue.recent(owner="user:bob")] == ["mario_1"]
+    assert len(service.queue.recent()) == 2
+    for ask in (service.queue.get, service.queue.cancel):
+        for name in ("luca_1", "luca_2", "LUCA_1", "../jobs/luca_1"):
+            with pytest.raises(NotFoundError) as caught:
+                ask(name, "user:bob")
+            assert "luca" not in caught.value.remedy
+    assert service.queue.get("luca_1", "user:alice").state == "waiting"
+    assert service.queue.submit(submission("luca")).owner == "user:alice"  # without sign-in

@@ -31,6 +31,38 @@ class Settings(BaseSettings):
         "http://127.0.0.1:8083", description="Where users reach TFaaS; shown on the server's page."
     )
 
+    issuer: str = Field(
+        "",
+        description="OpenID Connect issuer whose tokens are accepted, as its discovery document "
+        "names it; empty means no sign-in, on loopback only.",
+    )
+    audience: str = Field(
+        "",
+        description="A token must be for one of these (comma list); empty accepts tokens for any "
+        "service.",
+    )
+    groups_claim: str = Field(
+        "groups",
+        description="Claim that holds a user's groups: `wlcg.groups`, `eduperson_entitlement`, or "
+        "the way to a nested one, `realm_access.roles`.",
+    )
+    allowed_groups: str = Field(
+        "",
+        description="Groups that may use the service (comma list); `*` lets in everyone whom the "
+        "issuer knows; `client:ID` and `user:SUB` let in one robot or user. Required with an "
+        "issuer.",
+    )
+    public_url: str = Field(
+        "",
+        description="Where browsers reach the server, https://HOST; requests of a browser's "
+        "session must come from there.",
+    )
+    unsafe_no_sign_in: bool = Field(
+        False,
+        description="Listen on any address without sign-in: only where the address can be reached "
+        "through a published loopback port alone.",
+    )
+
     max_upload_bytes: int = Field(20 * GiB, description="Largest archive that may be uploaded.")
     max_folder_bytes: int = Field(100 * GiB, description="Largest unpacked folder.")
     max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -75,13 +76,16 @@ class Registry:
                     break
         return model
 
-    async def publish(self, archive: IO[bytes], max_bytes: int) -> Bundle:
+    async def publish(
+        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object] = lambda _: None
+    ) -> Bundle:
         """Unpack a bundle's archive from a stranger, see that it can be served, and publish it.
 
+        ``claim`` is called with its name before it appears under it, and raises if it may not.
         When this returns, every later look-up finds the new model. A failure leaves everything
         as it was: BundleError, or LimitError beyond ``max_bytes``.
         """
-        bundle, model = await asyncio.to_thread(self._install, archive, max_bytes)
+        bundle, model = await asyncio.to_thread(self._install, archive, max_bytes, claim)
         if model is not None:
             self._keep(bundle.name, model)
         return bundle
@@ -122,10 +126,13 @@ class Registry:
         self._keep(name, model)
         return model
 
-    def _install(self, archive: IO[bytes], max_bytes: int) -> tuple[Bundle, Model | None]:
+    def _install(
+        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object]
+    ) -> tuple[Bundle, Model | None]:
         with self.repository.staging() as folder:
             path = unpack(archive, folder, max_bytes)
             model = self._read(path, "") if Bundle.open(path).servable else None
+            claim(path.name)
             bundle = self.repository.adopt(path, path.name)
         if model is not None:
             model.version = str(bundle.path.relative_to(self.repository.root))

@@ -31,6 +31,8 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
 from mlaas4hep.models.archives import unpack_tar
+from mlaas4hep.models.owners import Owners, TakenError
+from mlaas4hep.models.repository import Repository
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 SETTLING = 60.0
@@ -48,30 +50,40 @@ def check_name(name: str) -> str:
 
 
 class Folders:
-    """The uploaded folders of this installation."""
+    """The uploaded folders of this installation.
+
+    Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self._database = database
+        self.owners = Owners(Repository(settings.models))
         settings.uploads.mkdir(parents=True, exist_ok=True)
 
-    def all(self) -> list[Folder]:
+    def all(self, owner: str = "") -> list[Folder]:
         """All folders by name."""
+        wanted = select(Folder).order_by(Folder.name)
         with self._database.read() as session:
-            return list(session.scalars(select(Folder).order_by(Folder.name)))
+            return list(session.scalars(wanted.where(Folder.owner == owner) if owner else wanted))
 
-    def get(self, name: str) -> Folder:
+    def get(self, name: str, owner: str = "") -> Folder:
         """The folder of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return find(session, name)
+            return find(session, name, owner)
 
     def path(self, version: str) -> Path:
         """Where the content of a version is."""
         return self.settings.uploads / version / "files"
 
-    def upload(self, name: str) -> Upload:
-        """Begin an upload; use it as a context manager."""
-        return Upload(check_name(name), self)
+    def upload(self, name: str, owner: str = "") -> Upload:
+        """Begin an upload; use it as a context manager. ConflictError if the name is another's."""
+        self.owners.check_free(check_name(name), owner)
+        with self._database.read() as session:
+            present = session.get(Folder, name)
+        if owner and present and present.owner != owner:  # of before there was sign-in
+            raise TakenError(name)
+        return Upload(name, self, owner)
 
     def present(self, folder: Folder) -> None:
         """Make a version the content of its folder; the one before goes when no job needs it."""
@@ -83,18 +95,18 @@ class Folders:
                 session.merge(folder)
         self.sweep()
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, owner: str = "") -> None:
         """Remove a folder; ConflictError while a job needs it."""
         with self._database.write() as session:
-            folder = find(session, name, lock=True)
+            folder = find(session, name, owner, lock=True)
             _check_unused(session, name)
             session.delete(folder)
         self.sweep()
 
-    def delete_specs(self, name: str) -> list[str]:
+    def delete_specs(self, name: str, owner: str = "") -> list[str]:
         """Remove the folder's specs files, so that the next training scans again."""
         with self._database.write() as session:
-            folder = find(session, name, lock=True)
+            folder = find(session, name, owner, lock=True)
             _check_unused(session, name)
             found = [p for p in self.path(folder.version).glob("*specs*.json") if not p.is_dir()]
             for path in found:
@@ -133,8 +145,9 @@ class Folders:
 class Upload:
     """One upload on its way: write the archive to ``archive``, then call ``finish``."""
 
-    def __init__(self, name: str, folders: Folders) -> None:
+    def __init__(self, name: str, folders: Folders, owner: str) -> None:
         self._name = name
+        self._owner = owner
         self._folders = folders
         self._version = f"{name}.{secrets.token_hex(6)}"
         self._home = folders.settings.uploads / self._version
@@ -176,17 +189,19 @@ class Upload:
             files=len(names),
             size=size,
             uploaded=time.time(),
+            owner=self._folders.owners.claim(self._name, self._owner),
         )
         self._folders.present(folder)
         self._finished = True
         return folder
 
 
-def find(session: Session, name: str, lock: bool = False) -> Folder:
+def find(session: Session, name: str, owner: str = "", lock: bool = False) -> Folder:
     """The folder's row; with ``lock`` nobody else changes it before this transaction ends."""
     folder = session.get(Folder, name, with_for_update=lock or None)
-    if folder is None:
-        names = session.scalars(select(Folder.name).order_by(Folder.name))
+    if folder is None or (owner and folder.owner != owner):
+        wanted = select(Folder.name).order_by(Folder.name)
+        names = session.scalars(wanted.where(Folder.owner == owner) if owner else wanted)
         raise NotFoundError(f"there is no folder {name[:120]!r}", did_you_mean(name[:120], names))
     return folder
 

@@ -45,26 +45,29 @@ class Submission:
 
 
 class Queue:
-    """The jobs of this installation."""
+    """The jobs of this installation.
+
+    Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._folders = Folders(settings, database)
 
-    def submit(self, asked: Submission) -> Job:
-        """Put a job in line; its process_name is NAME_k."""
+    def submit(self, asked: Submission, owner: str = "") -> Job:
+        """Put a job in line; its process_name is NAME_k, its owner the folder's."""
         check_name(asked.name)
         cpus, memory = self._resources(asked)
         self._count_waiting()
         try:
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
         except IntegrityError:  # two first submits of a name at once, on a server database
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
 
-    def _insert(self, asked: Submission, cpus: float, memory: int) -> Job:
+    def _insert(self, asked: Submission, owner: str, cpus: float, memory: int) -> Job:
         with self._database.write() as session:
-            folder = find(session, asked.name, lock=True)
+            folder = find(session, asked.name, owner, lock=True)
             check_files(self._folders.path(folder.version), asked)
             job = Job(
                 process_name=f"{asked.name}_{self._next(session, asked.name)}",
@@ -80,6 +83,7 @@ class Queue:
                 created=time.time(),
                 progress={},
                 metrics={},
+                owner=folder.owner,
             )
             session.add(job)
         note(job=job.process_name)
@@ -133,15 +137,16 @@ class Queue:
             )
         return cpus, memory
 
-    def get(self, process_name: str) -> Job:
+    def get(self, process_name: str, owner: str = "") -> Job:
         """The job of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return _find(session, process_name)
+            return _find(session, process_name, owner)
 
-    def recent(self, limit: int = 1000) -> list[Job]:
+    def recent(self, limit: int = 1000, owner: str = "") -> list[Job]:
         """The newest jobs, newest first."""
+        wanted = select(Job).order_by(Job.id.desc()).limit(limit)
         with self._database.read() as session:
-            return list(session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)))
+            return list(session.scalars(wanted.where(Job.owner == owner) if owner else wanted))
 
     def counts(self) -> dict[State, int]:
         """How many jobs there are in each state."""
@@ -149,10 +154,10 @@ class Queue:
             found = session.execute(select(Job.state, func.count()).group_by(Job.state))
             return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
 
-    def cancel(self, process_name: str) -> Job:
+    def cancel(self, process_name: str, owner: str = "") -> Job:
         """End a job: at once when it waits, through the runner when it runs."""
         with self._database.write() as session:
-            job = _find(session, process_name, lock=True)
+            job = _find(session, process_name, owner, lock=True)
             if job.state == State.WAITING:
                 job.end(State.FAILED, CANCELLED)
             elif job.state == State.RUNNING:
@@ -169,11 +174,12 @@ class Queue:
         return self._settings.jobs / job.process_name
 
 
-def _find(session: Session, process_name: str, lock: bool = False) -> Job:
+def _find(session: Session, process_name: str, owner: str, lock: bool = False) -> Job:
     wanted = select(Job).where(Job.process_name == process_name)
     job = session.scalar(wanted.with_for_update() if lock else wanted)
-    if job is None:
-        names = session.scalars(select(Job.process_name).order_by(Job.id.desc()).limit(1000))
+    if job is None or (owner and job.owner != owner):
+        known = select(Job.process_name).order_by(Job.id.desc()).limit(1000)
+        names = session.scalars(known.where(Job.owner == owner) if owner else known)
         shown = process_name[:140]
         raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
     note(job=job.process_name)
