@@ -433,7 +433,10 @@ def create_app(settings: Settings) -> FastAPI:
             url=(settings.public_url or str(request.base_url)).rstrip("/"),
             folders=folders.all(who.owner),
             jobs=jobs,
-            models=folders.owners.names(who.owner),
+            models={
+                name: (settings.models / name / "report.html").exists()
+                for name in folders.owners.names(who.owner)
+            },
             runner=is_at_work(settings.store),
             active=any(not State(job.state).ended for job in jobs),
             now=time.time(),
