@@ -9,15 +9,29 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, String, Text, create_engine, event, insert, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    String,
+    Text,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
 
-SCHEMA = 1
-"""Version of the tables below; a database with a newer one is refused."""
+SCHEMA = 2
+"""Version of the tables below; an older database is brought to it, a newer one is refused."""
 
 
 class State(StrEnum):
@@ -63,6 +77,7 @@ class Folder(Base):
     files: Mapped[int]
     size: Mapped[int] = mapped_column(BigInteger)
     uploaded: Mapped[float]
+    owner: Mapped[str] = mapped_column(String(255), default="", index=True)
 
 
 class Counter(Base):
@@ -101,6 +116,11 @@ class Job(Base):
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     servable: Mapped[bool] = mapped_column(default=False)
     why_not: Mapped[str] = mapped_column(Text, default="")
+    owner: Mapped[str] = mapped_column(String(255), default="", index=True)
+    environment: Mapped[str] = mapped_column(String(64), default="default")
+    device: Mapped[str] = mapped_column(String(8), default="cpu")
+    expired: Mapped[float | None]
+    """When its files were deleted, see expiry.py."""
 
     def end(self, state: State, reason: str = "", remedy: str = "") -> None:
         """Note that the job has ended, now."""
@@ -130,6 +150,9 @@ class Database:
             found = connection.scalar(select(SchemaVersion.version))
             if found is None:
                 connection.execute(insert(SchemaVersion).values(version=SCHEMA))
+            elif found < SCHEMA:
+                _add_columns(connection)
+                connection.execute(update(SchemaVersion).values(version=SCHEMA))
             elif found != SCHEMA:
                 raise ConflictError(
                     f"the database {self._url.render_as_string()} has schema {found}, "
@@ -157,6 +180,27 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+def _add_columns(connection: Connection) -> None:
+    """Give the tables of an older schema the columns that they lack, with their defaults."""
+    present = inspect(connection)
+    for table in Base.metadata.sorted_tables:
+        old = {column["name"] for column in present.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in old:
+                ddl = _ddl(column, connection)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {ddl}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
+def _ddl(column: Column[Any], connection: Connection) -> str:
+    kind = f"{column.name} {column.type.compile(connection.dialect)}"
+    if column.nullable:
+        return kind
+    default: Any = column.default
+    return f"{kind} DEFAULT '{default.arg}' NOT NULL"
 
 
 def _parsed(url: str) -> URL:

@@ -16,7 +16,7 @@ import shutil
 import time
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -77,11 +77,27 @@ class Folders:
         """Make a version the content of its folder; the one before goes when no job needs it."""
         try:
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         except IntegrityError:  # the first two uploads of a name, at once: one was first
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         self.sweep()
+
+    def _check_room(self, session: Session, folder: Folder) -> None:
+        """LimitError when the folders of one owner would hold too much with this one."""
+        most = self.settings.max_user_folders_bytes
+        others = select(func.coalesce(func.sum(Folder.size), 0)).where(
+            Folder.owner == (folder.owner or ""), Folder.name != folder.name
+        )
+        if most and (held := session.scalar(others) or 0) + folder.size > most:
+            raise LimitError(
+                f"the folder {folder.name!r} has {folder.size} bytes; with the {held} bytes of your"
+                f" other folders that is more than {most}, the most that all folders of one user"
+                " may hold (max_user_folders_bytes)",
+                "Delete folders that you don't need any more (DELETE /folders/NAME).",
+            )
 
     def delete(self, name: str) -> None:
         """Remove a folder; ConflictError while a job needs it."""
