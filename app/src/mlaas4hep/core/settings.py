@@ -21,7 +21,7 @@ class JobEnvironment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str = Field(min_length=1)
-    gpus: int = Field(0, ge=0)
+    gpus: Annotated[int, Field(ge=0)] = 0
 
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

@@ -209,7 +209,7 @@ def check_environment(settings: Settings, name: str, device: str) -> str:
             )
         raise UsageError(
             f"device: the environment {name!r} has no GPU",
-            f"Ask for \"cpu\", or for the environment {' or '.join(map(repr, able))}.",
+            f'Ask for "cpu", or for the environment {" or ".join(map(repr, able))}.',
         )
     return name
 
