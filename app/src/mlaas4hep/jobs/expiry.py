@@ -71,9 +71,7 @@ def expire(settings: Settings, database: Database) -> list[Old]:
 
 
 def _old_jobs(settings: Settings, database: Database, before: float) -> Iterator[Old]:
-    ended = select(Job).where(
-        Job.finished < before, Job.state.not_in(ACTIVE), Job.expired.is_(None)
-    )
+    ended = select(Job).where(Job.finished < before, Job.expired.is_(None))
     with database.read() as session:
         for job in session.scalars(ended):
             if not PROCESS_NAME.fullmatch(job.process_name):  # it would name another folder
