@@ -187,7 +187,7 @@ class Runner:
         return job
 
     def _next(self, session: Session) -> Job | None:
-        """The oldest waiting job whose owner may have one more running, and for which a GPU is free.
+        """The oldest waiting job whose owner may run one more, and whose device is free.
 
         An engine gives trainings with GPUs the same ones: so one such training runs at a time.
         """
@@ -271,9 +271,7 @@ class Runner:
                 files = self._folders.path(job.version)
                 used += disk_use(files, most, changed_since=job.started or 0)
         except OSError as error:
-            return (
-                f"killed: what it wrote can't be looked at: {error.strerror} ({job.process_name})"
-            )
+            return f"killed: what it wrote can't be looked at: {error.strerror}"
         now = time.monotonic()
         self._next_disk_look[home] = now + max(DISK_SECONDS, 20 * (now - begun))
         if used <= most:
@@ -371,6 +369,8 @@ class Runner:
 def check_plain(bundle: Path) -> None:
     """BundleError when a bundle holds anything but files and folders: a link leads out of it."""
     for path in [bundle, *bundle.rglob("*")]:
+        if not os.path.lexists(path):  # that there is no bundle is said by who opens it
+            continue
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
             raise BundleError(f"the bundle holds a link: {path.name}")
