@@ -50,6 +50,7 @@ DISK_SECONDS = 1.0
 """Between two looks at what a training has written; longer when a look takes long."""
 GRACE_SECONDS = 30.0
 """How long a training may live on after it has written its result."""
+WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 MOST_JSON = 1 << 20
 """Bytes of a progress.json or result.json that are read; user code ran where they were written."""
@@ -254,17 +255,19 @@ class Runner:
                 "the most that a training may (max_job_seconds)",
                 "Train on fewer events (nevts) or for fewer epochs.",
             )
-        elif why := self._why_too_large(job):
-            self._stop(job, why, "Write less: see what the training prints and keeps.")
+        elif self._may_look(home) and (why := self._why_too_large(job)):
+            self._stop(job, why, WRITE_LESS)
         elif self._executor.is_over(home) or _age(home / "result.json") > GRACE_SECONDS:
             self._executor.kill(home)
 
+    def _may_look(self, home: Path) -> bool:
+        """Whether it is time to look again at what a training has written."""
+        return time.monotonic() >= self._next_disk_look.get(home, 0)
+
     def _why_too_large(self, job: Job) -> str:
-        """Why a training must stop for what it wrote, in its folder and in the uploaded one."""
+        """Why a training must not go on for what it wrote, in its folder and the uploaded one."""
         home, most = self._home(job), self._settings.max_job_disk_bytes
         begun = time.monotonic()
-        if begun < self._next_disk_look.get(home, 0):
-            return ""
         try:
             used = disk_use(home, most)
             if used <= most:
@@ -312,6 +315,8 @@ class Runner:
             self._publish(job, result)
         elif job.stop:
             self._end(job, State.FAILED, job.stop, job.remedy)
+        elif why := self._why_too_large(job):  # it was quicker than the watch
+            self._end(job, State.FAILED, why, WRITE_LESS)
         elif "state" not in result and (cause := self._executor.cause_of_death(home)):
             self._end(job, State.FAILED, *cause)
         elif isinstance(error := result.get("error"), dict):
