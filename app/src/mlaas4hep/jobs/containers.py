@@ -114,7 +114,9 @@ class ContainerExecutor:
             "mounts": [
                 Mount(str(path), str(path), type="bind") for path in (order.home, order.cwd)
             ],
-            "tmpfs": {TEMPORARY: f"size={min(order.memory, GiB)},mode=1777,nosuid,nodev,noexec"},
+            "tmpfs": {
+                TEMPORARY: f"size={min(order.memory // 2, GiB)},mode=1777,nosuid,nodev,noexec"
+            },
             "network_mode": settings.job_network,
             "ipc_mode": "private",
             # What it uses.
