@@ -15,12 +15,15 @@ GiB = 1024**3
 MiB = 1024**2
 
 
+Image = Annotated[str, StringConstraints(min_length=1)]
+
+
 class JobEnvironment(BaseModel):
     """Where trainings run that ask for it: an image, and how many GPUs such a training gets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: str = Field(min_length=1)
+    image: Image
     gpus: Annotated[int, Field(ge=0)] = 0
 
 
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
     engine: str = Field(
         "unix:///var/run/docker.sock", description="Address of the container engine."
     )
-    environments: dict[EnvironmentName, str | JobEnvironment] = Field(
+    environments: dict[EnvironmentName, Image | JobEnvironment] = Field(
         {"default": f"mlaas4hep/job:{__version__}"},
         min_length=1,
         description="Images that trainings may ask for by name, as a JSON object; the first is the"
