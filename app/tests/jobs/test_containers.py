@@ -12,12 +12,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import docker
 import psutil
 import pytest
+from docker.errors import DockerException
 from docker.types import Mount
 
 from jobs.engine import BASE, IMAGE, USER, ContainerService, engine_address, make_image
@@ -545,6 +547,88 @@ def test_an_engine_that_is_away_fails_no_job(place: Path, client: docker.DockerC
     [job] = service.run(job)
     assert (job.state, job.reason) == ("failed", "cancelled by its user")
     assert service.containers(client) == []
+
+
+class OwnEngine:
+    """An engine that the test may kill: Debian's dockerd with its own socket and folders."""
+
+    def __init__(self, place: Path) -> None:
+        self.address = f"unix://{place}/docker.sock"
+        self._place = place
+        self.start()
+
+    def start(self) -> None:
+        place = self._place
+        with (place / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", "--data-root", place / "data", "--exec-root", place / "run",
+                 "--pidfile", place / "pid", "--host", self.address, "--bridge", "none",
+                 "--iptables=false"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with suppress(DockerException, OSError):
+                self.client = docker.DockerClient(self.address, timeout=300)
+                return
+            time.sleep(0.2)
+        raise AssertionError((place / "log").read_text()[-3000:])
+
+    def kill(self) -> None:
+        """As when it crashes, or the kernel takes its memory."""
+        self.client.close()
+        self._process.kill()
+        self._process.wait()
+        # Its own containerd died with it; where nobody reaps the dead, the number seems alive.
+        for file in ("pid", "run/containerd/containerd.pid"):
+            (self._place / file).unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        self.client.close()
+        self._process.terminate()
+        self._process.wait(PATIENCE)
+
+    def clean(self) -> None:
+        """Leave no process and no mount, whatever the test came to."""
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self._place) in word for word in process.info["cmdline"] or []):
+                process.kill()
+                process.wait(PATIENCE)
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for mount in sorted((m for m in mounts if m.startswith(str(self._place))), reverse=True):
+            subprocess.run(["umount", mount], check=True)
+
+
+@pytest.fixture
+def own_engine(client: docker.DockerClient) -> Iterator[OwnEngine]:
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="mlaas4hep-engine-") as place:
+        engine = OwnEngine(Path(place))
+        try:
+            engine.client.images.load(b"".join(client.images.get(IMAGE).save(named=True)))
+            yield engine
+            engine.stop()
+        finally:
+            engine.clean()
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_an_engine_that_is_restarted_ends_its_trainings(
+    own_engine: OwnEngine, place: Path, how: str
+) -> None:
+    service = ContainerService(place / "store", own_engine.address, max_jobs=1)
+    first = service.running_code(HANG)
+    service.upload_code("", number=2)
+    second = service.submit("luca")
+    getattr(own_engine, how)()
+    with pytest.raises(AwayError, match="doesn't answer"):
+        service.runner.step()
+    assert service.queue.get("luca_1").state == "running"
+    own_engine.start()
+    first, second = service.run(first, second)
+    assert first.state == "failed"
+    assert "the container engine or the machine was restarted" in first.reason
+    assert second.state == "succeeded"
+    assert service.containers(own_engine.client) == []
 
 
 # Who may start it

@@ -37,6 +37,8 @@ STARTED = "started"
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
 INTO_LOG = ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh"]
 """Runs the words after the first with their output in the file that the first names."""
+KILLED = (137, 143, 255)
+"""Exit codes after SIGKILL and SIGTERM, and of a container that a crash of its engine ended."""
 ENDED = ("exited", "dead", "removing")
 
 
@@ -178,7 +180,7 @@ class ContainerExecutor:
                 f"the container engine could not run the training: {state['Error']}",
                 "Tell the operator; submit it again when that is mended.",
             )
-        if state["ExitCode"] in (137, 255):
+        if state["ExitCode"] in KILLED:
             return (
                 "the training was killed from outside: the container engine or the machine was"
                 " restarted, or the machine had no memory left",
