@@ -1,5 +1,4 @@
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,11 +176,11 @@ def test_waiting_jobs_of_one_user_are_limited(tmp_path: Path) -> None:
     service = Service(tmp_path / "s", max_queued_jobs_per_user=2)
     service.upload("luca")
     for _ in range(2):
-        service.queue.submit(replace(submission("luca"), owner="ann"))
+        service.queue.submit(submission("luca"), owner="ann")
     with pytest.raises(BusyError, match=r"2 of your trainings.*max_queued_jobs_per_user") as caught:
-        service.queue.submit(replace(submission("luca"), owner="ann"))
+        service.queue.submit(submission("luca"), owner="ann")
     assert "DELETE /jobs/" in caught.value.remedy
-    assert service.queue.submit(replace(submission("luca"), owner="ben")).owner == "ben"
+    assert service.queue.submit(submission("luca"), owner="ben").owner == "ben"
 
 
 ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}

@@ -68,6 +68,11 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
         ("no bundle", "the model can't be published: luca_1 is not a bundle", ""),
         ("link", "the model can't be published: the bundle holds a link: passwd", ""),
         ("pipe", "the model can't be published: the bundle holds what is no file: pipe", ""),
+        (
+            "giant",
+            "the model can't be published: bundle.json in the bundle is larger than 64 MB",
+            "",
+        ),
         ("linked log", "exit code 3, without a result; it said last: nothing", ""),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlaas4hep import __version__
-from mlaas4hep.cli import data, demo, expire, predict, services, train
+from mlaas4hep.cli import data, demo, expire, predict, services, token, train
 from mlaas4hep.cli.errors import EPILOG, run
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ for panel, commands in {
     "Try it": (demo.demo,),
     "Look at files": (data.inspect, data.specs),
     "Train and predict": (train.train, predict.predict),
+    "Use a service": (token.token,),
     "Run the services": (services.server, services.runner, services.tfaas, expire.expire),
 }.items():
     for command in commands:

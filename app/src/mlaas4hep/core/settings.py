@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     )
     max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
 
+    min_free_bytes: int = Field(
+        GiB, description="Free space in the store below which the server is not ready."
+    )
+
     executor: Literal["process", "container"] = Field(
         "process",
         description="How trainings run: process (on a machine of one's own: a training can do what"

@@ -12,7 +12,7 @@ from typing import IO
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.inference.engine import Model
+from mlaas4hep.inference.engine import Counts, Model
 from mlaas4hep.models.bundle import Bundle, unpack
 from mlaas4hep.models.repository import Repository
 
@@ -33,8 +33,13 @@ class Registry:
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loads: dict[str, asyncio.Task[Model]] = {}
         self._broken: dict[str, MlaasError] = {}
+        self.counts = Counts()
         self._runs = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "predict")
         self._loader = ThreadPoolExecutor(1, "load")
+
+    def models(self) -> list[Model]:
+        """The models in memory."""
+        return list(self._models.values())
 
     def loaded(self, name: str) -> Model | None:
         """The model if its newest version is in memory, else None.
@@ -134,6 +139,7 @@ class Registry:
             self._runs,
             settings.max_batch_rows,
             settings.max_waiting_requests,
+            self.counts,
         )
 
     def _keep(self, name: str, model: Model) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Column,
     Double,
     String,
     Text,
@@ -31,7 +30,20 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
 
 SCHEMA = 2
-"""Version of the tables below; an older database is brought to it, a newer one is refused."""
+"""Version of the tables below; a database with a newer one is refused."""
+
+MIGRATIONS = {
+    2: (
+        "ALTER TABLE folders ADD COLUMN owner VARCHAR(255) DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_folders_owner ON folders (owner)",
+        "ALTER TABLE jobs ADD COLUMN owner VARCHAR(255) DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_jobs_owner ON jobs (owner)",
+        "ALTER TABLE jobs ADD COLUMN environment VARCHAR(64) DEFAULT 'default' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN device VARCHAR(8) DEFAULT 'cpu' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN expired DOUBLE PRECISION",
+    ),
+}
+"""What makes a database of the version before one of this version."""
 
 
 class State(StrEnum):
@@ -146,13 +158,17 @@ class Database:
 
     def _prepare(self) -> None:
         with self._writer.begin() as connection:
-            Base.metadata.create_all(connection)
-            found = connection.scalar(select(SchemaVersion.version))
+            found = None
+            if inspect(connection).has_table(SchemaVersion.__tablename__):
+                found = connection.scalar(select(SchemaVersion.version))
+            for version in range((found or SCHEMA) + 1, SCHEMA + 1):
+                for statement in MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                connection.execute(update(SchemaVersion).values(version=version))
+                found = version
             if found is None:
+                Base.metadata.create_all(connection)
                 connection.execute(insert(SchemaVersion).values(version=SCHEMA))
-            elif found < SCHEMA:
-                _add_columns(connection)
-                connection.execute(update(SchemaVersion).values(version=SCHEMA))
             elif found != SCHEMA:
                 raise ConflictError(
                     f"the database {self._url.render_as_string()} has schema {found}, "
@@ -180,27 +196,6 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
-
-
-def _add_columns(connection: Connection) -> None:
-    """Give the tables of an older schema the columns that they lack, with their defaults."""
-    present = inspect(connection)
-    for table in Base.metadata.sorted_tables:
-        old = {column["name"] for column in present.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in old:
-                ddl = _ddl(column, connection)
-                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {ddl}"))
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
-
-
-def _ddl(column: Column[Any], connection: Connection) -> str:
-    kind = f"{column.name} {column.type.compile(connection.dialect)}"
-    if column.nullable:
-        return kind
-    default: Any = column.default
-    return f"{kind} DEFAULT '{default.arg}' NOT NULL"
 
 
 def _parsed(url: str) -> URL:

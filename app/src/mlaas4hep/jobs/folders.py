@@ -176,7 +176,17 @@ class Upload:
         unpacked, files = self._home / "unpacked", self._home / "files"
         limits = self._folders.settings
         with self.archive.open("rb") as stream:
-            names = unpack_tar(stream, unpacked, limits.max_folder_bytes, limits.max_folder_files)
+            try:
+                names = unpack_tar(
+                    stream, unpacked, limits.max_folder_bytes, limits.max_folder_files
+                )
+            except LimitError as error:
+                if isinstance(error.__cause__, OSError):  # the disk's limit, not ours
+                    raise
+                raise LimitError(
+                    f"{error.message} (max_folder_bytes, max_folder_files)",
+                    "Leave out files that the training doesn't read, or ask the operator for more.",
+                ) from None
         self.archive.unlink()
         if not names:
             raise BundleError("the archive holds no file", "Pack the folder with its files.")

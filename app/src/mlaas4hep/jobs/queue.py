@@ -21,6 +21,7 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.log import note
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Counter, Database, Job, State
 from mlaas4hep.jobs.folders import Folders, check_name, find, inside
@@ -44,7 +45,6 @@ class Submission:
     params: str
     environment: str = ""
     """One of those that the installation offers; empty is its first."""
-    owner: str = ""
 
 
 class Names(Protocol):
@@ -68,19 +68,19 @@ class Queue:
         self._database = database
         self._folders = Folders(settings, database)
 
-    def submit(self, asked: Submission) -> Job:
+    def submit(self, asked: Submission, owner: str = "") -> Job:
         """Put a job in line; its process_name is NAME_k."""
         check_name(asked.name)
         cpus, memory = self._resources(asked)
         environment = check_environment(self._settings, asked.environment, asked.device)
         asked = replace(asked, environment=environment)
-        self._count_waiting(asked.owner)
+        self._count_waiting(owner)
         try:
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
         except IntegrityError:  # two first submits of a name at once, on a server database
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
 
-    def _insert(self, asked: Submission, cpus: float, memory: int) -> Job:
+    def _insert(self, asked: Submission, owner: str, cpus: float, memory: int) -> Job:
         with self._database.write() as session:
             folder = find(session, asked.name, lock=True)
             check_files(self._folders.path(folder.version), asked)
@@ -98,11 +98,12 @@ class Queue:
                 created=time.time(),
                 progress={},
                 metrics={},
-                owner=asked.owner,
+                owner=owner,
                 environment=asked.environment,
                 device=asked.device,
             )
             session.add(job)
+        note(job=job.process_name)
         return job
 
     def _next(self, session: Session, name: str) -> int:
@@ -152,6 +153,12 @@ class Queue:
         with self._database.read() as session:
             return list(session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)))
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        with self._database.read() as session:
+            found = session.execute(select(Job.state, func.count()).group_by(Job.state))
+            return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
+
     def cancel(self, process_name: str) -> Job:
         """End a job: at once when it waits, through the runner when it runs."""
         with self._database.write() as session:
@@ -188,6 +195,7 @@ def _find(session: Session, process_name: str, lock: bool = False) -> Job:
         names = session.scalars(select(Job.process_name).order_by(Job.id.desc()).limit(1000))
         shown = process_name[:140]
         raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+    note(job=job.process_name)
     return job
 
 

@@ -31,6 +31,8 @@ from sqlalchemy.orm import Session
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
 from mlaas4hep.core.files import disk_use, open_plain
+from mlaas4hep.core.log import about
+from mlaas4hep.core.probe import is_locked
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Database, Job, State
 from mlaas4hep.jobs.executor import AwayError, Executor, ProcessExecutor
@@ -54,6 +56,10 @@ WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 MOST_JSON = 1 << 20
 """Bytes of a progress.json or result.json that are read; user code ran where they were written."""
+
+
+MOST_TEXT = 64 << 20
+"""Bytes of one of a bundle's texts, which are read as a whole."""
 
 
 def executor_of(settings: Settings) -> Executor:
@@ -107,14 +113,7 @@ def only_runner(store: Path) -> Iterator[None]:
 
 def is_at_work(store: Path) -> bool:
     """Whether a runner works on the store."""
-    try:
-        with (store / "runner.lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_locked(store / "runner.lock")
 
 
 class Runner:
@@ -146,13 +145,15 @@ class Runner:
         away: AwayError | None = None
         for job in self._running():
             try:
-                self._look_after(job)
+                with about(job=job.process_name):
+                    self._look_after(job)
             except AwayError as error:  # perhaps of this job's container alone
                 away = error
         if away:
             raise away
         while claimed := self._claim():
-            self._start(claimed)
+            with about(job=claimed.process_name):
+                self._start(claimed)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._folders.sweep()
@@ -331,7 +332,7 @@ class Runner:
         """Put the bundle into the repository and end the job; once more does no harm."""
         path = self._home(job) / job.process_name
         try:
-            check_plain(path)
+            check_plain(path, self._settings.max_bundle_bytes)
             bundle = Bundle.open(path, verify=True)
             if bundle.name != job.process_name:
                 raise BundleError(f"the bundle is named {bundle.name}, not {job.process_name}")
@@ -371,16 +372,24 @@ class Runner:
         log.info("job %s", state, extra={"job": job.process_name, "reason": reason})
 
 
-def check_plain(bundle: Path) -> None:
-    """BundleError when a bundle holds anything but files and folders: a link leads out of it."""
+def check_plain(bundle: Path, most: int) -> None:
+    """BundleError when a bundle holds anything but files and folders, or is too large to be read.
+
+    User code ran there: a link leads out of it, a pipe never ends, a text may fill the memory.
+    """
+    if disk_use(bundle, most) > most:
+        raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
     for path in [bundle, *bundle.rglob("*")]:
         if not os.path.lexists(path):  # that there is no bundle is said by who opens it
             continue
-        mode = path.lstat().st_mode
+        status = path.lstat()
+        mode = status.st_mode
         if stat.S_ISLNK(mode):
             raise BundleError(f"the bundle holds a link: {path.name}")
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise BundleError(f"the bundle holds what is no file: {path.name}")
+        if path.suffix in (".json", ".txt") and status.st_size > MOST_TEXT:
+            raise BundleError(f"{path.name} in the bundle is larger than {size(MOST_TEXT)}")
 
 
 def read_progress(home: Path) -> dict[str, Any]:

@@ -37,6 +37,9 @@ from mlaas4hep.jobs.folders import Folders, check_upload_size
 from mlaas4hep.jobs.queue import Queue, Submission, size
 from mlaas4hep.jobs.runner import is_at_work
 from mlaas4hep.web.common import address, listen, problem, status_of, why_refused
+from mlaas4hep.web.observe import Observe, Requests
+from mlaas4hep.web.server_status import JobFigures, lacks
+from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
 from mlaas4hep.web.uploads import receive_file
 
 PIECE = 1 << 20
@@ -252,6 +255,10 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.requests = Requests()
+    figures = registry(
+        app.state.requests, JobFigures(settings, queue), StoreFigures(settings.store)
+    )
     app.add_middleware(Guard)
     _add_error_handlers(app)
 
@@ -409,6 +416,16 @@ def create_app(settings: Settings) -> FastAPI:
         """Whether the server and its database answer, and whether a runner is at work."""
         database.check()
         return {"status": "ok", "runner": "at work" if is_at_work(settings.store) else "none"}
+
+    @app.get("/readyz", tags=["api"])
+    def readyz() -> Response:
+        """Whether the server can do its work: database, store and runner; 503 says what lacks."""
+        return readiness(lacks(settings, database))
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["api"])
+    def prometheus() -> Response:
+        """Figures for Prometheus."""
+        return metrics(figures)
 
     # The pages
 
@@ -605,7 +622,12 @@ def serve(settings: Settings) -> None:
     listening = listen(settings.host, settings.server_port)
     app = create_app(settings)
     print(f"server listens on {address(listening)}", flush=True)
+    observed = Observe(app, app.state.requests)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
+        observed,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listening])

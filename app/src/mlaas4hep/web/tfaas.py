@@ -38,6 +38,8 @@ from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.common import Scope, address, listen, status_of, why_refused
+from mlaas4hep.web.observe import PROBES, Observe, Requests
+from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
 from mlaas4hep.web.tfaas_predict import (
     Predictions,
     Receive,
@@ -46,6 +48,7 @@ from mlaas4hep.web.tfaas_predict import (
     send_error,
     sentence,
 )
+from mlaas4hep.web.tfaas_status import PredictionFigures, lacks
 from mlaas4hep.web.uploads import receive_file
 
 _log = logging.getLogger(__name__)
@@ -80,6 +83,10 @@ class TFaaS:
         self._repository = Repository(settings.models)
         self._registry = Registry(self._repository, settings)
         self._predictions = Predictions(self._registry, settings.max_request_bytes)
+        self.requests = Requests()
+        self._figures = registry(
+            self.requests, PredictionFigures(self._registry), StoreFigures(settings.models)
+        )
         self._installs = asyncio.Semaphore(2)
         self._known: dict[str, Bundle] = {}
         self._requests = {"GET": 0, "POST": 0}
@@ -96,6 +103,8 @@ class TFaaS:
                 Route("/", self._index),
                 Route("/page.css", self._style),
                 Route("/healthz", self._health),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._metrics),
                 Route("/status", self._status),
                 Route("/models", self._models),
                 Route("/params/{model}", self._params),
@@ -159,6 +168,18 @@ class TFaaS:
 
     def _health(self, _: Request) -> Response:
         return _json({"status": "ok", "version": __version__})
+
+    def _ready(self, _: Request) -> Response:
+        return readiness(lacks(self._repository))
+
+    async def _metrics(self, _: Request) -> Response:
+        """Answer from the event loop's thread, to which the counters belong."""
+        return metrics(self._figures)
+
+    @property
+    def quiet(self) -> frozenset[str]:
+        """Paths whose requests are logged only when they fail."""
+        return PROBES | self._predictions.routes.keys()
 
     def _status(self, _: Request) -> Response:
         """Answer with the prototype's keys; NGo counts threads."""
@@ -271,7 +292,7 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(0.001)  # encoding a large request keeps others waiting less
     gc.freeze()
     config = uvicorn.Config(
-        application,
+        Observe(application, application.requests, application.quiet),
         http="httptools",
         loop="uvloop",
         ws="none",
