@@ -18,7 +18,10 @@ demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root 
 test: lint test-app  ## all tests; what CI runs
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
-	cd app && ../$(BIN)/pytest tests ../tests
+	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests
+
+test-engine: .venv/test  ## the tests of trainings in containers; DOCKER_HOST names a container engine
+	cd app && ../$(BIN)/pytest -m engine tests
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports

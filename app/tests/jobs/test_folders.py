@@ -86,11 +86,27 @@ def test_hostile_archives_leave_the_folder_as_it_was(service: Service, archive: 
 
 def test_limits_of_an_unpacked_folder(tmp_path: Path) -> None:
     service = Service(tmp_path / "store", max_folder_bytes=1000, max_folder_files=3)
-    with pytest.raises(LimitError, match="1000 bytes"):
+    with pytest.raises(LimitError, match=r"1000 bytes.*max_folder_bytes"):
         service.upload("luca", {"zeros": bytes(1001)})
-    with pytest.raises(LimitError, match="more than 3"):
+    with pytest.raises(LimitError, match=r"more than 3.*max_folder_files"):
         service.upload("luca", {f"{i}.txt": b"" for i in range(4)})
     assert list(service.settings.uploads.iterdir()) == []
+
+
+def test_all_folders_of_one_user_are_limited_together(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_user_folders_bytes=1000)
+    service.upload("a", {"x": bytes(600)})
+    with pytest.raises(
+        LimitError, match=r"'b' has 500 .* 600 .* than 1000.*max_user_folders"
+    ) as caught:
+        service.upload("b", {"x": bytes(500)})
+    assert "DELETE /folders/" in caught.value.remedy
+    assert [folder.name for folder in service.folders.all()] == ["a"]
+    assert len(list(service.settings.uploads.iterdir())) == 1
+    service.upload("a", {"x": bytes(900)})  # one's own folder is replaced, not added
+    with service.database.write() as session:
+        session.get_one(Folder, "a").owner = "somebody else"
+    service.upload("b", {"x": bytes(1000)})
 
 
 def test_a_second_upload_replaces_the_first_wholly(service: Service) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlaas4hep import __version__
-from mlaas4hep.cli import data, demo, predict, services, token, train
+from mlaas4hep.cli import data, demo, expire, predict, services, token, train
 from mlaas4hep.cli.errors import EPILOG, run
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ for panel, commands in {
     "Look at files": (data.inspect, data.specs),
     "Train and predict": (train.train, predict.predict),
     "Use a service": (token.token,),
-    "Run the services": (services.server, services.runner, services.tfaas),
+    "Run the services": (services.server, services.runner, services.tfaas, expire.expire),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel, epilog=EPILOG)(command)

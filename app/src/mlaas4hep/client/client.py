@@ -98,6 +98,7 @@ class Client:
         memory: str = "3gb",
         cpus: str | float = 2,
         device: str = "cpu",
+        environment: str = "",
     ) -> str:
         """Put a training of the folder ``name`` in line; returns its process_name, NAME_k."""
         body = {
@@ -109,7 +110,7 @@ class Client:
             "labels": labels,
             "model": model,
             "params": params,
-        }
+        } | ({"environment": environment} if environment else {})
         answer = self._ask("POST", f"{self._server}/submit", json=body).json()
         return str(answer["process_name"])
 

@@ -38,6 +38,9 @@ MIGRATIONS = {
         "CREATE INDEX ix_folders_owner ON folders (owner)",
         "ALTER TABLE jobs ADD COLUMN owner VARCHAR(255) DEFAULT '' NOT NULL",
         "CREATE INDEX ix_jobs_owner ON jobs (owner)",
+        "ALTER TABLE jobs ADD COLUMN environment VARCHAR(64) DEFAULT 'default' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN device VARCHAR(8) DEFAULT 'cpu' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN expired DOUBLE PRECISION",
     ),
 }
 """What makes a database of the version before one of this version."""
@@ -127,6 +130,10 @@ class Job(Base):
     servable: Mapped[bool] = mapped_column(default=False)
     why_not: Mapped[str] = mapped_column(Text, default="")
     owner: Mapped[str] = mapped_column(String(255), default="", index=True)
+    environment: Mapped[str] = mapped_column(String(64), default="default")
+    device: Mapped[str] = mapped_column(String(8), default="cpu")
+    expired: Mapped[float | None]
+    """When its files were deleted, see expiry.py."""
 
     def end(self, state: State, reason: str = "", remedy: str = "") -> None:
         """Note that the job has ended, now."""

@@ -16,7 +16,7 @@ import shutil
 import time
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -89,11 +89,27 @@ class Folders:
         """Make a version the content of its folder; the one before goes when no job needs it."""
         try:
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         except IntegrityError:  # the first two uploads of a name, at once: one was first
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         self.sweep()
+
+    def _check_room(self, session: Session, folder: Folder) -> None:
+        """LimitError when the folders of one owner would hold too much with this one."""
+        most = self.settings.max_user_folders_bytes
+        others = select(func.coalesce(func.sum(Folder.size), 0)).where(
+            Folder.owner == (folder.owner or ""), Folder.name != folder.name
+        )
+        if most and (held := session.scalar(others) or 0) + folder.size > most:
+            raise LimitError(
+                f"the folder {folder.name!r} has {folder.size} bytes; with the {held} bytes of your"
+                f" other folders that is more than {most}, the most that all folders of one user"
+                " may hold (max_user_folders_bytes)",
+                "Delete folders that you don't need any more (DELETE /folders/NAME).",
+            )
 
     def delete(self, name: str, owner: str = "") -> None:
         """Remove a folder; ConflictError while a job needs it."""
@@ -173,7 +189,17 @@ class Upload:
         unpacked, files = self._home / "unpacked", self._home / "files"
         limits = self._folders.settings
         with self.archive.open("rb") as stream:
-            names = unpack_tar(stream, unpacked, limits.max_folder_bytes, limits.max_folder_files)
+            try:
+                names = unpack_tar(
+                    stream, unpacked, limits.max_folder_bytes, limits.max_folder_files
+                )
+            except LimitError as error:
+                if isinstance(error.__cause__, OSError):  # the disk's limit, not ours
+                    raise
+                raise LimitError(
+                    f"{error.message} (max_folder_bytes, max_folder_files)",
+                    "Leave out files that the training doesn't read, or ask the operator for more.",
+                ) from None
         self.archive.unlink()
         if not names:
             raise BundleError("the archive holds no file", "Pack the folder with its files.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -42,6 +43,21 @@ class Submission:
     labels: str
     model: str
     params: str
+    environment: str = ""
+    """One of those that the installation offers; empty is its first."""
+
+
+class Names(Protocol):
+    """What names files: a Submission, or the row that was made of it."""
+
+    @property
+    def files(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def params(self) -> str: ...  # noqa: D102
 
 
 class Queue:
@@ -59,7 +75,9 @@ class Queue:
         """Put a job in line; its process_name is NAME_k, its owner the folder's."""
         check_name(asked.name)
         cpus, memory = self._resources(asked)
-        self._count_waiting()
+        environment = check_environment(self._settings, asked.environment, asked.device)
+        asked = replace(asked, environment=environment)
+        self._count_waiting(owner)
         try:
             return self._insert(asked, owner, cpus, memory)
         except IntegrityError:  # two first submits of a name at once, on a server database
@@ -84,6 +102,8 @@ class Queue:
                 progress={},
                 metrics={},
                 owner=folder.owner,
+                environment=asked.environment,
+                device=asked.device,
             )
             session.add(job)
         note(job=job.process_name)
@@ -104,37 +124,26 @@ class Queue:
             if not any((root / f"{name}_{k}").exists() for root in taken):
                 return k
 
-    def _count_waiting(self) -> None:
+    def _count_waiting(self, owner: str) -> None:
+        most, most_of_one = self._settings.max_queued_jobs, self._settings.max_queued_jobs_per_user
+        waiting = select(func.count()).where(Job.state == State.WAITING)
         with self._database.read() as session:
-            waiting = select(func.count()).where(Job.state == State.WAITING)
             count = session.scalar(waiting) or 0
-        if count >= self._settings.max_queued_jobs:
+            mine = session.scalar(waiting.where(Job.owner == owner)) or 0
+        if count >= most:
             raise BusyError(
                 f"{count} trainings wait already, no more may (max_queued_jobs)", "Try again later."
             )
+        if most_of_one and mine >= most_of_one:
+            raise BusyError(
+                f"{mine} of your trainings wait already, no more of one user may"
+                " (max_queued_jobs_per_user)",
+                "Try again when one of them has begun, or cancel one (DELETE /jobs/NAME_k).",
+            )
 
     def _resources(self, asked: Submission) -> tuple[float, int]:
-        if asked.device == "gpu":
-            raise UsageError(
-                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
-            )
-        if asked.device != "cpu":
-            raise UsageError(f"device: {asked.device[:40]!r} is unknown", 'Ask for "cpu".')
-        limits = self._settings
-        memory = parse_memory(asked.memory)
-        if memory > limits.max_job_memory_bytes:
-            raise LimitError(
-                f"memory: {asked.memory} is more than the {size(limits.max_job_memory_bytes)} "
-                "that a training may have (max_job_memory_bytes)",
-                "Ask for less.",
-            )
-        cpus = parse_cpus(asked.cpus)
-        if cpus > limits.max_job_cpus:
-            raise LimitError(
-                f"cpus: {asked.cpus} is more than the {limits.max_job_cpus:g} cores "
-                "that a training may have (max_job_cpus)",
-                "Ask for less.",
-            )
+        cpus, memory = parse_cpus(asked.cpus), parse_memory(asked.memory)
+        check_resources(self._settings, cpus, memory)
         return cpus, memory
 
     def get(self, process_name: str, owner: str = "") -> Job:
@@ -170,7 +179,16 @@ class Queue:
         return job
 
     def home(self, job: Job) -> Path:
-        """The job's folder: log.txt, progress.json, result.json, the bundle and its archive."""
+        """The job's folder: log.txt, progress.json, result.json, the bundle and its archive.
+
+        NotFoundError when it was deleted, see expiry.py.
+        """
+        if job.expired:
+            raise NotFoundError(
+                f"the files of the job {job.process_name} were deleted, as the installation does "
+                f"{self._settings.keep_days} days after a job's end (keep_days)",
+                "Its model, if it was published, is still served. Train again for a new bundle.",
+            )
         return self._settings.jobs / job.process_name
 
 
@@ -186,7 +204,46 @@ def _find(session: Session, process_name: str, owner: str, lock: bool = False) -
     return job
 
 
-def check_files(root: Path, asked: Submission) -> None:
+def check_environment(settings: Settings, name: str, device: str) -> str:
+    """The name of the environment; UsageError when there is none such, or none with that device."""
+    known = settings.job_environments
+    name = name or next(iter(known))
+    if name not in known:
+        raise UsageError(
+            f"environment: {name[:64]!r} is not offered here", did_you_mean(name[:64], known)
+        )
+    if device not in ("cpu", "gpu"):
+        raise UsageError(f"device: {device[:40]!r} is unknown", 'Ask for "cpu" or "gpu".')
+    if device == "gpu" and not known[name].gpus:
+        able = [other for other, environment in known.items() if environment.gpus]
+        if not able:
+            raise UsageError(
+                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
+            )
+        raise UsageError(
+            f"device: the environment {name!r} has no GPU",
+            f'Ask for "cpu", or for the environment {" or ".join(map(repr, able))}.',
+        )
+    return name
+
+
+def check_resources(settings: Settings, cpus: float, memory: int) -> None:
+    """LimitError when a training may not have that many cores or that much memory."""
+    if memory > settings.max_job_memory_bytes:
+        raise LimitError(
+            f"memory: {size(memory)} is more than the {size(settings.max_job_memory_bytes)} "
+            "that a training may have (max_job_memory_bytes)",
+            "Ask for less.",
+        )
+    if cpus > settings.max_job_cpus:
+        raise LimitError(
+            f"cpus: {cpus:g} is more than the {settings.max_job_cpus:g} cores "
+            "that a training may have (max_job_cpus)",
+            "Ask for less.",
+        )
+
+
+def check_files(root: Path, asked: Names) -> None:
     """UsageError unless every file that ``asked`` names is in the folder ``root``."""
     inside(root, asked.model, "model")
     inside(root, asked.params, "params")

@@ -60,6 +60,7 @@ SECURITY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+REQUEST = ("files", "labels", "model", "params", "cpus", "memory", "device", "environment")
 REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A report was written where user code ran: it may show pictures, nothing else."""
 
@@ -86,13 +87,14 @@ class SubmitBody(BaseModel):
     """A training; file names are relative to the uploaded folder."""
 
     name: str = Field(description="The uploaded folder.")
-    device: str = Field(description='"cpu".', examples=["cpu"])
+    device: str = Field(description='"cpu" or, where there is one, "gpu".', examples=["cpu"])
     memory: str | int = Field(description="As docker takes it.", examples=["3gb"])
     cpus: str | float = Field(description="Number of cores.", examples=["2"])
     files: str = Field(description="A text file with one name a line, or names joined by commas.")
     labels: str = Field(description="A label per file likewise, or the name of the label branch.")
     model: str = Field(description="Python file with model(idim).")
     params: str = Field(description="JSON file of parameters.")
+    environment: str = Field("", description="One of GET /environments; empty is the first.")
 
 
 class Submitted(BaseModel):
@@ -107,6 +109,13 @@ class DockerStatus(BaseModel):
 
     process_name: str
     status: str = Field(examples=["Created", "Up 8 seconds", "Exited (0) 3 minutes ago"])
+
+
+class EnvironmentView(BaseModel):
+    """What a training may run in."""
+
+    name: str
+    devices: list[str]
 
 
 class FolderView(BaseModel):
@@ -145,6 +154,7 @@ class JobView(BaseModel):
     model: str | None = Field(description="Its name in TFaaS, when it is served.")
     servable: bool
     why_not: str = Field(description="Why a model that was trained can't be served.")
+    expired: str | None = Field(description="When its log and bundle were deleted.")
     request: dict[str, Any]
 
 
@@ -173,10 +183,8 @@ def job_view(job: Job) -> JobView:
         model=job.process_name if job.servable else None,
         servable=job.servable,
         why_not=job.why_not,
-        request={
-            key: getattr(job, key)
-            for key in ("files", "labels", "model", "params", "cpus", "memory")
-        },
+        expired=iso(job.expired),
+        request={key: getattr(job, key) for key in REQUEST},
     )
 
 
@@ -378,6 +386,14 @@ def create_app(settings: Settings) -> FastAPI:
     def remove_specs(name: str, who: Who) -> None:
         """Remove the specs files of a folder."""
         folders.delete_specs(name, who.owner)
+
+    @app.get("/environments", tags=["api"])
+    def environments() -> list[EnvironmentView]:
+        """What a training may run in; the first is the default."""
+        return [
+            EnvironmentView(name=name, devices=["cpu", "gpu"] if environment.gpus else ["cpu"])
+            for name, environment in settings.job_environments.items()
+        ]
 
     @app.get("/jobs", tags=["api"])
     def list_jobs(who: Who, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> list[JobView]:
