@@ -175,7 +175,8 @@ def layout(path: Path) -> set[tuple[str, ...]]:
         found = set()
         for table in Base.metadata.tables:
             for row in connection.execute(f"PRAGMA table_info({table})"):
-                found.add((table, row[1], row[2], str(row[3])))
+                kind = row[2].removesuffix(" PRECISION")  # DOUBLE is SQLite's word, and only its
+                found.add((table, row[1], kind, str(row[3])))
             for row in connection.execute(f"PRAGMA index_list({table})"):
                 found.add((table, row[1], str(row[2])))
     return found
