@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from issuer import ALLOWED, Issuer, ec, ed, rsa
 from mlaas4hep.access.caller import Caller
 from mlaas4hep.access.tokens import MOST_KNOWN, Tokens
 from mlaas4hep.core.errors import BusyError, ForbiddenError, SignInError
 from mlaas4hep.core.settings import Settings
+
+HEADERS = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk", "jku", "x5c", "exp", "cty"])
 
 
 class Clock:
@@ -201,6 +205,35 @@ def test_a_changed_token_is_refused(issuer: Issuer) -> None:
 def test_rubbish_is_refused(issuer: Issuer, token: str) -> None:
     with pytest.raises(SignInError, match="not a signed JWT"):
         whose(issuer, token)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(HEADERS, inner, max_size=4),
+    max_leaves=6,
+)
+
+
+def test_whatever_comes_is_refused_in_our_words(issuer: Issuer) -> None:
+    tokens = tokens_of(issuer)
+    with asyncio.Runner() as runner:
+
+        @given(header=JSON, body=JSON)
+        @settings(max_examples=300, deadline=None)
+        def try_it(header: Any, body: Any) -> None:
+            if isinstance(header, dict):
+                header = {"alg": "RS256"} | header
+            token = f"{encoded(header)}.{encoded(body)}.{encoded(body)}"
+            with pytest.raises(SignInError):
+                runner.run(tokens.caller(token.encode()))
+
+        try_it()
+
+
+def test_deeply_nested_json_is_refused(issuer: Issuer) -> None:
+    deep = base64.urlsafe_b64encode(b'{"alg":' + b"[" * 8000).rstrip(b"=").decode()
+    with pytest.raises(SignInError, match="not a signed JWT"):
+        whose(issuer, f"{deep}.e30.e30")
 
 
 def test_a_huge_token_is_refused_before_it_is_looked_at(issuer: Issuer) -> None:
