@@ -32,11 +32,22 @@ bench: .venv/test  ## speed of the data path, of training and of serving, as rat
 docs: .venv/app  ## write docs/reference anew from the code
 	$(BIN)/python docs/generate.py
 
+images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
+	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
+
+LOCK_TO = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 lock:  ## choose versions anew (needs uv)
-	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-	  --custom-compile-command 'make lock' --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
-	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-	  --custom-compile-command 'make lock' --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+	cd app && $(LOCK_TO) --upgrade --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
+	cd app && $(LOCK_TO) --upgrade --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+	$(MAKE) lock-images
+
+lock-images:  ## what each image installs: the versions of app/locks/app.txt
+	cd app && echo hatchling | $(LOCK_TO) --no-annotate -c locks/app.txt - -o locks/build.txt
+	cd app && $(LOCK_TO) --extra server -c locks/app.txt pyproject.toml -o locks/service.txt
+	cd app && $(LOCK_TO) --extra serve -c locks/app.txt pyproject.toml -o locks/tfaas.txt
+	cd app && $(LOCK_TO) --extra train -c locks/app.txt pyproject.toml -o locks/job.txt
+	cd app && sed -n 's/^tensorflow-cpu==\([^ ]*\).*/tensorflow[and-cuda]==\1/p' locks/app.txt | $(LOCK_TO) --no-annotate --extra train \
+	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo build
@@ -57,5 +68,5 @@ clean:  ## remove what the other targets made
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/test.txt
 	@touch $@
 
-.PHONY: help demo test test-app lint soak bench docs lock clean
+.PHONY: help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
