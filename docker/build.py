@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Build the images mlaas4hep/service, mlaas4hep/tfaas and mlaas4hep/job from this folder and the application beside it.
+"""Build the images mlaas4hep/service, mlaas4hep/tfaas and mlaas4hep/job.
 
-The one place that knows their names, versions, contexts and arguments; `make images` and the role
-`mlaas4hep` call it. An image whose sources and arguments are those it was built from is left as it is.
-Standard library only, Python 3.10 or newer, and the command `docker` (or the one that DOCKER names).
+The one place that knows their names, versions, contexts and arguments. An image that was built
+from the same sources and arguments is left as it is. Needs Python 3.10 or newer, nothing but its
+standard library, and the command `docker` (or the one that DOCKER names).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = os.environ.get("DOCKER", "docker")
-CONTEXT_LABEL = "mlaas4hep.context"
+CONTEXT_LABEL = "org.mlaas4hep.context"
+SITE_CA = "docker/shared/system/site-ca.pem"
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image: the folder of its Dockerfile, the lock of its Python packages, its tag's suffix."""
+    """One image: the folder of its Dockerfile, the lock of its packages, its tag's suffix."""
 
     folder: str
     lock: str
@@ -83,11 +84,13 @@ class Context:
 def sources(image: Image) -> dict[str, Path]:
     """The files and folders that an image is made of."""
     names = [
-        "docker/shared",
+        "docker/shared/system",
+        "docker/shared/app",
         f"docker/{image.folder}/Dockerfile",
         "app/pyproject.toml",
         "app/README.md",
         "app/src",
+        "LICENSE",
         "app/locks/build.txt",
         f"app/locks/{image.lock}.txt",
     ]
@@ -99,7 +102,7 @@ def version() -> str:
     text = (ROOT / "app/pyproject.toml").read_text()
     found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
     if not found:
-        sys.exit(f"{ROOT / 'app/pyproject.toml'} has no line: version = \"N.N.N\"")
+        sys.exit(f'{ROOT / "app/pyproject.toml"} has no line: version = "N.N.N"')
     return found[1]
 
 
@@ -120,9 +123,15 @@ def build(image: Image, given: argparse.Namespace) -> None:
     context = Context()
     for name, path in sources(image).items():
         if not path.exists():
-            sys.exit(f"{path} is missing: the images need docker/, app/src, app/locks and app/pyproject.toml")
+            sys.exit(f"{path} is missing: {image.tag} is made of {', '.join(sources(image))}")
         context.add(name, path)
-    kept = {"BASE": given.base, "UID": str(given.uid), "LOCK": image.lock}
+    kept = {
+        "BASE": given.base,
+        "UID": str(given.uid),
+        "LOCK": image.lock,
+        "VERSION": version() + image.suffix,
+        "SOURCE": given.source,
+    }
     ca_bundle = read_ca_bundle(given.ca_bundle)
     if given.keep_ca:
         kept["KEEP_CA"] = "yes"
@@ -134,33 +143,31 @@ def build(image: Image, given: argparse.Namespace) -> None:
         print(f"{image.tag} would be built")
         return
     if ca_bundle:
-        context.files["docker/shared/site-ca.pem"] = ca_bundle, False
-    labels = {
-        "org.opencontainers.image.version": version() + image.suffix,
-        "org.opencontainers.image.revision": revision(image, checksum),
-        CONTEXT_LABEL: checksum,
-    }
-    if given.source:
-        labels["org.opencontainers.image.source"] = given.source
+        context.files[SITE_CA] = ca_bundle, False
+    arguments = kept | {"REVISION": revision(image, checksum)}
     # Addresses may hold a password: passed by the environment, not on the command line.
     passed_on = {"APT_MIRROR": given.apt_mirror, "PIP_INDEX_URL": given.pip_index}
     passed_on = {name: value for name, value in passed_on.items() if value}
     command = [DOCKER, "build", "--tag", image.tag, "--file", f"docker/{image.folder}/Dockerfile"]
-    for name, value in kept.items():
+    command += ["--label", f"{CONTEXT_LABEL}={checksum}"]
+    for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     for name in [*passed_on, "http_proxy", "https_proxy", "no_proxy"]:
         if name in passed_on or name in os.environ:
             command += ["--build-arg", name]
-    for name, value in labels.items():
-        command += ["--label", f"{name}={value}"]
     if given.network:
         command += ["--network", given.network]
     if given.fresh:
         command += ["--no-cache"]
     print(f"{image.tag} is being built", file=sys.stderr, flush=True)
-    ended = subprocess.run([*command, "-"], input=context.tar(), stdout=sys.stderr, env=os.environ | passed_on)
+    ended = subprocess.run(
+        [*command, "-"], input=context.tar(), stdout=sys.stderr, env=os.environ | passed_on
+    )
     if ended.returncode:
-        sys.exit(f"{image.tag} was not built: {DOCKER} build ended with status {ended.returncode}; its reason is above")
+        sys.exit(
+            f"{image.tag} was not built: {DOCKER} build ended with status {ended.returncode};"
+            " its reason is above"
+        )
     print(f"{image.tag} built")
 
 
@@ -169,7 +176,7 @@ def built_from(image: Image) -> str:
     command = [DOCKER, "image", "ls", "--quiet", image.tag]
     if not subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.strip():
         return ""
-    form = '{{index .Config.Labels "%s"}}' % CONTEXT_LABEL
+    form = f'{{{{index .Config.Labels "{CONTEXT_LABEL}"}}}}'
     command = [DOCKER, "image", "inspect", "--format", form, image.tag]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -180,28 +187,55 @@ def read_ca_bundle(path: Path | None) -> bytes:
         return b""
     content = path.read_bytes()
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        sys.exit(f"--ca-bundle {path} holds no PEM certificate; it needs '-----BEGIN CERTIFICATE-----'")
+        sys.exit(
+            f"--ca-bundle {path} holds no PEM certificate; it needs '-----BEGIN CERTIFICATE-----'"
+        )
     return content
 
 
 def main() -> None:
     """Read the command line, build in order."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "images", nargs="*", metavar="IMAGE", help=f"{', '.join(IMAGES)}; the usual: {' '.join(USUAL)}"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--base", default="debian:bookworm-slim", help="base image: Debian or Ubuntu with Python 3.11 to 3.13 (%(default)s)"
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"{', '.join(IMAGES)}; the usual: {' '.join(USUAL)}",
     )
-    parser.add_argument("--uid", type=int, default=64004, help="user and group number in the image (%(default)s)")
-    parser.add_argument("--ca-bundle", type=Path, help="PEM file of the site's CAs, trusted during the build")
-    parser.add_argument("--keep-ca", action="store_true", help="keep these CAs in the images' trust store")
-    parser.add_argument("--apt-mirror", help="http://HOST instead of the host in the base image's apt sources")
-    parser.add_argument("--pip-index", help="address of a Python package index instead of the usual one")
+    parser.add_argument(
+        "--base",
+        default="debian:bookworm-slim",
+        help="base image: Debian or Ubuntu with Python 3.11 to 3.13 (%(default)s)",
+    )
+    parser.add_argument(
+        "--uid", type=int, default=64004, help="user and group number in the image (%(default)s)"
+    )
+    parser.add_argument(
+        "--ca-bundle", type=Path, help="PEM file of the site's CAs, trusted during the build"
+    )
+    parser.add_argument(
+        "--keep-ca", action="store_true", help="keep these CAs in the images' trust store"
+    )
+    parser.add_argument(
+        "--apt-mirror", help="http://HOST instead of the host in the base image's apt sources"
+    )
+    parser.add_argument(
+        "--pip-index", help="address of a Python package index instead of the usual one"
+    )
     parser.add_argument("--network", help="network of the build, for example host")
-    parser.add_argument("--source", help="address of the sources, for the label org.opencontainers.image.source")
-    parser.add_argument("--fresh", action="store_true", help="build anew without the cache: newest Debian packages")
-    parser.add_argument("--check", action="store_true", help="build nothing, say what would be built")
+    parser.add_argument(
+        "--source",
+        default="",
+        help="address of the sources, for the label org.opencontainers.image.source",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="build anew without the cache: newest Debian packages"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="build nothing, say what would be built"
+    )
     given = parser.parse_args()
     for name in given.images:
         if name not in IMAGES:

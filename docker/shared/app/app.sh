@@ -8,5 +8,6 @@ pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp/wheel "$1"
 pip --python /opt/mlaas4hep/bin/python install --quiet --no-deps --no-index --no-cache-dir \
     --no-warn-script-location --root /app /tmp/wheel/*.whl
 mkdir -p /app/usr/share/doc/mlaas4hep
+cp "$here/LICENSE" /app/usr/share/doc/mlaas4hep/copyright
 python3 "$here/sbom.py" --packages "$here/dpkg" --python /opt/mlaas4hep --python /app/opt/mlaas4hep \
     >/app/usr/share/doc/mlaas4hep/sbom.cdx.json

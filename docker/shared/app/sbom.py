@@ -1,4 +1,4 @@
-"""The bill of materials of an image, as CycloneDX JSON: every Debian and every Python package in it.
+"""The bill of materials of an image as CycloneDX JSON: every Debian and every Python package.
 
     sbom.py --packages DPKG_FOLDER --python VENV [--python VENV] > sbom.cdx.json
 
