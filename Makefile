@@ -18,7 +18,7 @@ demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root 
 test: lint test-app  ## all tests; what CI runs
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
-	cd app && ../$(BIN)/pytest tests ../tests
+	cd app && ../$(BIN)/pytest tests ../tests/test_*.py
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Build the images mlaas4hep/service, mlaas4hep/tfaas and mlaas4hep/job.
 
-The one place that knows their names, versions, contexts and arguments. An image that was built
-from the same sources and arguments is left as it is. Needs Python 3.10 or newer, nothing but its
-standard library, and the command `docker` (or the one that DOCKER names).
+The one place that knows their names, versions, sources and arguments: `make images` runs it, the
+role that builds on a host asks it for an `Order`. An image that was built from the same sources and
+arguments is left as it is. Needs Python 3.10 or newer, nothing but its standard library, and the
+command `docker` (or the one that DOCKER names).
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ import re
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = os.environ.get("DOCKER", "docker")
-CONTEXT_LABEL = "org.mlaas4hep.context"
+BASE = "debian:bookworm-slim"
+USER = 64004
+CHECKSUM_LABEL = "org.mlaas4hep.context"
 SITE_CA = "docker/shared/system/site-ca.pem"
+CERTIFICATE = "-----BEGIN CERTIFICATE-----"
+
+
+class BuildError(Exception):
+    """An image can't be built; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,24 @@ class Image:
     suffix: str = ""
 
     @property
-    def tag(self) -> str:
-        """Name and tag: the tag is the application's version."""
-        return f"mlaas4hep/{self.folder}:{version()}{self.suffix}"
+    def dockerfile(self) -> str:
+        """Its Dockerfile in the context."""
+        return f"docker/{self.folder}/Dockerfile"
+
+    @property
+    def sources(self) -> list[str]:
+        """The files and folders that it is made of."""
+        return [
+            self.dockerfile,
+            "docker/shared/system",
+            "docker/shared/app",
+            "LICENSE",
+            "app/README.md",
+            "app/pyproject.toml",
+            "app/src",
+            "app/locks/build.txt",
+            f"app/locks/{self.lock}.txt",
+        ]
 
 
 IMAGES = {
@@ -48,149 +71,162 @@ IMAGES = {
 USUAL = ("service", "tfaas", "job")
 
 
-@dataclass
-class Context:
-    """What the builder gets: files by their path in the context."""
+@dataclass(frozen=True)
+class Order:
+    """All that a builder needs, be it the command `docker build` or the engine's API.
 
-    files: dict[str, tuple[bytes, bool]] = field(default_factory=dict)
+    `checksum` is the identity of sources and arguments; the image bears it as CHECKSUM_LABEL.
+    """
 
-    def add(self, name: str, path: Path) -> None:
-        """One file, or all of a folder."""
-        if path.is_dir():
-            for entry in sorted(path.iterdir()):
-                if entry.name != "__pycache__":
-                    self.add(f"{name}/{entry.name}", entry)
-        else:
-            self.files[name] = path.read_bytes(), os.access(path, os.X_OK)
+    tag: str
+    dockerfile: str
+    arguments: dict[str, str]
+    checksum: str
+    context: bytes
 
-    def checksum(self, arguments: dict[str, str]) -> str:
-        """The identity of files and arguments together."""
-        digest = hashlib.sha256(repr(sorted(arguments.items())).encode())
-        for name, (content, executable) in sorted(self.files.items()):
-            digest.update(f"\0{name}\0{executable}\0{len(content)}\0".encode() + content)
-        return digest.hexdigest()
-
-    def tar(self) -> bytes:
-        """The context as the builder reads it: the same bytes for the same files."""
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            for name, (content, executable) in sorted(self.files.items()):
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(content), 0o755 if executable else 0o644
-                archive.addfile(entry, io.BytesIO(content))
-        return stream.getvalue()
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels to give to the builder."""
+        return {CHECKSUM_LABEL: self.checksum}
 
 
-def sources(image: Image) -> dict[str, Path]:
-    """The files and folders that an image is made of."""
-    names = [
-        "docker/shared/system",
-        "docker/shared/app",
-        f"docker/{image.folder}/Dockerfile",
-        "app/pyproject.toml",
-        "app/README.md",
-        "app/src",
-        "LICENSE",
-        "app/locks/build.txt",
-        f"app/locks/{image.lock}.txt",
-    ]
-    return {name: ROOT / name for name in names}
+def order(
+    name: str,
+    *,
+    base: str = BASE,
+    uid: int = USER,
+    source: str = "",
+    ca_bundle: str = "",
+    keep_ca: bool = False,
+) -> Order:
+    """What to build for an image. `ca_bundle` is the text of the site's CAs, in PEM."""
+    if name not in IMAGES:
+        raise BuildError(f"there is no image {name!r}; there are {', '.join(IMAGES)}")
+    if uid <= 0:
+        raise BuildError(f"user {uid}: the images don't run as root; give a number above 0")
+    if ca_bundle and CERTIFICATE not in ca_bundle:
+        raise BuildError(f"the CA bundle holds no PEM certificate: no line {CERTIFICATE!r}")
+    if keep_ca and not ca_bundle:
+        raise BuildError("there is no CA bundle to keep: name the file with the site's CAs too")
+    image = IMAGES[name]
+    tag_version = version() + image.suffix
+    files = read_sources(image)
+    arguments = {
+        "BASE": base,
+        "UID": str(uid),
+        "LOCK": image.lock,
+        "KEEP_CA": "yes" if keep_ca else "no",
+        "VERSION": tag_version,
+        "SOURCE": source,
+    }
+    # CAs that only the build trusts leave no trace in the image.
+    kept_ca = ca_bundle if keep_ca else ""
+    checksum = identity(files, [repr(sorted(arguments.items())), kept_ca])
+    if ca_bundle:
+        files[SITE_CA] = ca_bundle.encode(), False
+    return Order(
+        tag=f"mlaas4hep/{image.folder}:{tag_version}",
+        dockerfile=image.dockerfile,
+        arguments=arguments | {"REVISION": revision(image, checksum)},
+        checksum=checksum,
+        context=pack(files),
+    )
 
 
 def version() -> str:
     """The application's version."""
-    text = (ROOT / "app/pyproject.toml").read_text()
-    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    project = ROOT / "app/pyproject.toml"
+    found = project.exists() and re.search(
+        r'^version = "([^"]+)"', project.read_text(), re.MULTILINE
+    )
     if not found:
-        sys.exit(f'{ROOT / "app/pyproject.toml"} has no line: version = "N.N.N"')
+        raise BuildError(f"{project} is missing or has no line 'version = \"N.N.N\"'")
     return found[1]
 
 
 def revision(image: Image, checksum: str) -> str:
     """The commit that last changed the image's sources; outside git the sources' checksum."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments, "--", *sources(image)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     if not (ROOT / ".git").exists():
         return f"sha256:{checksum}"
-    return git("log", "-1", "--format=%H") + ("-dirty" if git("status", "--porcelain") else "")
+    changed = command("git", "-C", str(ROOT), "status", "--porcelain", "--", *image.sources)
+    last = command("git", "-C", str(ROOT), "log", "-1", "--format=%H", "--", *image.sources)
+    return last + ("-dirty" if changed else "")
 
 
-def build(image: Image, given: argparse.Namespace) -> None:
-    """Build one image unless it is there as it would be built; say which."""
-    context = Context()
-    for name, path in sources(image).items():
+Files = dict[str, tuple[bytes, bool]]
+"""Content, and whether it is executable, by path in the context."""
+
+
+def read_sources(image: Image) -> Files:
+    """The files that an image is made of."""
+    files: Files = {}
+    for name in image.sources:
+        path = ROOT / name
         if not path.exists():
-            sys.exit(f"{path} is missing: {image.tag} is made of {', '.join(sources(image))}")
-        context.add(name, path)
-    kept = {
-        "BASE": given.base,
-        "UID": str(given.uid),
-        "LOCK": image.lock,
-        "VERSION": version() + image.suffix,
-        "SOURCE": given.source,
-    }
-    ca_bundle = read_ca_bundle(given.ca_bundle)
-    if given.keep_ca:
-        kept["KEEP_CA"] = "yes"
-    checksum = context.checksum(kept | ({"CA": ca_bundle.decode()} if given.keep_ca else {}))
-    if not given.fresh and built_from(image) == checksum:
-        print(f"{image.tag} unchanged")
-        return
-    if given.check:
-        print(f"{image.tag} would be built")
-        return
-    if ca_bundle:
-        context.files[SITE_CA] = ca_bundle, False
-    arguments = kept | {"REVISION": revision(image, checksum)}
-    # Addresses may hold a password: passed by the environment, not on the command line.
-    passed_on = {"APT_MIRROR": given.apt_mirror, "PIP_INDEX_URL": given.pip_index}
-    passed_on = {name: value for name, value in passed_on.items() if value}
-    command = [DOCKER, "build", "--tag", image.tag, "--file", f"docker/{image.folder}/Dockerfile"]
-    command += ["--label", f"{CONTEXT_LABEL}={checksum}"]
-    for name, value in arguments.items():
-        command += ["--build-arg", f"{name}={value}"]
-    for name in [*passed_on, "http_proxy", "https_proxy", "no_proxy"]:
-        if name in passed_on or name in os.environ:
-            command += ["--build-arg", name]
-    if given.network:
-        command += ["--network", given.network]
-    if given.fresh:
-        command += ["--no-cache"]
-    print(f"{image.tag} is being built", file=sys.stderr, flush=True)
-    ended = subprocess.run(
-        [*command, "-"], input=context.tar(), stdout=sys.stderr, env=os.environ | passed_on
-    )
-    if ended.returncode:
-        sys.exit(
-            f"{image.tag} was not built: {DOCKER} build ended with status {ended.returncode};"
-            " its reason is above"
-        )
-    print(f"{image.tag} built")
+            raise BuildError(f"{path} is missing: {', '.join(image.sources)} are needed")
+        for file in [path, *path.rglob("*")]:
+            in_context = str(file.relative_to(ROOT))
+            if file.is_file() and "__pycache__" not in file.parts and in_context != SITE_CA:
+                files[in_context] = file.read_bytes(), os.access(file, os.X_OK)
+    return files
 
 
-def built_from(image: Image) -> str:
+def identity(files: Files, more: list[str]) -> str:
+    """One checksum for names, contents and whatever else makes a difference."""
+    digest = hashlib.sha256(repr(more).encode())
+    for name, (content, executable) in sorted(files.items()):
+        digest.update(f"\0{name}\0{executable}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def pack(files: Files) -> bytes:
+    """The context as builders read it: a tar, the same bytes for the same files."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, (content, executable) in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o755 if executable else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def built_from(tag: str) -> str:
     """The checksum that the image with this tag was built from; empty when there is none."""
-    command = [DOCKER, "image", "ls", "--quiet", image.tag]
-    if not subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.strip():
+    if not command(DOCKER, "image", "ls", "--quiet", tag):
         return ""
-    form = f'{{{{index .Config.Labels "{CONTEXT_LABEL}"}}}}'
-    command = [DOCKER, "image", "inspect", "--format", form, image.tag]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    label = f'{{{{index .Config.Labels "{CHECKSUM_LABEL}"}}}}'
+    return command(DOCKER, "image", "inspect", "--format", label, tag)
 
 
-def read_ca_bundle(path: Path | None) -> bytes:
-    """The site's CAs; a file without a certificate is an error now rather than in the build."""
-    if path is None:
-        return b""
-    content = path.read_bytes()
-    if b"-----BEGIN CERTIFICATE-----" not in content:
-        sys.exit(
-            f"--ca-bundle {path} holds no PEM certificate; it needs '-----BEGIN CERTIFICATE-----'"
-        )
-    return content
+def command(*words: str) -> str:
+    """What a command says."""
+    ended = subprocess.run(words, capture_output=True, text=True)
+    if ended.returncode:
+        raise BuildError(f"{words[0]}: {ended.stderr.strip()}")
+    return ended.stdout.strip()
+
+
+def build(wanted: Order, given: argparse.Namespace) -> None:
+    """Have the engine build one image."""
+    # Addresses may hold a password: passed by the environment, not on the command line.
+    addresses = {"APT_MIRROR": given.apt_mirror, "PIP_INDEX_URL": given.pip_index}
+    addresses = {name: value for name, value in addresses.items() if value}
+    proxies = [name for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ]
+    words = [DOCKER, "build", "--tag", wanted.tag, "--file", wanted.dockerfile]
+    for name, value in wanted.labels.items():
+        words += ["--label", f"{name}={value}"]
+    for name, value in wanted.arguments.items():
+        words += ["--build-arg", f"{name}={value}"]
+    for name in [*addresses, *proxies]:
+        words += ["--build-arg", name]
+    if given.network:
+        words += ["--network", given.network]
+    if given.fresh:
+        words += ["--no-cache"]
+    environment = os.environ | addresses
+    ended = subprocess.run([*words, "-"], input=wanted.context, stdout=sys.stderr, env=environment)
+    if ended.returncode:
+        raise BuildError(f"{wanted.tag} was not built: the reason is in the builder's lines above")
 
 
 def main() -> None:
@@ -198,54 +234,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "images",
-        nargs="*",
-        metavar="IMAGE",
-        help=f"{', '.join(IMAGES)}; the usual: {' '.join(USUAL)}",
-    )
-    parser.add_argument(
-        "--base",
-        default="debian:bookworm-slim",
-        help="base image: Debian or Ubuntu with Python 3.11 to 3.13 (%(default)s)",
-    )
-    parser.add_argument(
-        "--uid", type=int, default=64004, help="user and group number in the image (%(default)s)"
-    )
-    parser.add_argument(
-        "--ca-bundle", type=Path, help="PEM file of the site's CAs, trusted during the build"
-    )
-    parser.add_argument(
-        "--keep-ca", action="store_true", help="keep these CAs in the images' trust store"
-    )
-    parser.add_argument(
-        "--apt-mirror", help="http://HOST instead of the host in the base image's apt sources"
-    )
-    parser.add_argument(
-        "--pip-index", help="address of a Python package index instead of the usual one"
-    )
-    parser.add_argument("--network", help="network of the build, for example host")
-    parser.add_argument(
-        "--source",
-        default="",
-        help="address of the sources, for the label org.opencontainers.image.source",
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="build anew without the cache: newest Debian packages"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="build nothing, say what would be built"
-    )
+    add = parser.add_argument
+    add("images", nargs="*", help=f"of {', '.join(IMAGES)}; without: {' '.join(USUAL)}")
+    add("--base", default=BASE, help="Debian or Ubuntu with Python 3.11 to 3.13 (%(default)s)")
+    add("--uid", type=int, default=USER, help="number of user and group (%(default)s)")
+    add("--ca-bundle", type=Path, help="PEM file of the site's CAs, trusted during the build")
+    add("--keep-ca", action="store_true", help="and in the images too")
+    add("--apt-mirror", help="http://HOST in place of the hosts in the base's apt sources")
+    add("--pip-index", help="address of the Python package index in place of the usual one")
+    add("--network", help="network of the build, for example host")
+    add("--source", default="", help="address of the sources, for the images' label")
+    add("--fresh", action="store_true", help="without the cache: newest Debian packages")
+    add("--check", action="store_true", help="build nothing, say what would be built")
     given = parser.parse_args()
-    for name in given.images:
-        if name not in IMAGES:
-            parser.error(f"there is no image {name!r}; there are {', '.join(IMAGES)}")
-    if given.uid <= 0:
-        parser.error(f"--uid {given.uid}: the images don't run as root; give a number above 0")
-    if given.keep_ca and not given.ca_bundle:
-        parser.error("--keep-ca keeps what --ca-bundle names; give both")
-    for name in given.images or USUAL:
-        build(IMAGES[name], given)
+    try:
+        for name in given.images or USUAL:
+            wanted = order(
+                name,
+                base=given.base,
+                uid=given.uid,
+                source=given.source,
+                ca_bundle=given.ca_bundle.read_text() if given.ca_bundle else "",
+                keep_ca=given.keep_ca,
+            )
+            if not given.fresh and built_from(wanted.tag) == wanted.checksum:
+                print(f"{wanted.tag} unchanged", flush=True)
+            elif given.check:
+                print(f"{wanted.tag} would be built", flush=True)
+            else:
+                build(wanted, given)
+                print(f"{wanted.tag} built", flush=True)
+    except (BuildError, OSError) as error:
+        sys.exit(f"build.py: {error}")
 
 
 if __name__ == "__main__":

@@ -93,9 +93,10 @@ def test_buildkit_another_user_and_the_sites_cas_kept(
     ("words", "message"),
     [
         (["web"], "there is no image 'web'; there are service, tfaas, job, job-gpu"),
-        (["--uid", "0"], "--uid 0: the images don't run as root"),
-        (["--keep-ca"], "--keep-ca keeps what --ca-bundle names"),
-        (["--ca-bundle", str(ROOT / "LICENSE")], "LICENSE holds no PEM certificate"),
+        (["--uid", "0"], "user 0: the images don't run as root"),
+        (["--keep-ca"], "there is no CA bundle to keep"),
+        (["--ca-bundle", str(ROOT / "LICENSE")], "the CA bundle holds no PEM certificate"),
+        (["--ca-bundle", "/no/such.pem"], "No such file or directory: '/no/such.pem'"),
         (["service", "--base", "no.such.host.invalid/base"], "was not built"),
     ],
 )

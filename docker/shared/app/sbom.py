@@ -26,7 +26,7 @@ def debian_packages(admin_folder: Path) -> list[dict[str, object]]:
     rows = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     system = platform.freedesktop_os_release()
     distro = f"{system['ID']}-{system.get('VERSION_ID', system.get('VERSION_CODENAME', ''))}"
-    found = []
+    found: list[dict[str, object]] = []
     for row in rows:
         binary, name, version, architecture, status = row.split("\t")
         if status[1] == "i":
