@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,21 @@ def roles() -> list[Path]:
     return sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml"))
 
 
+def stale() -> list[Path]:
+    """The files that differ from what their role's argument_specs say."""
+    return [
+        role / name
+        for role in roles()
+        for name, page in PAGES.items()
+        if not (role / name).exists() or (role / name).read_text() != page(role)
+    ]
+
+
 if __name__ == "__main__":
-    for role in roles():
-        for name, page in PAGES.items():
-            (role / name).write_text(page(role))
+    if sys.argv[1:] == ["--check"]:
+        if old := stale():
+            sys.exit(f"run `make docs`: not current are {', '.join(map(str, old))}")
+    else:
+        for role in roles():
+            for name, page in PAGES.items():
+                (role / name).write_text(page(role))
