@@ -9,6 +9,11 @@ comma := ,
 DEMO_OPTIONS = $(if $(FILES),--files $(FILES)) $(if $(LABELS),--labels $(LABELS)) $(if $(BRANCH),--branch $(BRANCH)) \
 	$(if $(MODEL),--model $(MODEL)) $(if $(PARAMS),--params $(PARAMS)) $(if $(KEEP),--keep)
 
+# The repository is the collection: playbooks find its roles through this link.
+PLAY = ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-playbook -i inventory/local.yml
+DEPLOY_OPTIONS = $(if $(ISSUER),-e mlaas4hep_issuer=$(ISSUER)) $(if $(DOMAIN),-e mlaas4hep_domain=$(DOMAIN)) \
+	$(if $(EMAIL),-e mlaas4hep_email=$(EMAIL)) $(if $(GROUPS),-e '{"mlaas4hep_allowed_groups": ["$(subst $(comma),"$(comma)",$(GROUPS))"]}')
+
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
 
@@ -29,8 +34,8 @@ soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings a
 bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run
 	cd app && for part in data_path training serving; do ../$(BIN)/python bench/$$part.py || exit; done
 
-docs: .venv/app  ## write docs/reference anew from the code
-	$(BIN)/python docs/generate.py
+docs: .venv/app  ## write docs/reference and the roles' options anew from the code
+	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py
 
 images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
 	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
@@ -48,6 +53,15 @@ lock-images:  ## what each image installs: the versions of app/locks/app.txt
 	cd app && $(LOCK_TO) --extra train -c locks/app.txt pyproject.toml -o locks/job.txt
 	cd app && sed -n 's/^tensorflow-cpu==\([^ ]*\).*/tensorflow[and-cuda]==\1/p' locks/app.txt | $(LOCK_TO) --no-annotate --extra train \
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
+
+deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
+	$(PLAY) $(DEPLOY_OPTIONS) playbooks/site.yml
+
+deploy-check: .venv-stack/made build/collections  ## what `make deploy` would change
+	$(PLAY) $(DEPLOY_OPTIONS) --check --diff playbooks/site.yml
+
+lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
+	.venv-stack/bin/yamllint --strict . && ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
 clean:  ## remove what the other targets made
 	rm -rf .venv demo build
@@ -68,5 +82,8 @@ clean:  ## remove what the other targets made
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/test.txt
 	@touch $@
 
-.PHONY: help demo test test-app lint soak bench docs images lock lock-images clean
+build/collections:
+	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
+
+.PHONY: deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
