@@ -41,7 +41,7 @@ author: The MLaaS4HEP developers
 EXAMPLES = """
 - name: Show the checksum of what the image is built from
   ansible.builtin.debug:
-    msg: "{{ lookup('mlaas4hep.stack.image_order', 'service', base='debian:bookworm-slim', uid=64004).labels }}"
+    msg: "{{ lookup('mlaas4hep.stack.image_order', 'tfaas', base='debian:12', uid=64004).labels }}"
 """
 
 RETURN = """
@@ -75,6 +75,7 @@ class LookupModule(LookupBase):
     """Lookup of one order an image."""
 
     def run(self, terms, variables=None, **kwargs):
+        """One order for each name."""
         self.set_options(var_options=variables, direct=kwargs)
         build = load_build()
         ca_bundle = self.get_option("ca_bundle")

@@ -3,6 +3,21 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = """
 module: preflight
 short_description: Say everything that is wrong with a host, before anything is changed
@@ -26,6 +41,10 @@ options:
     type: dict
   ca_pem:
     description: Certificates of the site, trusted beside those of the distribution.
+    type: str
+    default: ""
+  ca_file:
+    description: The same, as a file of the host.
     type: str
     default: ""
   domain:
@@ -73,21 +92,6 @@ warnings_found:
   elements: str
 """
 
-import difflib
-import errno
-import json
-import os
-import re
-import shutil
-import socket
-import ssl
-import subprocess
-import urllib.request
-from pathlib import Path
-from urllib.parse import urlsplit
-
-from ansible.module_utils.basic import AnsibleModule
-
 STATE = Path("/var/lib/mlaas4hep")
 OLDEST_ANSIBLE = (2, 16)
 SOON_SECONDS = 14 * 86400
@@ -101,9 +105,11 @@ class Found:
         self.warnings = []
 
     def problem(self, found, needed, remedy):
+        """Must be put right."""
         self.problems.append(f"{found}; {needed}. {remedy}.")
 
     def warning(self, found, remedy):
+        """Should be looked at."""
         self.warnings.append(f"{found}. {remedy}.")
 
 
@@ -204,7 +210,7 @@ def _free(port):
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            server.bind(("0.0.0.0", port))
+            server.bind(("0.0.0.0", port))  # noqa: S104 (to see whether any address is taken)
         except OSError as error:
             return error.errno != errno.EADDRINUSE
     return True
@@ -215,7 +221,7 @@ def _ours(port):
     return any(name.startswith("mlaas4hep-") for name in names.split())
 
 
-def check_issuer(found, issuer, ca_pem):
+def check_issuer(found, issuer, trust):
     """Reachable from the host, and what it says it is."""
     url, option = issuer["url"], issuer["option"]
     parts = urlsplit(url)
@@ -229,7 +235,7 @@ def check_issuer(found, issuer, ca_pem):
         return
     document = f"{url.rstrip('/')}/.well-known/openid-configuration"
     try:
-        said = json.loads(_get(document, ca_pem, issuer)).get("issuer")
+        said = json.loads(_get(document, trust, issuer)).get("issuer")
     except (OSError, ValueError, AttributeError) as error:
         found.problem(
             f"{document} can't be read from the host: {getattr(error, 'reason', error)}",
@@ -259,10 +265,10 @@ def check_issuer(found, issuer, ca_pem):
         )
 
 
-def _get(url, ca_pem, issuer):
+def _get(url, trust, issuer):
     context = ssl.create_default_context()
-    if ca_pem:
-        context.load_verify_locations(cadata=ca_pem)
+    if any(trust.values()):
+        context.load_verify_locations(**trust)
     proxies = {}
     host = urlsplit(url).hostname
     if issuer.get("proxy") and host not in issuer.get("no_proxy", "").split(","):
@@ -344,9 +350,7 @@ def check_required(found, options):
     """Options without a sensible default."""
     for option in options:
         if not option["value"]:
-            found.problem(
-                f"{option['option']} is empty", option["why"], f"Set {option['option']}"
-            )
+            found.problem(f"{option['option']} is empty", option["why"], f"Set {option['option']}")
 
 
 def check_variables(found, variables):
@@ -367,7 +371,7 @@ def check_variables(found, variables):
 def _run(*words):
     """A command that only looks; one that is missing finds nothing."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False)
+        return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 (the words are ours)
     except FileNotFoundError:
         return subprocess.CompletedProcess(words, 127, "", "")
 
@@ -387,7 +391,8 @@ def check(params):
     check_files(found, params["files"])
     check_ports(found, params["ports"])
     if params["issuer"]:
-        check_issuer(found, params["issuer"], params["ca_pem"])
+        trust = {"cafile": params["ca_file"] or None, "cadata": params["ca_pem"] or None}
+        check_issuer(found, params["issuer"], trust)
     if params["domain"]:
         check_domain(found, params["domain"])
     if params["certificate"]:
@@ -396,6 +401,7 @@ def check(params):
 
 
 def main():
+    """Read the arguments, look, report."""
     module = AnsibleModule(
         argument_spec={
             "system": {"type": "dict"},
@@ -403,6 +409,7 @@ def main():
             "ports": {"type": "list", "elements": "dict", "default": []},
             "issuer": {"type": "dict"},
             "ca_pem": {"type": "str", "default": ""},
+            "ca_file": {"type": "str", "default": ""},
             "domain": {"type": "dict"},
             "certificate": {"type": "dict"},
             "files": {"type": "list", "elements": "dict", "default": []},
