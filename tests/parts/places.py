@@ -62,7 +62,7 @@ def wait(name: str, url: str) -> None:
     """Until this address of the part answers with success."""
     host = NAMES[name][0]
     latest = ""
-    for _ in range(240):
+    for _ in range(600):
         try:
             run("curl", "-sSf", "-o", "/dev/null", "--noproxy", "*", "--cacert", pki.CA,
                 "--resolve", f"{host}:443:{ADDRESSES[name]}", f"https://{host}{url}")  # fmt: skip
