@@ -2,11 +2,12 @@
 
     python bench/serving.py [--seconds 2] [--rounds 3]
 
-Three things are loaded in turn by the same generator on loopback (keep-alive, one row a request):
+Four things are loaded in turn by the same generator on loopback (keep-alive, one row a request):
 
 - model: TFaaS with a 27-1024-1024-1 network in float32,
 - null model: the same TFaaS with a network of one layer, which costs nothing,
-- echo: a raw ASGI callable on the same uvicorn that reads the body and answers as many bytes.
+- echo: a raw ASGI callable on the same uvicorn that reads the body and answers as many bytes,
+- with token: the null model once more, from a TFaaS with sign-in.
 
 What counts are the ratios; requests a second belong to the machine.
 """
@@ -32,6 +33,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 
 from bundles import layer, make_bundle, make_specs, onnx_graph  # noqa: E402
+from issuer import ALLOWED, issuer  # noqa: E402
+from mlaas4hep.models.owners import Owners  # noqa: E402
 from mlaas4hep.models.repository import Repository  # noqa: E402
 from tfaas_process import tfaas_process  # noqa: E402
 
@@ -122,7 +125,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="of all three in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="of all four in turn")
     options = parser.parse_args()
 
     network = [layer(27, 1024)[0], layer(1024, 1024)[0], layer(1024, 1)[0]]
@@ -130,25 +133,34 @@ def main() -> None:
     specs = make_specs([f"x{i:02}" for i in range(27)], {})
     values = np.random.default_rng(1).random(27).round(6).tolist()
 
-    def request(model: str) -> bytes:
+    def request(model: str, token: str = "") -> bytes:
         body = json.dumps({"values": values, "model": model}).encode()
         head = b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        if token:
+            head += f"Authorization: Bearer {token}\r\n".encode()
         return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         repository = Repository(folder / "store/models")
+        Owners(repository).claim("null", "user:alice")
         repository.put(make_bundle(folder, "model", onnx_graph(network), specs=specs), "model")
         repository.put(make_bundle(folder, "null", specs=specs), "null")
         echo = subprocess.Popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
         try:
             assert echo.stdout is not None
             echo_port = int(echo.stdout.readline())
-            with tfaas_process(folder / "store") as service:
+            with (
+                issuer() as issued,
+                tfaas_process(folder / "store") as service,
+                tfaas_process(folder / "store", issuer=issued.url, **ALLOWED) as signed,
+            ):
+                token = issued.token(exp=int(time.time()) + 3600)
                 targets = [
                     (service.port, request("model")),
                     (service.port, request("null")),
                     (echo_port, request("model")),
+                    (signed.port, request("null", token)),
                 ]
                 print(f"27-1024-1024-1 float32, one row a request, {os.cpu_count()} cores")
                 for connections in CONNECTIONS:
@@ -168,12 +180,13 @@ def main() -> None:
 def report(connections: int, rounds: list[list[tuple[float, float]]]) -> None:
     """Print the ratios of the rounds first, then what they were made from."""
 
-    def ratio(reference: int) -> str:
-        found = [one[0][0] / one[reference][0] for one in rounds]
+    def ratio(reference: int, of: int = 0) -> str:
+        found = [one[of][0] / one[reference][0] for one in rounds]
         return f"{median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
     print(f"{connections:4} connections: {ratio(1)} of the null model, {ratio(2)} of the echo")
-    for i, name in enumerate(("model", "null model", "echo")):
+    print(f"     with a token {ratio(1, 3)} of the null model without")
+    for i, name in enumerate(("model", "null model", "echo", "with token")):
         rate, late = (median(one[i][k] for one in rounds) for k in (0, 1))
         print(f"     {name:10} here {rate:7,.0f} requests/s, p99 {late:.0f} ms")
 

@@ -1,4 +1,4 @@
-"""What the stack's tests need of the real world: `python tests/parts up NAME…`, `down`, `status`."""
+"""What the stack's tests need of the real world: `python tests/parts up NAME…`, `down`, `status`, `bundle`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ def status() -> None:
         print(f"{name}: {state} ({address}: {', '.join(places.NAMES[name])})")
 
 
+def bundle() -> None:
+    pki.authority()
+    print(pki.BUNDLE)
+
+
 def main() -> int:
     explained = "\n".join(f"  {name:10} {what}" for name, (what, _) in PARTS.items())
     options = argparse.ArgumentParser(
@@ -73,13 +78,14 @@ def main() -> int:
     )
     commands.add_parser("down", help="stop all; what was made stays in the cache")
     commands.add_parser("status", help="what runs")
+    commands.add_parser("bundle", help="the file with all authorities that a machine of the tests trusts")
     asked = options.parse_args()
     try:
         with alone():
             if asked.command == "up":
                 up(asked.names)
             else:
-                {"down": down, "status": status}[asked.command]()
+                {"down": down, "status": status, "bundle": bundle}[asked.command]()
     except PartError as error:
         print(f"parts: {error}", file=sys.stderr)
         return 1

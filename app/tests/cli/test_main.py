@@ -8,7 +8,10 @@ import pytest
 from mlaas4hep import __version__
 from mlaas4hep.cli.main import app
 
-COMMANDS = ["train", "specs", "inspect", "predict", "server", "runner", "tfaas", "demo"]
+COMMANDS = [
+    "train", "specs", "inspect", "predict", "server", "runner", "tfaas", "expire", "demo",
+    "token",
+]  # fmt: skip
 
 
 def test_every_command_is_there_and_explains_itself(command):

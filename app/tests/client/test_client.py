@@ -164,5 +164,10 @@ def test_an_answer_that_is_none_of_ours(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{gateway.server_port}"
         with Client(url, token="abc") as client, pytest.raises(MlaasError, match="HTTP 502"):
             client.jobs()
+        tokens = iter(["one", "two"])
+        with Client(url, token=lambda: next(tokens)) as client:
+            for _ in range(2):
+                with pytest.raises(MlaasError, match="HTTP 502"):
+                    client.jobs()
         gateway.shutdown()
-    assert seen == ["Bearer abc"]
+    assert seen == ["Bearer abc", "Bearer one", "Bearer two"]

@@ -26,3 +26,36 @@ def test_a_wrong_value_names_the_setting(monkeypatch):
     monkeypatch.setenv("MLAAS4HEP_MAX_JOBS", "many")
     with pytest.raises(ValidationError, match="max_jobs"):
         Settings()
+
+
+def test_environments_are_json_and_the_first_is_the_default(monkeypatch):
+    monkeypatch.setenv("MLAAS4HEP_EXECUTOR", "container")
+    monkeypatch.setenv(
+        "MLAAS4HEP_ENVIRONMENTS",
+        '{"plain": "a/job:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}',
+    )
+    found = Settings().job_environments
+    assert [(name, e.image, e.gpus) for name, e in found.items()] == [
+        ("plain", "a/job:1", 0),
+        ("gpu", "a/gpu:1", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", '{"": "a"}', '{"a b": "x"}', '{"a": ""}', '{"a": {"gpus": 1}}',
+     '{"a": {"image": "x", "gpu": 1}}', '{"a": {"image": "x", "gpus": -1}}'],
+)  # fmt: skip
+def test_environments_that_are_none(monkeypatch, text):
+    monkeypatch.setenv("MLAAS4HEP_ENVIRONMENTS", text)
+    with pytest.raises(ValidationError, match="environments"):
+        Settings()
+
+
+def test_processes_have_one_environment_whatever_images_there_are():
+    assert list(Settings(environments={"torch": "x"}).job_environments) == ["default"]
+
+
+def test_an_executor_that_is_none():
+    with pytest.raises(ValidationError, match="'process' or 'container'"):
+        Settings(executor="docker")

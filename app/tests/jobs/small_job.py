@@ -103,6 +103,36 @@ def main() -> None:
         case "no bundle":
             result(home, state="succeeded", metrics={}, servable=True, why_not="")
             return
+        case "fill":
+            for i in range(1000):
+                (home / str(i)).write_bytes(bytes(1 << 20))
+                time.sleep(0.05)
+        case "fill uploaded":
+            for i in range(1000):
+                Path(str(i)).write_bytes(bytes(1 << 20))
+                time.sleep(0.05)
+        case "log":
+            while True:
+                print("x" * (1 << 20), flush=True)
+                time.sleep(0.05)
+        case "many files":
+            for i in range(100_000):
+                (home / str(i)).touch()
+                time.sleep(0.0005)
+        case "linked log":
+            (home / "log.txt").unlink()
+            (home / "log.txt").symlink_to("/etc/passwd")
+            sys.exit(3)
+        case "pipe":
+            bundle(home / name, Path("model.onnx"))
+            os.mkfifo(home / name / "pipe")
+            result(home, state="succeeded", metrics={}, servable=True, why_not="")
+            return
+        case "giant":
+            bundle(home / name, Path("model.onnx"))
+            os.truncate(home / name / "bundle.json", 65 << 20)
+            result(home, state="succeeded", metrics={}, servable=True, why_not="")
+            return
         case "link":
             bundle(home / name, Path("model.onnx"))
             (home / name / "passwd").symlink_to("/etc/passwd")

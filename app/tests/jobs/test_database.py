@@ -1,13 +1,15 @@
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, select, text
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
-from mlaas4hep.jobs.database import SCHEMA, Counter, Database
+from mlaas4hep.jobs.database import SCHEMA, Base, Counter, Database, Folder, Job, SchemaVersion
 
 
 def test_a_newer_schema_is_refused_naming_both_versions(tmp_path: Path) -> None:
@@ -17,6 +19,54 @@ def test_a_newer_schema_is_refused_naming_both_versions(tmp_path: Path) -> None:
         connection.execute(text(f"UPDATE schema_version SET version = {SCHEMA + 1}"))
     with pytest.raises(ConflictError, match=f"schema {SCHEMA + 1}.*knows {SCHEMA}"):
         Database(url)
+
+
+def test_a_database_of_schema_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "db.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(SCHEMA_1)
+    database = Database(f"sqlite:///{path}")
+    with database.read() as session:
+        job, folder = session.get_one(Job, 1), session.get_one(Folder, "luca")
+        assert session.scalar(select(SchemaVersion.version)) == SCHEMA
+    assert (job.process_name, job.state, job.metrics) == ("luca_1", "succeeded", {"auc": 0.75})
+    assert (job.owner, job.environment, job.device, job.expired) == ("", "default", "cpu", None)
+    assert (folder.size, folder.owner) == (3, "")
+    fresh = Database(f"sqlite:///{tmp_path}/fresh.sqlite")
+    assert columns_and_indexes(database) == columns_and_indexes(fresh)
+    Database(f"sqlite:///{path}").check()  # once more does nothing
+
+
+def columns_and_indexes(database: Database) -> dict[str, set[str]]:
+    look = inspect(database._engine)
+    return {
+        table: {column["name"] for column in look.get_columns(table)}
+        | {str(index["name"]) for index in look.get_indexes(table)}
+        for table in look.get_table_names()
+    }
+
+
+SCHEMA_1 = """
+CREATE TABLE schema_version (version INTEGER NOT NULL PRIMARY KEY);
+INSERT INTO schema_version VALUES (1);
+CREATE TABLE folders (
+  name VARCHAR(100) NOT NULL PRIMARY KEY, version VARCHAR(128) NOT NULL,
+  files INTEGER NOT NULL, size BIGINT NOT NULL, uploaded DOUBLE NOT NULL);
+INSERT INTO folders VALUES ('luca', 'luca.0123456789ab', 1, 3, 1.0);
+CREATE TABLE counters (name VARCHAR(100) NOT NULL PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE jobs (
+  id INTEGER NOT NULL PRIMARY KEY, process_name VARCHAR(128) NOT NULL UNIQUE,
+  name VARCHAR(100) NOT NULL, version VARCHAR(128) NOT NULL, files TEXT NOT NULL,
+  labels TEXT NOT NULL, model TEXT NOT NULL, params TEXT NOT NULL, cpus DOUBLE NOT NULL,
+  memory BIGINT NOT NULL, state VARCHAR(16) NOT NULL, created DOUBLE NOT NULL, started DOUBLE,
+  finished DOUBLE, progress JSON NOT NULL, stop TEXT NOT NULL, exit_code INTEGER,
+  reason TEXT NOT NULL, remedy TEXT NOT NULL, metrics JSON NOT NULL, servable BOOLEAN NOT NULL,
+  why_not TEXT NOT NULL);
+CREATE INDEX ix_jobs_name ON jobs (name);
+CREATE INDEX ix_jobs_state ON jobs (state);
+INSERT INTO jobs VALUES (1, 'luca_1', 'luca', 'luca.0123456789ab', 'f', 'l', 'm', 'p', 1.0, 1,
+  'succeeded', 1.0, 2.0, 3.0, '{}', '', 0, '', '', '{"auc": 0.75}', 1, '');
+"""
 
 
 @pytest.mark.parametrize("url", ["nonsense", "dbase://x/y"])
@@ -86,3 +136,78 @@ def test_sqlite_writes_ahead_so_that_readers_never_wait(tmp_path: Path) -> None:
         session.flush()
         with database.read() as reader:
             assert reader.get(Counter, "a") is None
+
+
+FIRST = """
+CREATE TABLE schema_version (version INTEGER NOT NULL, PRIMARY KEY (version));
+CREATE TABLE folders (name VARCHAR(100) NOT NULL, version VARCHAR(128) NOT NULL,
+  files INTEGER NOT NULL, size BIGINT NOT NULL, uploaded DOUBLE NOT NULL, PRIMARY KEY (name));
+CREATE TABLE counters (name VARCHAR(100) NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (name));
+CREATE TABLE jobs (id INTEGER NOT NULL, process_name VARCHAR(128) NOT NULL,
+  name VARCHAR(100) NOT NULL, version VARCHAR(128) NOT NULL, files TEXT NOT NULL,
+  labels TEXT NOT NULL, model TEXT NOT NULL, params TEXT NOT NULL, cpus DOUBLE NOT NULL,
+  memory BIGINT NOT NULL, state VARCHAR(16) NOT NULL, created DOUBLE NOT NULL, started DOUBLE,
+  finished DOUBLE, progress JSON NOT NULL, stop TEXT NOT NULL, exit_code INTEGER,
+  reason TEXT NOT NULL, remedy TEXT NOT NULL, metrics JSON NOT NULL, servable BOOLEAN NOT NULL,
+  why_not TEXT NOT NULL, PRIMARY KEY (id), UNIQUE (process_name));
+CREATE INDEX ix_jobs_name ON jobs (name);
+CREATE INDEX ix_jobs_state ON jobs (state);
+INSERT INTO schema_version VALUES (1);
+INSERT INTO folders VALUES ('luca', 'luca.abc', 5, 1000, 1.5);
+INSERT INTO counters VALUES ('luca', 1);
+INSERT INTO jobs VALUES (1, 'luca_1', 'luca', 'luca.abc', 'files.txt', 'labels.txt', 'model.py',
+  'params.json', 2.0, 1024, 'succeeded', 1.0, 2.0, 3.0, '{}', '', 0, '', '', '{"auc": 0.9}', 1, '');
+"""
+"""A database as the first version wrote it."""
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    path = tmp_path / "db.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FIRST)
+    return path
+
+
+def layout(path: Path) -> set[tuple[str, ...]]:
+    """Name, type, not null and default of every column, and every index."""
+    with sqlite3.connect(path) as connection:
+        found = set()
+        for table in Base.metadata.tables:
+            for row in connection.execute(f"PRAGMA table_info({table})"):
+                found.add((table, row[1], row[2], str(row[3])))
+            for row in connection.execute(f"PRAGMA index_list({table})"):
+                found.add((table, row[1], str(row[2])))
+    return found
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(first: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time there is nothing to do
+        database = Database(f"sqlite:///{first}")
+        with database.read() as session:
+            folder = session.get_one(Folder, "luca")
+            job = session.get_one(Job, 1)
+        assert (folder.version, folder.size, folder.owner) == ("luca.abc", 1000, "")
+        assert (job.process_name, job.metrics, job.owner) == ("luca_1", {"auc": 0.9}, "")
+        database.close()
+    Database(f"sqlite:///{tmp_path}/new.sqlite").close()
+    assert layout(first) == layout(tmp_path / "new.sqlite")
+
+
+def test_processes_that_start_at_once_bring_it_up_to_date_once(first: Path) -> None:
+    code = "import sys; from mlaas4hep.jobs.database import Database; Database(sys.argv[1]).check()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{first}"]) for _ in range(4)
+    ]
+    assert [process.wait() for process in started] == [0] * 4
+    with sqlite3.connect(first) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(SCHEMA,)]
+
+
+def test_a_migration_that_fails_changes_nothing(first: Path) -> None:
+    with sqlite3.connect(first) as connection:
+        connection.execute("CREATE INDEX ix_jobs_owner ON jobs (name)")
+    before = layout(first)
+    with pytest.raises(MlaasError, match="can't open the database"):
+        Database(f"sqlite:///{first}")
+    assert layout(first) == before

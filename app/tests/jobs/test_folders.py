@@ -14,6 +14,7 @@ from mlaas4hep.core.errors import (
     NotFoundError,
     UsageError,
 )
+from mlaas4hep.jobs.database import Folder
 
 HOSTILE = [
     "../x", "..", ".", "", "/etc", "a/b", "a b", "luca;rm -rf ~", "$(id)", "`id`", "a\nb", "a\0b",
@@ -85,11 +86,27 @@ def test_hostile_archives_leave_the_folder_as_it_was(service: Service, archive: 
 
 def test_limits_of_an_unpacked_folder(tmp_path: Path) -> None:
     service = Service(tmp_path / "store", max_folder_bytes=1000, max_folder_files=3)
-    with pytest.raises(LimitError, match="1000 bytes"):
+    with pytest.raises(LimitError, match=r"1000 bytes.*max_folder_bytes"):
         service.upload("luca", {"zeros": bytes(1001)})
-    with pytest.raises(LimitError, match="more than 3"):
+    with pytest.raises(LimitError, match=r"more than 3.*max_folder_files"):
         service.upload("luca", {f"{i}.txt": b"" for i in range(4)})
     assert list(service.settings.uploads.iterdir()) == []
+
+
+def test_all_folders_of_one_user_are_limited_together(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_user_folders_bytes=1000)
+    service.upload("a", {"x": bytes(600)})
+    with pytest.raises(
+        LimitError, match=r"'b' has 500 .* 600 .* than 1000.*max_user_folders"
+    ) as caught:
+        service.upload("b", {"x": bytes(500)})
+    assert "DELETE /folders/" in caught.value.remedy
+    assert [folder.name for folder in service.folders.all()] == ["a"]
+    assert len(list(service.settings.uploads.iterdir())) == 1
+    service.upload("a", {"x": bytes(900)})  # one's own folder is replaced, not added
+    with service.database.write() as session:
+        session.get_one(Folder, "a").owner = "somebody else"
+    service.upload("b", {"x": bytes(1000)})
 
 
 def test_a_second_upload_replaces_the_first_wholly(service: Service) -> None:
@@ -192,3 +209,53 @@ def small_disk() -> object:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_name_is_its_first_owners(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+        service.folders.upload("luca", "user:bob")
+    service.folders.delete("luca", "user:alice")
+    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+        service.folders.upload("luca", "user:bob")
+    assert upload(service, "luca", "user:alice").owner == "user:alice"
+
+
+def test_an_upload_that_fails_takes_no_name(service: Service) -> None:
+    with service.folders.upload("luca", "user:alice") as incoming:
+        incoming.archive.write_bytes(b"no archive")
+        with pytest.raises(MlaasError):
+            incoming.finish()
+    assert upload(service, "luca", "user:bob").owner == "user:bob"
+
+
+def test_someone_elses_folder_is_not_there(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    upload(service, "mario", "user:bob")
+    assert [f.name for f in service.folders.all("user:bob")] == ["mario"]
+    assert [f.name for f in service.folders.all()] == ["luca", "mario"]
+    for ask in (service.folders.get, service.folders.delete, service.folders.delete_specs):
+        with pytest.raises(NotFoundError) as caught:
+            ask("luca", "user:bob")  # type: ignore[operator]
+        assert "mario" in caught.value.remedy
+        assert "luca" not in caught.value.remedy
+    assert service.folders.get("luca", "user:alice").owner == "user:alice"
+
+
+def test_a_folder_of_before_sign_in_is_nobodys(service: Service) -> None:
+    upload(service, "luca", "")
+    (service.settings.models / ".owners/luca").unlink()  # as of a version without owners
+    with pytest.raises(ConflictError, match="somebody else's"):
+        service.folders.upload("luca", "user:alice")
+    assert service.folders.all("user:alice") == []
+
+
+def test_without_sign_in_an_upload_changes_no_owner(service: Service) -> None:
+    upload(service, "luca", "user:alice")
+    assert upload(service, "luca", "").owner == "user:alice"
+
+
+def upload(service: Service, name: str, owner: str) -> Folder:
+    with service.folders.upload(name, owner) as incoming:
+        incoming.archive.write_bytes(packed(small_files()))
+        return incoming.finish()

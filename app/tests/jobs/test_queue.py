@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service, small_files, submission
+from jobs.parts import Service, packed, small_files, submission
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
@@ -172,6 +172,63 @@ def test_limits(tmp_path: Path) -> None:
         service.submit("luca", memory="1gb")
 
 
+def test_waiting_jobs_of_one_user_are_limited(tmp_path: Path) -> None:
+    service = Service(tmp_path / "s", max_queued_jobs_per_user=2)
+    service.upload("luca")
+    for _ in range(2):
+        service.queue.submit(submission("luca"), owner="ann")
+    with pytest.raises(BusyError, match=r"2 of your trainings.*max_queued_jobs_per_user") as caught:
+        service.queue.submit(submission("luca"), owner="ann")
+    assert "DELETE /jobs/" in caught.value.remedy
+    assert service.queue.submit(submission("luca"), owner="ben").owner == "ben"
+
+
+ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "got"),
+    [
+        ("", "cpu", "default"),
+        ("torch", "cpu", "torch"),
+        ("gpu", "gpu", "gpu"),
+        ("gpu", "cpu", "gpu"),
+    ],
+)
+def test_environments_that_are_offered(tmp_path: Path, asked: str, device: str, got: str) -> None:
+    service = Service(tmp_path / "s", executor="container", environments=ENVIRONMENTS)
+    service.upload("luca")
+    job = service.submit("luca", environment=asked, device=device)
+    assert (job.environment, job.device) == (got, device)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "message", "remedy"),
+    [
+        ("tourch", "cpu", "environment: 'tourch' is not offered here", "'torch'"),
+        ("a/job:1", "cpu", "environment: 'a/job:1' is not offered here", ""),
+        ("torch", "gpu", "the environment 'torch' has no GPU", "'gpu'"),
+        ("", "gpu", "the environment 'default' has no GPU", "'gpu'"),
+        ("gpu", "tpu", "device: 'tpu' is unknown", '"gpu"'),
+    ],
+)
+def test_environments_that_are_not_offered(
+    tmp_path: Path, asked: str, device: str, message: str, remedy: str
+) -> None:
+    service = Service(tmp_path / "s", executor="container", environments=ENVIRONMENTS)
+    service.upload("luca")
+    with pytest.raises(UsageError, match=message) as caught:
+        service.submit("luca", environment=asked, device=device)
+    assert remedy in caught.value.remedy
+
+
+def test_processes_have_one_environment(service: Service) -> None:
+    service.upload("luca")
+    assert service.submit("luca").environment == "default"
+    with pytest.raises(UsageError, match="'torch' is not offered here"):
+        service.submit("luca", environment="torch")
+
+
 def test_unknown_folders_and_jobs_name_the_nearest(service: Service) -> None:
     with pytest.raises(NotFoundError):
         service.queue.submit(submission("nobody"))
@@ -189,3 +246,25 @@ def test_a_waiting_job_is_cancelled_at_once_and_only_once(service: Service) -> N
     assert (job.state, job.reason) == ("failed", "cancelled by its user")
     with pytest.raises(ConflictError, match="has ended already"):
         service.queue.cancel("luca_1")
+
+
+def test_jobs_are_their_owners(service: Service) -> None:
+    for name, owner in (("luca", "user:alice"), ("mario", "user:bob")):
+        with service.folders.upload(name, owner) as incoming:
+            incoming.archive.write_bytes(packed(small_files()))
+            incoming.finish()
+    with pytest.raises(NotFoundError) as caught:
+        service.queue.submit(submission("luca"), "user:bob")
+    assert "luca" not in caught.value.remedy
+    job = service.queue.submit(submission("luca"), "user:alice")
+    assert job.owner == "user:alice"
+    service.queue.submit(submission("mario"), "user:bob")
+    assert [j.process_name for j in service.queue.recent(owner="user:bob")] == ["mario_1"]
+    assert len(service.queue.recent()) == 2
+    for ask in (service.queue.get, service.queue.cancel):
+        for name in ("luca_1", "luca_2", "LUCA_1", "../jobs/luca_1"):
+            with pytest.raises(NotFoundError) as caught:
+                ask(name, "user:bob")
+            assert "luca" not in caught.value.remedy
+    assert service.queue.get("luca_1", "user:alice").state == "waiting"
+    assert service.queue.submit(submission("luca")).owner == "user:alice"  # without sign-in

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.parts import PATIENCE, Service, small_files
+from jobs.parts import PATIENCE, Service, small_files, submission
 from jobs.small_runner import small_command
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executor import ProcessExecutor
+from mlaas4hep.jobs.executor import AwayError, ProcessExecutor
 from mlaas4hep.jobs.runner import Runner, only_runner, read_progress, read_result
 from mlaas4hep.models.repository import Repository
 
@@ -67,6 +67,13 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
         ("bad result", "exit code 0, without a result", "log"),
         ("no bundle", "the model can't be published: luca_1 is not a bundle", ""),
         ("link", "the model can't be published: the bundle holds a link: passwd", ""),
+        ("pipe", "the model can't be published: the bundle holds what is no file: pipe", ""),
+        (
+            "giant",
+            "the model can't be published: bundle.json in the bundle is larger than 64 MB",
+            "",
+        ),
+        ("linked log", "exit code 3, without a result; it said last: nothing", ""),
     ],
 )
 def test_how_jobs_fail(service: Service, mode: str, reason: str, remedy: str) -> None:
@@ -150,6 +157,115 @@ def test_max_jobs_run_at_once_and_the_others_wait_in_line(
     service.run(first)
     assert service.queue.get("luca_3").state == "running"
     assert service.queue.get("luca_4").state == "waiting"
+
+
+def states(service: Service) -> dict[str, str]:
+    return {job.process_name: job.state for job in service.queue.recent()}
+
+
+def submit_for(service: Service, owner: str, **changes: str) -> Job:
+    """A waiting job of somebody; folders of the same name are no matter here."""
+    job = service.queue.submit(submission("luca", **changes))
+    with service.database.write() as session:
+        session.get_one(Job, job.id).owner = owner
+    return job
+
+
+def test_waiting_jobs_of_others_go_first(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    service = Service(tmp_path / "store", max_jobs=3, max_jobs_per_user=2)
+    request.addfinalizer(service.kill_all)
+    service.upload("luca", small_files("hang"))
+    for owner in ("ann", "ann", "ann", "ben", "ben"):
+        submit_for(service, owner)
+    service.runner.step()
+    assert states(service) == {
+        "luca_1": "running", "luca_2": "running", "luca_3": "waiting",
+        "luca_4": "running", "luca_5": "waiting",
+    }  # fmt: skip
+    service.run(service.queue.cancel("luca_4"))
+    assert states(service)["luca_3"] == "waiting"  # ann has two, so ben's is next
+    assert states(service)["luca_5"] == "running"
+    service.run(service.queue.cancel("luca_1"))
+    assert states(service)["luca_3"] == "running"
+
+
+def test_one_user_leaves_room_though_nobody_else_waits(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    service = Service(tmp_path / "store", max_jobs=3, max_jobs_per_user=1)
+    request.addfinalizer(service.kill_all)
+    service.upload("luca", small_files("hang"))
+    submit_for(service, "ann")
+    submit_for(service, "ann")
+    service.runner.step()
+    assert states(service) == {"luca_1": "running", "luca_2": "waiting"}
+
+
+def test_trainings_with_a_gpu_run_one_at_a_time(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    service = Service(tmp_path / "store", max_jobs=3)
+    request.addfinalizer(service.kill_all)
+    service.upload("luca", small_files("hang"))
+    for _ in range(3):
+        service.submit("luca")
+    with service.database.write() as session:
+        for job in service.queue.recent():
+            session.get_one(Job, job.id).device = "gpu" if job.id < 3 else "cpu"
+    claimed = [service.runner._claim() for _ in range(3)]
+    assert [job and job.process_name for job in claimed] == ["luca_1", "luca_3", None]
+
+
+@pytest.mark.parametrize("mode", ["fill", "fill uploaded", "log", "many files"])
+def test_a_training_that_writes_too_much_is_killed(tmp_path: Path, mode: str) -> None:
+    service = Service(tmp_path / "store", max_job_disk_bytes=8 << 20)
+    job = start(service, mode)
+    [job] = service.run(job)
+    assert job.state == "failed"
+    assert job.reason == (
+        "killed: wrote more than the 8 MB that a training may write (max_job_disk_bytes)"
+    )
+    assert not service.executor.is_alive(service.home(job))
+
+
+def test_what_was_uploaded_does_not_count_as_written(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_job_disk_bytes=8 << 20)
+    service.upload("luca", small_files() | {"big.dat": bytes(20 << 20)})
+    [job] = service.run(service.submit("luca"))
+    assert (job.state, job.reason) == ("succeeded", "")
+
+
+def test_an_executor_that_is_away_decides_nothing(service: Service) -> None:
+    class Away(ProcessExecutor):
+        here = True
+
+        def is_alive(self, home: Path) -> bool:
+            if not self.here:
+                raise AwayError("nobody answers")
+            return super().is_alive(home)
+
+    service.executor = away = Away(small_command)
+    service.runner = Runner(service.settings, service.executor)
+    job = running(service, "succeed")
+    away.here = False
+    for _ in range(2):
+        with pytest.raises(AwayError):
+            service.runner.step()
+    assert service.queue.get("luca_1").state == "running"
+    away.here = True
+    [job] = service.run(job)
+    assert job.state == "succeeded"
+
+
+def test_the_runner_deletes_what_is_old(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", keep_days=10)
+    [job] = service.run(start(service, "succeed"))
+    with service.database.write() as session:
+        session.get_one(Job, job.id).finished = time.time() - 11 * 86400
+    service.restart_runner()
+    service.runner.step()
+    assert not service.home(job).exists()
+    assert Repository(service.settings.models).names() == ["luca_1"]
 
 
 def test_a_folder_replaced_while_a_job_runs(service: Service) -> None:
@@ -259,7 +375,7 @@ def test_a_folder_that_vanished_fails_the_job(service: Service) -> None:
     job = start(service, "succeed")
     service.folders.path(job.version).rename(service.settings.store / "elsewhere")
     [job] = service.run(job)
-    assert "can't be started: No such file" in job.reason
+    assert f"the uploaded folder of the job, {job.version}, is not there any more" in job.reason
 
 
 def test_an_executor_that_raises_fails_that_job_alone(service: Service) -> None:
@@ -381,3 +497,8 @@ def test_links_and_giants_are_not_read(tmp_path: Path) -> None:
     assert read_result(tmp_path) == {}
     (tmp_path / "progress.json").write_text('{"phase": "' + "x" * (2 << 20) + '"}')
     assert read_progress(tmp_path) == {}
+    (tmp_path / "progress.json").unlink()
+    os.mkfifo(tmp_path / "progress.json")
+    writer = os.open(tmp_path / "progress.json", os.O_RDWR)  # a pipe that somebody keeps open
+    assert read_progress(tmp_path) == {}
+    os.close(writer)

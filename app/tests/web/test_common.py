@@ -10,12 +10,15 @@ from mlaas4hep.core.errors import (
     BundleError,
     BusyError,
     ConflictError,
+    ForbiddenError,
     LimitError,
     MlaasError,
     ModelError,
     NotFoundError,
+    SignInError,
     UsageError,
 )
+from mlaas4hep.core.settings import Settings
 from mlaas4hep.web.common import (
     address,
     listen,
@@ -70,26 +73,37 @@ def test_pages_of_others_change_nothing() -> None:
     assert not why_refused(request("POST", host=here))
 
 
-def test_only_loopback_is_listened_on() -> None:
+def test_without_sign_in_only_loopback_is_listened_on() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.1", "example.org", ""):
         with pytest.raises(UsageError, match="no sign-in"):
             require_loopback(host)
-    with listen("127.0.0.1", 0) as listening:
+    with pytest.raises(UsageError, match="no sign-in"):
+        listen(Settings(host="0.0.0.0"), 0)
+    with listen(Settings(), 0) as listening:
         port = listening.getsockname()[1]
         assert address(listening) == f"http://127.0.0.1:{port}"
         with pytest.raises(UsageError, match=f"127.0.0.1:{port}: Address already in use"):
-            listen("127.0.0.1", port)
+            listen(Settings(), port)
         with socket.create_connection(("127.0.0.1", port)):
             pass
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(host="0.0.0.0", issuer="https://i"), Settings(host="::", unsafe_no_sign_in=True)],
+)
+def test_with_sign_in_any_address_is_listened_on(settings: Settings) -> None:
+    with listen(settings, 0) as listening:
+        assert listening.getsockname()[0] == settings.host
 
 
 def test_errors_have_their_status() -> None:
     found = {
         kind: status_of(kind("x"))
         for kind in (UsageError, BundleError, NotFoundError, ConflictError, LimitError, ModelError,
-                     BusyError, MlaasError)
+                     BusyError, MlaasError, SignInError, ForbiddenError)
     }  # fmt: skip
-    assert list(found.values()) == [400, 400, 404, 409, 413, 422, 503, 400]
+    assert list(found.values()) == [400, 400, 404, 409, 413, 422, 503, 400, 401, 403]
 
 
 def test_a_problem_is_rfc_9457() -> None:

@@ -122,6 +122,7 @@ def test_the_json_api(service: Service, http: TestClient) -> None:
         "model": "luca_1",
         "servable": True,
         "why_not": "",
+        "expired": None,
         "request": {
             "files": "files.txt",
             "labels": "labels.txt",
@@ -129,6 +130,8 @@ def test_the_json_api(service: Service, http: TestClient) -> None:
             "params": "params.json",
             "cpus": 2.0,
             "memory": 3 * 1024**3,
+            "device": "cpu",
+            "environment": "default",
         },
     }
     [folder] = http.get("/folders").json()
@@ -205,6 +208,34 @@ def test_missing_arguments_are_named(
     http: TestClient, method: str, path: str, missing: str
 ) -> None:
     assert_problem(http.request(method, path), 400, f"missing: {missing}")
+
+
+def test_the_environments_that_are_offered(tmp_path: Path, http: TestClient) -> None:
+    assert http.get("/environments").json() == [{"name": "default", "devices": ["cpu"]}]
+    environments = {"default": "a/job:1", "gpu": {"image": "a/gpu:1", "gpus": 1}}
+    service = Service(tmp_path / "other", executor="container", environments=environments)
+    service.upload("luca")
+    with TestClient(create_app(service.settings), "http://127.0.0.1:8080") as other:
+        assert other.get("/environments").json() == [
+            {"name": "default", "devices": ["cpu"]},
+            {"name": "gpu", "devices": ["cpu", "gpu"]},
+        ]
+        submit(other, environment="gpu", device="gpu")
+        request = other.get("/jobs/luca_1").json()["request"]
+        assert (request["environment"], request["device"]) == ("gpu", "gpu")
+        answer = other.post("/submit", json=BODY | {"environment": "gpt"})
+        assert_problem(answer, 400, "'gpt' is not offered here", "'gpu'")
+
+
+def test_the_files_of_an_expired_job_are_gone_and_it_says_so(
+    service: Service, http: TestClient
+) -> None:
+    job = ended(service, http)
+    with service.database.write() as session:
+        session.get_one(Job, job.id).expired = 1_000_000_000
+    assert http.get("/jobs/luca_1").json()["expired"] == "2001-09-09T01:46:40+00:00"
+    for path in ("/logs?process_name=luca_1", "/model?process_name=luca_1", "/jobs/luca_1/report"):
+        assert_problem(http.get(path), 404, "the files of the job luca_1 were deleted", "keep_days")
 
 
 def test_missing_keys_of_a_submission_are_named(http: TestClient) -> None:
@@ -414,7 +445,9 @@ def test_the_page_shows_what_a_job_says_as_text(service: Service, http: TestClie
     page = http.get("/").text
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert "//" not in page.replace("http://127.0.0.1:8083", "")  # no asset of elsewhere
+    for own in ("http://127.0.0.1:8083", "http://127.0.0.1:8080"):
+        page = page.replace(own, "")
+    assert "//" not in page  # no asset of elsewhere
 
 
 def test_the_openapi_document_names_our_errors(http: TestClient) -> None:

@@ -69,7 +69,7 @@ def test_addresses_that_others_can_reach_are_refused(start: Start, host: str) ->
     assert line == ""
     assert process.wait(30) == 1
     assert process.stderr
-    assert "there is no sign-in yet" in process.stderr.read()
+    assert "there is no sign-in" in process.stderr.read()
 
 
 def test_a_port_that_is_taken_is_named(start: Start) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlaas4hep import __version__
-from mlaas4hep.cli import data, demo, predict, services, train
+from mlaas4hep.cli import data, demo, expire, predict, services, token, train
 from mlaas4hep.cli.errors import EPILOG, run
 
 app = typer.Typer(
@@ -41,7 +41,8 @@ for panel, commands in {
     "Try it": (demo.demo,),
     "Look at files": (data.inspect, data.specs),
     "Train and predict": (train.train, predict.predict),
-    "Run the services": (services.server, services.runner, services.tfaas),
+    "Use a service": (token.token,),
+    "Run the services": (services.server, services.runner, services.tfaas, expire.expire),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel, epilog=EPILOG)(command)

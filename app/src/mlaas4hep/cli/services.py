@@ -20,7 +20,7 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
 
 
-def _settings(**given: Any) -> Settings:
+def settings_with(**given: Any) -> Settings:
     """The settings of the environment, with those given on the command line instead."""
     try:
         settings = Settings(**{k: v for k, v in given.items() if v is not None})
@@ -42,7 +42,7 @@ def server(store: Store = None, host: Host = None, port: Port = None) -> None:
     """
     from mlaas4hep.web.server import serve
 
-    serve(_settings(store=store, host=host, server_port=port))
+    serve(settings_with(store=store, host=host, server_port=port))
 
 
 def tfaas(store: Store = None, host: Host = None, port: Port = None) -> None:
@@ -52,7 +52,7 @@ def tfaas(store: Store = None, host: Host = None, port: Port = None) -> None:
     """
     from mlaas4hep.web.tfaas import serve
 
-    serve(_settings(store=store, host=host, tfaas_port=port))
+    serve(settings_with(store=store, host=host, tfaas_port=port))
 
 
 def runner(
@@ -72,4 +72,4 @@ def runner(
     """
     from mlaas4hep.jobs.runner import run
 
-    run(_settings(store=store), stop_jobs=stop_jobs)
+    run(settings_with(store=store), stop_jobs=stop_jobs)

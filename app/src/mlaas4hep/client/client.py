@@ -13,7 +13,7 @@ import json
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -34,19 +34,32 @@ class Client:
     """Both HTTP services behind one object; an error of theirs becomes an MlaasError."""
 
     def __init__(
-        self, server_url: str, tfaas_url: str = "", token: str | None = None, timeout: float = 60
+        self,
+        server_url: str,
+        tfaas_url: str = "",
+        token: str | Callable[[], str] | None = None,
+        timeout: float = 60,
     ) -> None:
         """``token`` is sent as bearer token; ``timeout`` in seconds is for connecting and reading.
 
+        A function as ``token`` is asked before every request, as tokens expire while trainings go
+        on: ``access.device.SignIn(ISSUER).token`` is one.
         Proxies of the environment are not used for addresses on this machine.
         """
         self._server = server_url.rstrip("/")
         self._tfaas = tfaas_url.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
         local = {f"http://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
         self._http = httpx.Client(
-            headers=headers, mounts=local, timeout=httpx.Timeout(timeout, write=None)
+            auth=self._signed if token else None,
+            mounts=local,
+            timeout=httpx.Timeout(timeout, write=None),
         )
+
+    def _signed(self, request: httpx.Request) -> httpx.Request:
+        token = self._token() if callable(self._token) else self._token
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
 
     def __enter__(self) -> Client:
         return self
@@ -85,6 +98,7 @@ class Client:
         memory: str = "3gb",
         cpus: str | float = 2,
         device: str = "cpu",
+        environment: str = "",
     ) -> str:
         """Put a training of the folder ``name`` in line; returns its process_name, NAME_k."""
         body = {
@@ -96,7 +110,7 @@ class Client:
             "labels": labels,
             "model": model,
             "params": params,
-        }
+        } | ({"environment": environment} if environment else {})
         answer = self._ask("POST", f"{self._server}/submit", json=body).json()
         return str(answer["process_name"])
 

@@ -60,6 +60,14 @@ class BusyError(MlaasError):
     """More work than can be queued right now; try again later."""
 
 
+class SignInError(MlaasError):
+    """Nobody knows who asks: there is no token, or one that is not valid."""
+
+
+class ForbiddenError(MlaasError):
+    """Who asks is known, or can't be trusted to ask by itself, and may not do this."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like ``name``, best first, ignoring case."""
     by_folded = {k.casefold(): k for k in known}

@@ -1,15 +1,49 @@
-"""Logs as one JSON object a line, ready for any collector."""
+"""Logs as one JSON object a line, ready for any collector.
+
+Every line says of which request and job it speaks, where that is known: ``about`` begins such a
+stretch of work, ``note`` adds what becomes known in it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
+
+_ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
+
+
+def begin(**known: str) -> dict[str, str]:
+    """From here on, all lines of this task (and of threads that it asks) are about ``known``.
+
+    Returns what they are about; ``note`` adds to it.
+    """
+    _ABOUT.set(known)
+    return known
+
+
+@contextmanager
+def about(**known: str) -> Iterator[None]:
+    """Lines within the block are about ``known`` too."""
+    token = _ABOUT.set((_ABOUT.get() or {}) | known)
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def note(**known: str) -> None:
+    """Lines of the request that is being answered are from here on about ``known`` too."""
+    if (current := _ABOUT.get()) is not None:
+        current |= known
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, and whatever the caller gave as ``extra``."""
+    """Time, level, logger, message, request and job, and what the caller gave as ``extra``."""
 
     _standard = frozenset(logging.makeLogRecord({}).__dict__) | {
         "message",
@@ -26,6 +60,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= _ABOUT.get() or {}
         line |= {k: v for k, v in record.__dict__.items() if k not in self._standard}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mlaas4hep import __version__
 
 GiB = 1024**3
 MiB = 1024**2
+
+
+Image = Annotated[str, StringConstraints(min_length=1)]
+
+
+class JobEnvironment(BaseModel):
+    """Where trainings run that ask for it: an image, and how many GPUs such a training gets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Image
+    gpus: Annotated[int, Field(ge=0)] = 0
+
+
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Settings(BaseSettings):
@@ -31,18 +49,94 @@ class Settings(BaseSettings):
         "http://127.0.0.1:8083", description="Where users reach TFaaS; shown on the server's page."
     )
 
+    issuer: str = Field(
+        "",
+        description="OpenID Connect issuer whose tokens are accepted, as its discovery document "
+        "names it; empty means no sign-in, on loopback only.",
+    )
+    audience: str = Field(
+        "",
+        description="A token must be for one of these (comma list); empty accepts tokens for any "
+        "service.",
+    )
+    groups_claim: str = Field(
+        "groups",
+        description="Claim that holds a user's groups: `wlcg.groups`, `eduperson_entitlement`, or "
+        "the way to a nested one, `realm_access.roles`.",
+    )
+    allowed_groups: str = Field(
+        "",
+        description="Groups that may use the service (comma list); `*` lets in everyone whom the "
+        "issuer knows; `client:ID` and `user:SUB` let in one robot or user. Required with an "
+        "issuer.",
+    )
+    public_url: str = Field(
+        "",
+        description="Where browsers reach the server, https://HOST; requests of a browser's "
+        "session must come from there.",
+    )
+    unsafe_no_sign_in: bool = Field(
+        False,
+        description="Listen on any address without sign-in: only where the address can be reached "
+        "through a published loopback port alone.",
+    )
+
     max_upload_bytes: int = Field(20 * GiB, description="Largest archive that may be uploaded.")
     max_folder_bytes: int = Field(100 * GiB, description="Largest unpacked folder.")
     max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")
+    max_user_folders_bytes: int = Field(
+        0, ge=0, description="Most that all folders of one user may hold; 0 sets no limit."
+    )
     max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
 
+    min_free_bytes: int = Field(
+        GiB, description="Free space in the store below which the server is not ready."
+    )
+
+    executor: Literal["process", "container"] = Field(
+        "process",
+        description="How trainings run: process (on a machine of one's own: a training can do what"
+        " the runner can) or container (each in its own, with its own folder only).",
+    )
+    engine: str = Field(
+        "unix:///var/run/docker.sock", description="Address of the container engine."
+    )
+    environments: dict[EnvironmentName, Image | JobEnvironment] = Field(
+        {"default": f"mlaas4hep/job:{__version__}"},
+        min_length=1,
+        description="Images that trainings may ask for by name, as a JSON object; the first is the"
+        ' default. One with GPUs is {"image": "...", "gpus": 1}. For executor container.',
+    )
+    job_network: str = Field(
+        "none", description="Container network of trainings, for remote data; none is none."
+    )
     max_jobs: int = Field(1, description="Trainings that run at once; the others wait in line.")
+    max_jobs_per_user: int = Field(
+        0, ge=0, description="Trainings of one user that run at once; 0 sets no limit of its own."
+    )
     max_queued_jobs: int = Field(1000, description="Trainings that may wait in line.")
+    max_queued_jobs_per_user: int = Field(
+        0, ge=0, description="Trainings of one user that may wait; 0 sets no limit of its own."
+    )
     max_job_cpus: float = Field(64, description="Most cores that one training may ask for.")
     max_job_memory_bytes: int = Field(
         64 * GiB, description="Most memory that one training may ask for."
     )
     max_job_seconds: int = Field(7 * 86400, description="Longest wall time of one training.")
+    max_job_pids: int = Field(
+        4096, ge=16, description="Most processes and threads of one training in a container."
+    )
+    max_job_disk_bytes: int = Field(
+        20 * GiB,
+        ge=MiB,
+        description="Most that one training may write: its log, its bundle, its other files.",
+    )
+    keep_days: int = Field(
+        0,
+        ge=0,
+        description="Days after which the files of ended trainings and unused folders are deleted;"
+        " 0 keeps them for ever. Models stay.",
+    )
 
     max_request_bytes: int = Field(64 * MiB, description="Largest body of a prediction request.")
     max_batch_rows: int = Field(128, description="Most single-row requests answered as one batch.")
@@ -74,3 +168,13 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The database URL with its default filled in."""
         return self.database or f"sqlite:///{self.store / 'mlaas4hep.sqlite'}"
+
+    @cached_property
+    def job_environments(self) -> dict[str, JobEnvironment]:
+        """What a training may run in, by name; the first is the default."""
+        if self.executor == "process":
+            return {"default": JobEnvironment(image="this machine")}
+        return {
+            name: JobEnvironment(image=value) if isinstance(value, str) else value
+            for name, value in self.environments.items()
+        }

@@ -26,13 +26,37 @@ Answers = NDArray[np.float32]
 """float32 of shape (rows, outputs)."""
 
 
+class Counts:
+    """What all models have answered: integers that only the event loop's thread raises."""
+
+    SIZES = 16
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.batches = [0] * self.SIZES
+        """Batches by size: of at most 2^i rows at i, larger ones at the end."""
+
+    def add(self, rows: int) -> None:
+        """Count a batch."""
+        self.rows += rows
+        self.batches[min((rows - 1).bit_length(), self.SIZES - 1)] += 1
+
+
 class Model:
     """A bundle loaded into memory: nothing is read from disk afterwards.
 
     Loading takes a while: do it in a thread. ``predict`` belongs to the event loop's thread.
     """
 
-    def __init__(self, bundle: Bundle, version: str, pool: Executor, rows: int, waiting: int):
+    def __init__(
+        self,
+        bundle: Bundle,
+        version: str,
+        pool: Executor,
+        rows: int,
+        waiting: int,
+        counts: Counts | None = None,
+    ) -> None:
         """Load ``bundle``; at most ``rows`` run as one batch in ``pool``, ``waiting`` wait for it.
 
         BundleError when its graph can't be run or isn't what the bundle says.
@@ -50,6 +74,7 @@ class Model:
         self._pool = pool
         self._rows = rows
         self._limit = waiting
+        self._counts = counts or Counts()
         self._waiting: deque[_Request] = deque()
         self._busy = False
 
@@ -90,6 +115,11 @@ class Model:
             answers.append(await self.predict(rows[start : start + self._rows].tobytes()))
         return np.concatenate(answers)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the next batch."""
+        return len(self._waiting)
+
     def encoder(self) -> Encoder:
         """What turns events, as they are in the tree, into rows; one for each use."""
         return Encoder(self.specs)
@@ -109,6 +139,7 @@ class Model:
         if not batch:
             self._busy = False
             return
+        self._counts.add(size)
         loop = asyncio.get_running_loop()
         loop.run_in_executor(self._pool, self._run, batch).add_done_callback(self._done)
 

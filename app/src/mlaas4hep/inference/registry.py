@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.inference.engine import Model
+from mlaas4hep.inference.engine import Counts, Model
 from mlaas4hep.models.bundle import Bundle, unpack
 from mlaas4hep.models.repository import Repository
 
@@ -33,8 +34,13 @@ class Registry:
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loads: dict[str, asyncio.Task[Model]] = {}
         self._broken: dict[str, MlaasError] = {}
+        self.counts = Counts()
         self._runs = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "predict")
         self._loader = ThreadPoolExecutor(1, "load")
+
+    def models(self) -> list[Model]:
+        """The models in memory."""
+        return list(self._models.values())
 
     def loaded(self, name: str) -> Model | None:
         """The model if its newest version is in memory, else None.
@@ -70,13 +76,16 @@ class Registry:
                     break
         return model
 
-    async def publish(self, archive: IO[bytes], max_bytes: int) -> Bundle:
+    async def publish(
+        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object] = lambda _: None
+    ) -> Bundle:
         """Unpack a bundle's archive from a stranger, see that it can be served, and publish it.
 
+        ``claim`` is called with its name before it appears under it, and raises if it may not.
         When this returns, every later look-up finds the new model. A failure leaves everything
         as it was: BundleError, or LimitError beyond ``max_bytes``.
         """
-        bundle, model = await asyncio.to_thread(self._install, archive, max_bytes)
+        bundle, model = await asyncio.to_thread(self._install, archive, max_bytes, claim)
         if model is not None:
             self._keep(bundle.name, model)
         return bundle
@@ -117,10 +126,13 @@ class Registry:
         self._keep(name, model)
         return model
 
-    def _install(self, archive: IO[bytes], max_bytes: int) -> tuple[Bundle, Model | None]:
+    def _install(
+        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object]
+    ) -> tuple[Bundle, Model | None]:
         with self.repository.staging() as folder:
             path = unpack(archive, folder, max_bytes)
             model = self._read(path, "") if Bundle.open(path).servable else None
+            claim(path.name)
             bundle = self.repository.adopt(path, path.name)
         if model is not None:
             model.version = str(bundle.path.relative_to(self.repository.root))
@@ -134,6 +146,7 @@ class Registry:
             self._runs,
             settings.max_batch_rows,
             settings.max_waiting_requests,
+            self.counts,
         )
 
     def _keep(self, name: str, model: Model) -> None:

@@ -9,15 +9,41 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, String, Text, create_engine, event, insert, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    String,
+    Text,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the tables below; a database with a newer one is refused."""
+
+MIGRATIONS = {
+    2: (
+        "ALTER TABLE folders ADD COLUMN owner VARCHAR(255) DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_folders_owner ON folders (owner)",
+        "ALTER TABLE jobs ADD COLUMN owner VARCHAR(255) DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_jobs_owner ON jobs (owner)",
+        "ALTER TABLE jobs ADD COLUMN environment VARCHAR(64) DEFAULT 'default' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN device VARCHAR(8) DEFAULT 'cpu' NOT NULL",
+        "ALTER TABLE jobs ADD COLUMN expired DOUBLE PRECISION",
+    ),
+}
+"""What makes a database of the version before one of this version."""
 
 
 class State(StrEnum):
@@ -63,6 +89,8 @@ class Folder(Base):
     files: Mapped[int]
     size: Mapped[int] = mapped_column(BigInteger)
     uploaded: Mapped[float]
+    owner: Mapped[str] = mapped_column(String(255), default="", index=True)
+    """Whose it is (``access.caller``); "" without sign-in."""
 
 
 class Counter(Base):
@@ -101,6 +129,11 @@ class Job(Base):
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     servable: Mapped[bool] = mapped_column(default=False)
     why_not: Mapped[str] = mapped_column(Text, default="")
+    owner: Mapped[str] = mapped_column(String(255), default="", index=True)
+    environment: Mapped[str] = mapped_column(String(64), default="default")
+    device: Mapped[str] = mapped_column(String(8), default="cpu")
+    expired: Mapped[float | None]
+    """When its files were deleted, see expiry.py."""
 
     def end(self, state: State, reason: str = "", remedy: str = "") -> None:
         """Note that the job has ended, now."""
@@ -126,9 +159,16 @@ class Database:
 
     def _prepare(self) -> None:
         with self._writer.begin() as connection:
-            Base.metadata.create_all(connection)
-            found = connection.scalar(select(SchemaVersion.version))
+            found = None
+            if inspect(connection).has_table(SchemaVersion.__tablename__):
+                found = connection.scalar(select(SchemaVersion.version))
+            for version in range((found or SCHEMA) + 1, SCHEMA + 1):
+                for statement in MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                connection.execute(update(SchemaVersion).values(version=version))
+                found = version
             if found is None:
+                Base.metadata.create_all(connection)
                 connection.execute(insert(SchemaVersion).values(version=SCHEMA))
             elif found != SCHEMA:
                 raise ConflictError(

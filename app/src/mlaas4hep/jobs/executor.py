@@ -1,7 +1,9 @@
-"""Trainings as processes of this machine, each in its own session, with cores of its own.
+"""Where trainings run: what the runner asks of an executor, and the one that starts processes.
 
-A job's process holds a lock on its folder's file ``lock`` as long as it or a child lives, whatever
-becomes of the runner: the lock tells a later runner what still runs, without trust in process ids.
+A ProcessExecutor's training is a process of this machine in a session of its own, with cores of
+its own; containers.py has the other executor. Such a process holds a lock on its folder's file
+``lock`` as long as it or a child lives, whatever becomes of the runner: the lock tells a later
+runner what still runs, without trust in process ids.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -56,14 +59,54 @@ class Order:
     params: str
     cpus: float
     memory: int
+    environment: str
+    gpu: bool
 
 
-def train_command(order: Order) -> list[str]:
-    """``mlaas4hep train`` for a job."""
+class AwayError(MlaasError):
+    """The executor can't tell or do anything now; nothing is known to be wrong with a job."""
+
+
+class Executor(Protocol):
+    """Starts, watches and kills trainings, also those that an executor before it started.
+
+    A training is known by the folder of its job, ``home``. Any call may raise AwayError.
+    """
+
+    def start(self, order: Order) -> None:
+        """Start a training; its output goes to ``log.txt``. MlaasError when it can't start."""
+
+    def was_started(self, home: Path) -> bool:
+        """Whether the training ever began."""
+
+    def is_alive(self, home: Path) -> bool:
+        """Whether the training, or a process that it started, still lives."""
+
+    def is_over(self, home: Path) -> bool:
+        """Whether the training itself has ended; what still lives then was left behind."""
+
+    def exit_code(self, home: Path) -> int | None:
+        """Its exit code, -N for signal N; None when that can't be known any more."""
+
+    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
+        """Reason and remedy, when the executor knows better than the exit code."""
+
+    def memory(self, home: Path) -> int:
+        """Resident bytes of all its processes together; 0 where the kernel holds the limit."""
+
+    def kill(self, home: Path) -> None:
+        """Kill all its processes, at once."""
+
+    def forget(self, home: Path) -> None:
+        """Nothing more will be asked about this ended training: free what it held."""
+
+    def sweep(self, running: set[Path]) -> None:
+        """Remove what is left of trainings other than these."""
+
+
+def train_arguments(order: Order) -> list[str]:
+    """The words after ``mlaas4hep`` for a job."""
     return [
-        sys.executable,
-        "-m",
-        "mlaas4hep.cli.main",
         "train",
         f"--files={order.files}",
         f"--labels={order.labels}",
@@ -74,8 +117,13 @@ def train_command(order: Order) -> list[str]:
     ]
 
 
+def train_command(order: Order) -> list[str]:
+    """``mlaas4hep train`` for a job, with this Python."""
+    return [sys.executable, "-m", "mlaas4hep.cli.main", *train_arguments(order)]
+
+
 class ProcessExecutor:
-    """Starts, watches and kills trainings, also those that another executor started."""
+    """An Executor whose trainings are processes of this machine."""
 
     def __init__(self, command: Callable[[Order], list[str]] = train_command) -> None:
         self._command = command
@@ -155,6 +203,10 @@ class ProcessExecutor:
         child = self._children.get(home)
         return child.poll() if child else None
 
+    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
+        """Nothing more than the exit code says."""
+        return None
+
     def memory(self, home: Path) -> int:
         """Resident bytes of all its processes together."""
         total = 0
@@ -176,9 +228,12 @@ class ProcessExecutor:
         self._children.pop(home, None)
         self._cores.pop(home, None)
 
+    def sweep(self, running: set[Path]) -> None:
+        """Leave all alone: an ended process leaves nothing."""
 
-def environment(cores: int) -> dict[str, str]:
-    """The environment of a training on ``cores`` cores."""
+
+def training_environment(cores: int, gpu: bool = False) -> dict[str, str]:
+    """What every training's environment has: as many threads as cores, plain output."""
     threads = (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
@@ -187,22 +242,25 @@ def environment(cores: int) -> dict[str, str]:
         "TF_NUM_INTEROP_THREADS",
         "LOKY_MAX_CPU_COUNT",
     )
+    plain = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    return (
+        dict.fromkeys(threads, str(cores)) | plain | ({} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"})
+    )
+
+
+def environment(cores: int) -> dict[str, str]:
+    """The environment of a process on ``cores`` cores."""
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     if "PYTHONPATH" in passed:  # the training has another working directory
         paths = [
             str(Path(path).absolute()) for path in passed["PYTHONPATH"].split(os.pathsep) if path
         ]
         passed["PYTHONPATH"] = os.pathsep.join(paths)
-    return (
-        passed
-        | dict.fromkeys(threads, str(cores))
-        | {
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-    )
+    return passed | training_environment(cores)
 
 
 def _group(home: Path) -> int:

@@ -16,7 +16,7 @@ import shutil
 import time
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -31,6 +31,8 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
 from mlaas4hep.models.archives import unpack_tar
+from mlaas4hep.models.owners import Owners, TakenError
+from mlaas4hep.models.repository import Repository
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 SETTLING = 60.0
@@ -48,53 +50,79 @@ def check_name(name: str) -> str:
 
 
 class Folders:
-    """The uploaded folders of this installation."""
+    """The uploaded folders of this installation.
+
+    Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self._database = database
+        self.owners = Owners(Repository(settings.models))
         settings.uploads.mkdir(parents=True, exist_ok=True)
 
-    def all(self) -> list[Folder]:
+    def all(self, owner: str = "") -> list[Folder]:
         """All folders by name."""
+        wanted = select(Folder).order_by(Folder.name)
         with self._database.read() as session:
-            return list(session.scalars(select(Folder).order_by(Folder.name)))
+            return list(session.scalars(wanted.where(Folder.owner == owner) if owner else wanted))
 
-    def get(self, name: str) -> Folder:
+    def get(self, name: str, owner: str = "") -> Folder:
         """The folder of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return find(session, name)
+            return find(session, name, owner)
 
     def path(self, version: str) -> Path:
         """Where the content of a version is."""
         return self.settings.uploads / version / "files"
 
-    def upload(self, name: str) -> Upload:
-        """Begin an upload; use it as a context manager."""
-        return Upload(check_name(name), self)
+    def upload(self, name: str, owner: str = "") -> Upload:
+        """Begin an upload; use it as a context manager. ConflictError if the name is another's."""
+        self.owners.check_free(check_name(name), owner)
+        with self._database.read() as session:
+            present = session.get(Folder, name)
+        if owner and present and present.owner != owner:  # of before there was sign-in
+            raise TakenError(name)
+        return Upload(name, self, owner)
 
     def present(self, folder: Folder) -> None:
         """Make a version the content of its folder; the one before goes when no job needs it."""
         try:
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         except IntegrityError:  # the first two uploads of a name, at once: one was first
             with self._database.write() as session:
+                self._check_room(session, folder)
                 session.merge(folder)
         self.sweep()
 
-    def delete(self, name: str) -> None:
+    def _check_room(self, session: Session, folder: Folder) -> None:
+        """LimitError when the folders of one owner would hold too much with this one."""
+        most = self.settings.max_user_folders_bytes
+        others = select(func.coalesce(func.sum(Folder.size), 0)).where(
+            Folder.owner == (folder.owner or ""), Folder.name != folder.name
+        )
+        if most and (held := session.scalar(others) or 0) + folder.size > most:
+            raise LimitError(
+                f"the folder {folder.name!r} has {folder.size} bytes; with the {held} bytes of your"
+                f" other folders that is more than {most}, the most that all folders of one user"
+                " may hold (max_user_folders_bytes)",
+                "Delete folders that you don't need any more (DELETE /folders/NAME).",
+            )
+
+    def delete(self, name: str, owner: str = "") -> None:
         """Remove a folder; ConflictError while a job needs it."""
         with self._database.write() as session:
-            folder = find(session, name, lock=True)
+            folder = find(session, name, owner, lock=True)
             _check_unused(session, name)
             session.delete(folder)
         self.sweep()
 
-    def delete_specs(self, name: str) -> list[str]:
+    def delete_specs(self, name: str, owner: str = "") -> list[str]:
         """Remove the folder's specs files, so that the next training scans again."""
         with self._database.write() as session:
-            folder = find(session, name, lock=True)
+            folder = find(session, name, owner, lock=True)
             _check_unused(session, name)
             found = [p for p in self.path(folder.version).glob("*specs*.json") if not p.is_dir()]
             for path in found:
@@ -133,8 +161,9 @@ class Folders:
 class Upload:
     """One upload on its way: write the archive to ``archive``, then call ``finish``."""
 
-    def __init__(self, name: str, folders: Folders) -> None:
+    def __init__(self, name: str, folders: Folders, owner: str) -> None:
         self._name = name
+        self._owner = owner
         self._folders = folders
         self._version = f"{name}.{secrets.token_hex(6)}"
         self._home = folders.settings.uploads / self._version
@@ -160,7 +189,17 @@ class Upload:
         unpacked, files = self._home / "unpacked", self._home / "files"
         limits = self._folders.settings
         with self.archive.open("rb") as stream:
-            names = unpack_tar(stream, unpacked, limits.max_folder_bytes, limits.max_folder_files)
+            try:
+                names = unpack_tar(
+                    stream, unpacked, limits.max_folder_bytes, limits.max_folder_files
+                )
+            except LimitError as error:
+                if isinstance(error.__cause__, OSError):  # the disk's limit, not ours
+                    raise
+                raise LimitError(
+                    f"{error.message} (max_folder_bytes, max_folder_files)",
+                    "Leave out files that the training doesn't read, or ask the operator for more.",
+                ) from None
         self.archive.unlink()
         if not names:
             raise BundleError("the archive holds no file", "Pack the folder with its files.")
@@ -176,17 +215,19 @@ class Upload:
             files=len(names),
             size=size,
             uploaded=time.time(),
+            owner=self._folders.owners.claim(self._name, self._owner),
         )
         self._folders.present(folder)
         self._finished = True
         return folder
 
 
-def find(session: Session, name: str, lock: bool = False) -> Folder:
+def find(session: Session, name: str, owner: str = "", lock: bool = False) -> Folder:
     """The folder's row; with ``lock`` nobody else changes it before this transaction ends."""
     folder = session.get(Folder, name, with_for_update=lock or None)
-    if folder is None:
-        names = session.scalars(select(Folder.name).order_by(Folder.name))
+    if folder is None or (owner and folder.owner != owner):
+        wanted = select(Folder.name).order_by(Folder.name)
+        names = session.scalars(wanted.where(Folder.owner == owner) if owner else wanted)
         raise NotFoundError(f"there is no folder {name[:120]!r}", did_you_mean(name[:120], names))
     return folder
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,6 +21,7 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.log import note
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Counter, Database, Job, State
 from mlaas4hep.jobs.folders import Folders, check_name, find, inside
@@ -41,29 +43,49 @@ class Submission:
     labels: str
     model: str
     params: str
+    environment: str = ""
+    """One of those that the installation offers; empty is its first."""
+
+
+class Names(Protocol):
+    """What names files: a Submission, or the row that was made of it."""
+
+    @property
+    def files(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def params(self) -> str: ...  # noqa: D102
 
 
 class Queue:
-    """The jobs of this installation."""
+    """The jobs of this installation.
+
+    Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._folders = Folders(settings, database)
 
-    def submit(self, asked: Submission) -> Job:
-        """Put a job in line; its process_name is NAME_k."""
+    def submit(self, asked: Submission, owner: str = "") -> Job:
+        """Put a job in line; its process_name is NAME_k, its owner the folder's."""
         check_name(asked.name)
         cpus, memory = self._resources(asked)
-        self._count_waiting()
+        environment = check_environment(self._settings, asked.environment, asked.device)
+        asked = replace(asked, environment=environment)
+        self._count_waiting(owner)
         try:
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
         except IntegrityError:  # two first submits of a name at once, on a server database
-            return self._insert(asked, cpus, memory)
+            return self._insert(asked, owner, cpus, memory)
 
-    def _insert(self, asked: Submission, cpus: float, memory: int) -> Job:
+    def _insert(self, asked: Submission, owner: str, cpus: float, memory: int) -> Job:
         with self._database.write() as session:
-            folder = find(session, asked.name, lock=True)
+            folder = find(session, asked.name, owner, lock=True)
             check_files(self._folders.path(folder.version), asked)
             job = Job(
                 process_name=f"{asked.name}_{self._next(session, asked.name)}",
@@ -79,8 +101,12 @@ class Queue:
                 created=time.time(),
                 progress={},
                 metrics={},
+                owner=folder.owner,
+                environment=asked.environment,
+                device=asked.device,
             )
             session.add(job)
+        note(job=job.process_name)
         return job
 
     def _next(self, session: Session, name: str) -> int:
@@ -98,53 +124,49 @@ class Queue:
             if not any((root / f"{name}_{k}").exists() for root in taken):
                 return k
 
-    def _count_waiting(self) -> None:
+    def _count_waiting(self, owner: str) -> None:
+        most, most_of_one = self._settings.max_queued_jobs, self._settings.max_queued_jobs_per_user
+        waiting = select(func.count()).where(Job.state == State.WAITING)
         with self._database.read() as session:
-            waiting = select(func.count()).where(Job.state == State.WAITING)
             count = session.scalar(waiting) or 0
-        if count >= self._settings.max_queued_jobs:
+            mine = session.scalar(waiting.where(Job.owner == owner)) or 0
+        if count >= most:
             raise BusyError(
                 f"{count} trainings wait already, no more may (max_queued_jobs)", "Try again later."
             )
+        if most_of_one and mine >= most_of_one:
+            raise BusyError(
+                f"{mine} of your trainings wait already, no more of one user may"
+                " (max_queued_jobs_per_user)",
+                "Try again when one of them has begun, or cancel one (DELETE /jobs/NAME_k).",
+            )
 
     def _resources(self, asked: Submission) -> tuple[float, int]:
-        if asked.device == "gpu":
-            raise UsageError(
-                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
-            )
-        if asked.device != "cpu":
-            raise UsageError(f"device: {asked.device[:40]!r} is unknown", 'Ask for "cpu".')
-        limits = self._settings
-        memory = parse_memory(asked.memory)
-        if memory > limits.max_job_memory_bytes:
-            raise LimitError(
-                f"memory: {asked.memory} is more than the {size(limits.max_job_memory_bytes)} "
-                "that a training may have (max_job_memory_bytes)",
-                "Ask for less.",
-            )
-        cpus = parse_cpus(asked.cpus)
-        if cpus > limits.max_job_cpus:
-            raise LimitError(
-                f"cpus: {asked.cpus} is more than the {limits.max_job_cpus:g} cores "
-                "that a training may have (max_job_cpus)",
-                "Ask for less.",
-            )
+        cpus, memory = parse_cpus(asked.cpus), parse_memory(asked.memory)
+        check_resources(self._settings, cpus, memory)
         return cpus, memory
 
-    def get(self, process_name: str) -> Job:
+    def get(self, process_name: str, owner: str = "") -> Job:
         """The job of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return _find(session, process_name)
+            return _find(session, process_name, owner)
 
-    def recent(self, limit: int = 1000) -> list[Job]:
+    def recent(self, limit: int = 1000, owner: str = "") -> list[Job]:
         """The newest jobs, newest first."""
+        wanted = select(Job).order_by(Job.id.desc()).limit(limit)
         with self._database.read() as session:
-            return list(session.scalars(select(Job).order_by(Job.id.desc()).limit(limit)))
+            return list(session.scalars(wanted.where(Job.owner == owner) if owner else wanted))
 
-    def cancel(self, process_name: str) -> Job:
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        with self._database.read() as session:
+            found = session.execute(select(Job.state, func.count()).group_by(Job.state))
+            return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
+
+    def cancel(self, process_name: str, owner: str = "") -> Job:
         """End a job: at once when it waits, through the runner when it runs."""
         with self._database.write() as session:
-            job = _find(session, process_name, lock=True)
+            job = _find(session, process_name, owner, lock=True)
             if job.state == State.WAITING:
                 job.end(State.FAILED, CANCELLED)
             elif job.state == State.RUNNING:
@@ -157,21 +179,71 @@ class Queue:
         return job
 
     def home(self, job: Job) -> Path:
-        """The job's folder: log.txt, progress.json, result.json, the bundle and its archive."""
+        """The job's folder: log.txt, progress.json, result.json, the bundle and its archive.
+
+        NotFoundError when it was deleted, see expiry.py.
+        """
+        if job.expired:
+            raise NotFoundError(
+                f"the files of the job {job.process_name} were deleted, as the installation does "
+                f"{self._settings.keep_days} days after a job's end (keep_days)",
+                "Its model, if it was published, is still served. Train again for a new bundle.",
+            )
         return self._settings.jobs / job.process_name
 
 
-def _find(session: Session, process_name: str, lock: bool = False) -> Job:
+def _find(session: Session, process_name: str, owner: str, lock: bool = False) -> Job:
     wanted = select(Job).where(Job.process_name == process_name)
     job = session.scalar(wanted.with_for_update() if lock else wanted)
-    if job is None:
-        names = session.scalars(select(Job.process_name).order_by(Job.id.desc()).limit(1000))
+    if job is None or (owner and job.owner != owner):
+        known = select(Job.process_name).order_by(Job.id.desc()).limit(1000)
+        names = session.scalars(known.where(Job.owner == owner) if owner else known)
         shown = process_name[:140]
         raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+    note(job=job.process_name)
     return job
 
 
-def check_files(root: Path, asked: Submission) -> None:
+def check_environment(settings: Settings, name: str, device: str) -> str:
+    """The name of the environment; UsageError when there is none such, or none with that device."""
+    known = settings.job_environments
+    name = name or next(iter(known))
+    if name not in known:
+        raise UsageError(
+            f"environment: {name[:64]!r} is not offered here", did_you_mean(name[:64], known)
+        )
+    if device not in ("cpu", "gpu"):
+        raise UsageError(f"device: {device[:40]!r} is unknown", 'Ask for "cpu" or "gpu".')
+    if device == "gpu" and not known[name].gpus:
+        able = [other for other, environment in known.items() if environment.gpus]
+        if not able:
+            raise UsageError(
+                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
+            )
+        raise UsageError(
+            f"device: the environment {name!r} has no GPU",
+            f'Ask for "cpu", or for the environment {" or ".join(map(repr, able))}.',
+        )
+    return name
+
+
+def check_resources(settings: Settings, cpus: float, memory: int) -> None:
+    """LimitError when a training may not have that many cores or that much memory."""
+    if memory > settings.max_job_memory_bytes:
+        raise LimitError(
+            f"memory: {size(memory)} is more than the {size(settings.max_job_memory_bytes)} "
+            "that a training may have (max_job_memory_bytes)",
+            "Ask for less.",
+        )
+    if cpus > settings.max_job_cpus:
+        raise LimitError(
+            f"cpus: {cpus:g} is more than the {settings.max_job_cpus:g} cores "
+            "that a training may have (max_job_cpus)",
+            "Ask for less.",
+        )
+
+
+def check_files(root: Path, asked: Names) -> None:
     """UsageError unless every file that ``asked`` names is in the folder ``root``."""
     inside(root, asked.model, "model")
     inside(root, asked.params, "params")

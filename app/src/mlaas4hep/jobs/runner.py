@@ -2,7 +2,9 @@
 
 It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
 and its result.json; so a runner that was killed is followed by one that goes on where it stood.
-Limits of memory and time are watched here: while no runner runs, trainings go on unwatched.
+Limits of time, disk and a process's memory are watched here: while no runner runs, trainings go on
+unwatched. Where trainings run is the executor's affair: executor.py has processes, containers.py
+containers; when it is away, nothing is decided until it is back.
 """
 
 from __future__ import annotations
@@ -14,21 +16,29 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
+from mlaas4hep.core.files import disk_use, open_plain
+from mlaas4hep.core.log import about
+from mlaas4hep.core.probe import is_locked
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Database, Job, State
-from mlaas4hep.jobs.executor import Order, ProcessExecutor
+from mlaas4hep.jobs.executor import AwayError, Executor, ProcessExecutor
+from mlaas4hep.jobs.expiry import expire
 from mlaas4hep.jobs.folders import Folders
+from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.jobs.queue import size
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
@@ -37,16 +47,31 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 SWEEP_SECONDS = 30.0
+EXPIRY_SECONDS = 3600.0
+DISK_SECONDS = 1.0
+"""Between two looks at what a training has written; longer when a look takes long."""
 GRACE_SECONDS = 30.0
 """How long a training may live on after it has written its result."""
+WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 MOST_JSON = 1 << 20
 """Bytes of a progress.json or result.json that are read; user code ran where they were written."""
 
 
-def run(
-    settings: Settings, *, stop_jobs: bool = False, executor: ProcessExecutor | None = None
-) -> None:
+MOST_TEXT = 64 << 20
+"""Bytes of one of a bundle's texts, which are read as a whole."""
+
+
+def executor_of(settings: Settings) -> Executor:
+    """The executor that the settings choose."""
+    if settings.executor == "process":
+        return ProcessExecutor()
+    from mlaas4hep.jobs.containers import ContainerExecutor  # needs the engine's library
+
+    return ContainerExecutor(settings)
+
+
+def run(settings: Settings, *, stop_jobs: bool = False, executor: Executor | None = None) -> None:
     """Run trainings until SIGTERM or SIGINT.
 
     Running trainings go on and the next runner adopts them; with ``stop_jobs`` they are killed
@@ -56,7 +81,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with only_runner(settings.store):
-        runner = Runner(settings, executor or ProcessExecutor())
+        runner = Runner(settings, executor or executor_of(settings))
         print(f"runner works on {settings.store}", flush=True)
         while not stopping.wait(POLL_SECONDS):
             runner.safe_step()
@@ -88,26 +113,21 @@ def only_runner(store: Path) -> Iterator[None]:
 
 def is_at_work(store: Path) -> bool:
     """Whether a runner works on the store."""
-    try:
-        with (store / "runner.lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_locked(store / "runner.lock")
 
 
 class Runner:
     """One pass over the jobs at a time: ``step``."""
 
-    def __init__(self, settings: Settings, executor: ProcessExecutor) -> None:
+    def __init__(self, settings: Settings, executor: Executor) -> None:
         self._settings = settings
         self._executor = executor
         self._database = Database(settings.database_url)
         self._folders = Folders(settings, self._database)
         self._repository = Repository(settings.models)
-        self._swept = 0.0
+        self._swept = -SWEEP_SECONDS
+        self._expired = -EXPIRY_SECONDS
+        self._next_disk_look: dict[Path, float] = {}
 
     def safe_step(self) -> None:
         """A step that survives a database or disk which fails for a while."""
@@ -116,17 +136,32 @@ class Runner:
         except (SQLAlchemyError, OSError):
             log.exception("the step failed; trying again")
             time.sleep(1)
+        except AwayError as error:
+            log.warning("%s; trying again", error.message)
+            time.sleep(1)
 
     def step(self) -> None:
         """Look after every running job, start what may start, sweep now and then."""
+        away: AwayError | None = None
         for job in self._running():
-            self._look_after(job)
+            try:
+                with about(job=job.process_name):
+                    self._look_after(job)
+            except AwayError as error:  # perhaps of this job's container alone
+                away = error
+        if away:
+            raise away
         while claimed := self._claim():
-            self._start(claimed)
+            with about(job=claimed.process_name):
+                self._start(claimed)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._folders.sweep()
             self._repository.sweep()
+            self._executor.sweep({self._home(job) for job in self._running()})
+        if self._settings.keep_days and time.monotonic() - self._expired > EXPIRY_SECONDS:
+            self._expired = time.monotonic()
+            expire(self._settings, self._database)
 
     def stop_jobs(self) -> None:
         """Kill all running trainings; they have failed."""
@@ -145,38 +180,47 @@ class Runner:
 
     def _claim(self) -> Job | None:
         """The next waiting job, now a running one, if one more may run."""
-        first = select(Job).where(Job.state == State.WAITING).order_by(Job.id).limit(1)
         with self._database.read() as session:
-            running = session.scalar(select(func.count()).where(Job.state == State.RUNNING))
-            if (running or 0) >= self._settings.max_jobs or session.scalar(first) is None:
+            if self._next(session) is None:
                 return None
         with self._database.write() as session:
-            if job := session.scalar(first.with_for_update()):
+            if job := self._next(session):
                 job.state, job.started = State.RUNNING, time.time()
         return job
+
+    def _next(self, session: Session) -> Job | None:
+        """The oldest waiting job whose owner may run one more, and whose device is free.
+
+        An engine gives trainings with GPUs the same ones: so one such training runs at a time.
+        """
+        running = session.execute(
+            select(Job.owner, Job.device).where(Job.state == State.RUNNING)
+        ).all()
+        if len(running) >= self._settings.max_jobs:
+            return None
+        first = select(Job).where(Job.state == State.WAITING).order_by(Job.id).limit(1)
+        if most := self._settings.max_jobs_per_user:
+            owners = Counter(owner for owner, _ in running)
+            first = first.where(Job.owner.not_in([o for o, n in owners.items() if n >= most]))
+        if "gpu" in [device for _, device in running]:
+            first = first.where(Job.device != "gpu")
+        return session.scalar(first.with_for_update())
 
     def _home(self, job: Job) -> Path:
         return (self._settings.jobs / job.process_name).absolute()
 
     def _start(self, job: Job) -> None:
-        order = Order(
-            process_name=job.process_name,
-            home=self._home(job),
-            cwd=self._folders.path(job.version).absolute(),
-            files=job.files,
-            labels=job.labels,
-            model=job.model,
-            params=job.params,
-            cpus=job.cpus,
-            memory=job.memory,
-        )
         try:
-            self._executor.start(order)
+            self._executor.start(order_of(job, self._settings))
             log.info("job started", extra={"job": job.process_name})
+        except AwayError:
+            raise  # the next step finds that it was not started
         except MlaasError as error:
             self._end(job, State.FAILED, error.message, error.remedy)
+            self._executor.forget(self._home(job))
         except OSError as error:
             self._end(job, State.FAILED, f"the training can't be started: {error}")
+            self._executor.forget(self._home(job))
 
     def _look_after(self, job: Job) -> None:
         try:
@@ -184,7 +228,7 @@ class Runner:
                 self._watch(job)
             else:
                 self._conclude(job)
-        except SQLAlchemyError:
+        except (SQLAlchemyError, AwayError):
             raise
         except Exception as error:  # one strange job must not keep all others waiting
             log.exception("job can't be handled", extra={"job": job.process_name})
@@ -212,8 +256,34 @@ class Runner:
                 "the most that a training may (max_job_seconds)",
                 "Train on fewer events (nevts) or for fewer epochs.",
             )
+        elif self._may_look(home) and (why := self._why_too_large(job)):
+            self._stop(job, why, WRITE_LESS)
         elif self._executor.is_over(home) or _age(home / "result.json") > GRACE_SECONDS:
             self._executor.kill(home)
+
+    def _may_look(self, home: Path) -> bool:
+        """Whether it is time to look again at what a training has written."""
+        return time.monotonic() >= self._next_disk_look.get(home, 0)
+
+    def _why_too_large(self, job: Job) -> str:
+        """Why a training must not go on for what it wrote, in its folder and the uploaded one."""
+        home, most = self._home(job), self._settings.max_job_disk_bytes
+        begun = time.monotonic()
+        try:
+            used = disk_use(home, most)
+            if used <= most:
+                files = self._folders.path(job.version)
+                used += disk_use(files, most, changed_since=job.started or 0)
+        except OSError as error:
+            return f"killed: what it wrote can't be looked at: {error.strerror}"
+        now = time.monotonic()
+        self._next_disk_look[home] = now + max(DISK_SECONDS, 20 * (now - begun))
+        if used <= most:
+            return ""
+        return (
+            f"killed: wrote more than the {size(most)} that a training may write"
+            " (max_job_disk_bytes)"
+        )
 
     def _stop(self, job: Job, reason: str, remedy: str) -> None:
         """Kill a training. The reason is noted first: a runner killed in between leaves it."""
@@ -246,19 +316,23 @@ class Runner:
             self._publish(job, result)
         elif job.stop:
             self._end(job, State.FAILED, job.stop, job.remedy)
+        elif why := self._why_too_large(job):  # it was quicker than the watch
+            self._end(job, State.FAILED, why, WRITE_LESS)
+        elif "state" not in result and (cause := self._executor.cause_of_death(home)):
+            self._end(job, State.FAILED, *cause)
         elif isinstance(error := result.get("error"), dict):
             message, remedy = (str(error.get(key, ""))[:10_000] for key in ("message", "remedy"))
             self._end(job, State.FAILED, message or "the training failed; see its log", remedy)
         else:
             self._end(job, State.FAILED, *_how_it_died(self._executor.exit_code(home), home))
         self._executor.forget(home)
+        self._next_disk_look.pop(home, None)
 
     def _publish(self, job: Job, result: dict[str, Any]) -> None:
         """Put the bundle into the repository and end the job; once more does no harm."""
         path = self._home(job) / job.process_name
         try:
-            if link := next((p for p in [path, *path.rglob("*")] if p.is_symlink()), None):
-                raise BundleError(f"the bundle holds a link: {link.name}")
+            check_plain(path, self._settings.max_bundle_bytes)
             bundle = Bundle.open(path, verify=True)
             if bundle.name != job.process_name:
                 raise BundleError(f"the bundle is named {bundle.name}, not {job.process_name}")
@@ -298,6 +372,26 @@ class Runner:
         log.info("job %s", state, extra={"job": job.process_name, "reason": reason})
 
 
+def check_plain(bundle: Path, most: int) -> None:
+    """BundleError when a bundle holds anything but files and folders, or is too large to be read.
+
+    User code ran there: a link leads out of it, a pipe never ends, a text may fill the memory.
+    """
+    if disk_use(bundle, most) > most:
+        raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
+    for path in [bundle, *bundle.rglob("*")]:
+        if not os.path.lexists(path):  # that there is no bundle is said by who opens it
+            continue
+        status = path.lstat()
+        mode = status.st_mode
+        if stat.S_ISLNK(mode):
+            raise BundleError(f"the bundle holds a link: {path.name}")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise BundleError(f"the bundle holds what is no file: {path.name}")
+        if path.suffix in (".json", ".txt") and status.st_size > MOST_TEXT:
+            raise BundleError(f"{path.name} in the bundle is larger than {size(MOST_TEXT)}")
+
+
 def read_progress(home: Path) -> dict[str, Any]:
     """progress.json as {phase, done, total, figures}; empty when there is no valid one."""
     found = _read(home / "progress.json")
@@ -318,8 +412,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
+        with open_plain(path) as stream:
             content = stream.read(MOST_JSON + 1)
         value = json.loads(content, parse_constant=refuse) if len(content) <= MOST_JSON else None
     except (OSError, ValueError, RecursionError):
@@ -330,7 +423,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _age(path: Path) -> float:
     """Seconds since the file was written; 0 when there is none."""
     try:
-        return time.time() - path.stat().st_mtime
+        return time.time() - path.lstat().st_mtime
     except OSError:
         return 0.0
 
@@ -344,9 +437,12 @@ def _said(error: OSError) -> str:
 
 def _last_line(log: Path) -> str:
     """What the training said last, at most 300 characters: of a traceback, the error."""
-    with log.open("rb") as stream:
-        stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
-        lines = stream.read().decode(errors="replace").splitlines()
+    try:
+        with open_plain(log) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
+            lines = stream.read(4096).decode(errors="replace").splitlines()
+    except OSError:
+        return "nothing"
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing")
 
 

@@ -1,12 +1,11 @@
-"""What both HTTP services share: whom they listen to, whom they refuse, what an error looks like.
+"""What both HTTP services share: where they listen, whom they refuse, what an error looks like.
 
-``server.py`` and ``tfaas.py`` import this; it knows neither of them. There is no sign-in yet, so
-both listen on loopback only, and ``why_refused`` keeps web pages of others away from them.
+``server.py`` and ``tfaas.py`` import this; it knows neither of them. Without sign-in both listen
+on loopback only, and ``why_refused`` keeps web pages of others away from them.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import MutableMapping
 from functools import lru_cache
@@ -14,19 +13,25 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from mlaas4hep.access.rules import is_loopback
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
+    ForbiddenError,
     LimitError,
     MlaasError,
     ModelError,
     NotFoundError,
+    SignInError,
     UsageError,
 )
+from mlaas4hep.core.settings import Settings
 
 Scope = MutableMapping[str, Any]
 
 _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
+    (SignInError, 401),
+    (ForbiddenError, 403),
     (NotFoundError, 404),
     (ConflictError, 409),
     (LimitError, 413),
@@ -53,20 +58,23 @@ def problem(status: int, detail: str, remedy: str = "", **headers: str) -> JSONR
 
 def require_loopback(host: str) -> None:
     """UsageError unless ``host`` is an address of this machine that no other machine can reach."""
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise UsageError(
-            f"refusing to listen on {host!r}: there is no sign-in yet, so whoever reaches the "
-            "port could do everything",
-            "Listen on 127.0.0.1 (MLAAS4HEP_HOST), and let users in by an ssh tunnel.",
+            f"refusing to listen on {host!r}: there is no sign-in, so whoever reaches the port "
+            "could do everything",
+            "Name the issuer of your users' tokens (MLAAS4HEP_ISSUER), or listen on 127.0.0.1 "
+            "(MLAAS4HEP_HOST) and let users in by an ssh tunnel.",
         )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(settings: Settings, port: int) -> socket.socket:
     """A socket that listens already, so that no connection is lost before the service is up.
 
-    UsageError when the port is taken, or ``host`` isn't loopback.
+    UsageError when the port is taken, or when others could come in without sign-in.
     """
-    require_loopback(host)
+    host = settings.host
+    if not settings.issuer and not settings.unsafe_no_sign_in:
+        require_loopback(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -113,16 +121,7 @@ def why_refused(scope: Scope, changes_state: bool | None = None) -> str:
 def _names_loopback(host: bytes) -> bool:
     name = host.decode("latin-1")
     name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
-    return _is_loopback(name)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(name)
 
 
 def _shown(value: bytes) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
@@ -30,13 +30,18 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep import __version__
+from mlaas4hep.access.caller import Caller
 from mlaas4hep.core.errors import ConflictError, LimitError, MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Database, Folder, Job, State
 from mlaas4hep.jobs.folders import Folders, check_upload_size
 from mlaas4hep.jobs.queue import Queue, Submission, size
 from mlaas4hep.jobs.runner import is_at_work
-from mlaas4hep.web.common import address, listen, problem, status_of, why_refused
+from mlaas4hep.web.common import address, listen, problem, status_of
+from mlaas4hep.web.observe import Observe, Requests
+from mlaas4hep.web.server_status import JobFigures, lacks
+from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
+from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
 from mlaas4hep.web.uploads import receive_file
 
 PIECE = 1 << 20
@@ -55,6 +60,7 @@ SECURITY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+REQUEST = ("files", "labels", "model", "params", "cpus", "memory", "device", "environment")
 REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A report was written where user code ran: it may show pictures, nothing else."""
 
@@ -81,13 +87,14 @@ class SubmitBody(BaseModel):
     """A training; file names are relative to the uploaded folder."""
 
     name: str = Field(description="The uploaded folder.")
-    device: str = Field(description='"cpu".', examples=["cpu"])
+    device: str = Field(description='"cpu" or, where there is one, "gpu".', examples=["cpu"])
     memory: str | int = Field(description="As docker takes it.", examples=["3gb"])
     cpus: str | float = Field(description="Number of cores.", examples=["2"])
     files: str = Field(description="A text file with one name a line, or names joined by commas.")
     labels: str = Field(description="A label per file likewise, or the name of the label branch.")
     model: str = Field(description="Python file with model(idim).")
     params: str = Field(description="JSON file of parameters.")
+    environment: str = Field("", description="One of GET /environments; empty is the first.")
 
 
 class Submitted(BaseModel):
@@ -102,6 +109,13 @@ class DockerStatus(BaseModel):
 
     process_name: str
     status: str = Field(examples=["Created", "Up 8 seconds", "Exited (0) 3 minutes ago"])
+
+
+class EnvironmentView(BaseModel):
+    """What a training may run in."""
+
+    name: str
+    devices: list[str]
 
 
 class FolderView(BaseModel):
@@ -140,6 +154,7 @@ class JobView(BaseModel):
     model: str | None = Field(description="Its name in TFaaS, when it is served.")
     servable: bool
     why_not: str = Field(description="Why a model that was trained can't be served.")
+    expired: str | None = Field(description="When its log and bundle were deleted.")
     request: dict[str, Any]
 
 
@@ -168,10 +183,8 @@ def job_view(job: Job) -> JobView:
         model=job.process_name if job.servable else None,
         servable=job.servable,
         why_not=job.why_not,
-        request={
-            key: getattr(job, key)
-            for key in ("files", "labels", "model", "params", "cpus", "memory")
-        },
+        expired=iso(job.expired),
+        request={key: getattr(job, key) for key in REQUEST},
     )
 
 
@@ -222,6 +235,13 @@ Name = Annotated[str, Query(description="The uploaded folder.")]
 ProcessName = Annotated[str, Query(description="The job, NAME_k.")]
 
 
+async def _who(request: Request) -> Caller:
+    return caller_of(request.scope)
+
+
+Who = Annotated[Caller, Depends(_who)]
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The application over the store and database of ``settings``."""
     database = Database(settings.database_url)
@@ -242,9 +262,14 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": PROBLEM},
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(Guard)
+    app.state.requests = Requests()
+    figures = registry(
+        app.state.requests, JobFigures(settings, queue), StoreFigures(settings.store)
+    )
+    app.add_middleware(Guard, sign_in=SignIn(settings))
     _add_error_handlers(app)
 
     # The prototype's routes
@@ -279,12 +304,12 @@ def create_app(settings: Settings) -> FastAPI:
             }
         },
     )
-    async def upload(name: Name, request: Request) -> Response:
+    async def upload(name: Name, request: Request, who: Who) -> Response:
         """Upload a folder as tar.gz or tar; it replaces one of the same name."""
         with suppress(ValueError):  # a length that is no number is the HTTP parser's affair
             check_upload_size(int(request.headers.get("content-length", 0)) - PIECE, settings)
         try:
-            with folders.upload(name) as incoming:
+            with folders.upload(name, who.owner) as incoming:
                 with incoming.archive.open("xb") as target:
                     written = await receive_file(
                         request.headers.get("content-type", ""),
@@ -299,29 +324,29 @@ def create_app(settings: Settings) -> FastAPI:
         return PlainTextResponse("Successfully uploaded!\n")
 
     @app.post("/submit", tags=["prototype"])
-    def submit(body: SubmitBody) -> Submitted:
+    def submit(body: SubmitBody, who: Who) -> Submitted:
         """Put a training in line."""
         texts = {key: str(value) for key, value in body.model_dump().items()}
-        job = queue.submit(Submission(**texts))
+        job = queue.submit(Submission(**texts), who.owner)
         return Submitted(process_name=job.process_name, job_id=job.id)
 
     @app.get("/status_docker", tags=["prototype"])
-    def status_docker(process_name: ProcessName) -> DockerStatus:
+    def status_docker(process_name: ProcessName, who: Who) -> DockerStatus:
         """A job's state in docker's words."""
-        job = queue.get(process_name)
+        job = queue.get(process_name, who.owner)
         return DockerStatus(process_name=process_name, status=docker_status(job, time.time()))
 
     @app.get("/logs", tags=["prototype"], response_class=PlainTextResponse)
-    def logs(process_name: ProcessName) -> Response:
+    def logs(process_name: ProcessName, who: Who) -> Response:
         """What a training has printed so far, as a file."""
-        job = queue.get(process_name)
+        job = queue.get(process_name, who.owner)
         name = f"{job.process_name}.txt"
         return _download(queue.home(job), "log.txt", name, "text/plain; charset=utf-8")
 
     @app.get("/model", tags=["prototype"], response_class=Response)
-    def model(process_name: ProcessName) -> Response:
+    def model(process_name: ProcessName, who: Who) -> Response:
         """The bundle of a training that succeeded, as tar.gz."""
-        job = queue.get(process_name)
+        job = queue.get(process_name, who.owner)
         if job.state == State.FAILED:
             raise NotFoundError(
                 f"the job {process_name} failed and has no model: {job.reason}", job.remedy
@@ -334,53 +359,61 @@ def create_app(settings: Settings) -> FastAPI:
         return _download(queue.home(job), name, name, "application/gzip")
 
     @app.get("/delete_specs", tags=["prototype"], response_class=PlainTextResponse)
-    def delete_specs(name: Name) -> str:
+    def delete_specs(name: Name, who: Who) -> str:
         """Remove the specs files of a folder."""
-        folders.delete_specs(name)
+        folders.delete_specs(name, who.owner)
         return "Specs deletion completed!\n"
 
     @app.get("/delete_folder", tags=["prototype"], response_class=PlainTextResponse)
-    def delete_folder(name: Name) -> str:
+    def delete_folder(name: Name, who: Who) -> str:
         """Remove a folder; its jobs and models stay."""
-        folders.delete(name)
+        folders.delete(name, who.owner)
         return "Folder deletion completed!\n"
 
     # The JSON API
 
     @app.get("/folders", tags=["api"])
-    def list_folders() -> list[FolderView]:
-        """All folders by name."""
-        return [folder_view(folder) for folder in folders.all()]
+    def list_folders(who: Who) -> list[FolderView]:
+        """Your folders by name."""
+        return [folder_view(folder) for folder in folders.all(who.owner)]
 
     @app.delete("/folders/{name}", status_code=204, tags=["api"])
-    def remove_folder(name: str) -> None:
+    def remove_folder(name: str, who: Who) -> None:
         """Remove a folder; its jobs and models stay."""
-        folders.delete(name)
+        folders.delete(name, who.owner)
 
     @app.delete("/folders/{name}/specs", status_code=204, tags=["api"])
-    def remove_specs(name: str) -> None:
+    def remove_specs(name: str, who: Who) -> None:
         """Remove the specs files of a folder."""
-        folders.delete_specs(name)
+        folders.delete_specs(name, who.owner)
+
+    @app.get("/environments", tags=["api"])
+    def environments() -> list[EnvironmentView]:
+        """What a training may run in; the first is the default."""
+        return [
+            EnvironmentView(name=name, devices=["cpu", "gpu"] if environment.gpus else ["cpu"])
+            for name, environment in settings.job_environments.items()
+        ]
 
     @app.get("/jobs", tags=["api"])
-    def list_jobs(limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> list[JobView]:
-        """The newest jobs, newest first."""
-        return [job_view(job) for job in queue.recent(limit)]
+    def list_jobs(who: Who, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> list[JobView]:
+        """Your newest jobs, newest first."""
+        return [job_view(job) for job in queue.recent(limit, who.owner)]
 
     @app.get("/jobs/{process_name}", tags=["api"])
-    def get_job(process_name: str) -> JobView:
+    def get_job(process_name: str, who: Who) -> JobView:
         """One job."""
-        return job_view(queue.get(process_name))
+        return job_view(queue.get(process_name, who.owner))
 
     @app.delete("/jobs/{process_name}", status_code=202, tags=["api"])
-    def cancel(process_name: str) -> JobView:
+    def cancel(process_name: str, who: Who) -> JobView:
         """Cancel a job that waits or runs; it ends as failed."""
-        return job_view(queue.cancel(process_name))
+        return job_view(queue.cancel(process_name, who.owner))
 
     @app.get("/jobs/{process_name}/report", response_class=HTMLResponse, tags=["api"])
-    def report(process_name: str) -> Response:
+    def report(process_name: str, who: Who) -> Response:
         """The report of a training that succeeded: metrics, ROC curve, losses."""
-        job = queue.get(process_name)
+        job = queue.get(process_name, who.owner)
         if job.state != State.SUCCEEDED:
             raise ConflictError(f"the job {process_name} is {job.state} and has no report")
         bundle = queue.home(job) / job.process_name
@@ -394,18 +427,36 @@ def create_app(settings: Settings) -> FastAPI:
         database.check()
         return {"status": "ok", "runner": "at work" if is_at_work(settings.store) else "none"}
 
+    @app.get("/readyz", tags=["api"])
+    def readyz() -> Response:
+        """Whether the server can do its work: database, store and runner; 503 says what lacks."""
+        return readiness(lacks(settings, database))
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["api"])
+    def prometheus() -> Response:
+        """Figures for Prometheus."""
+        return metrics(figures)
+
     # The pages
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        jobs = queue.recent(200)
+    def page(request: Request, who: Who) -> str:
+        jobs = queue.recent(200, who.owner)
         return pages.get_template("server.html").render(
-            folders=folders.all(),
+            who=who,
+            sign_out=SIGN_OUT if who.by_cookie else "",
+            issuer=settings.issuer,
+            url=(settings.public_url or str(request.base_url)).rstrip("/"),
+            folders=folders.all(who.owner),
             jobs=jobs,
+            models={
+                name: (settings.models / name / "report.html").exists()
+                for name in folders.owners.names(who.owner)
+            },
             runner=is_at_work(settings.store),
             active=any(not State(job.state).ended for job in jobs),
             now=time.time(),
-            tfaas_url=settings.tfaas_url,
+            tfaas_url=settings.tfaas_url.rstrip("/"),
             version=__version__,
         )
 
@@ -427,8 +478,9 @@ def create_app(settings: Settings) -> FastAPI:
 class Guard:
     """Around everything: who may ask, how much, and the headers of every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, sign_in: SignIn) -> None:
         self._app = app
+        self._sign_in = sign_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or refuse one request."""
@@ -449,12 +501,17 @@ class Guard:
                 ]
             await send(message)
 
-        changing = True if scope["path"] in CHANGING_GETS else None
-        if why := why_refused(scope, changing):
-            await problem(403, why)(scope, receive, send_secured)
-            return
         uploading = scope["path"] == "/upload"
         body = Body(receive, math.inf if uploading else MOST_BODY)
+        try:
+            await self._sign_in.admit(scope, scope["path"] in CHANGING_GETS)
+        except MlaasError as error:
+            answer: Response = problem(status_of(error), error.message, error.remedy)
+            answer.headers.update(challenge(error))
+            if uploading:
+                answer = Lingering(answer, body)
+            await answer(scope, body.receive, send_secured)
+            return
         if uploading:
             scope[BODY] = body
         await self._app(scope, body.receive, send_secured)
@@ -586,10 +643,16 @@ def _attached(name: str) -> dict[str, str]:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; says on stdout where it listens."""
-    listening = listen(settings.host, settings.server_port)
+    listening = listen(settings, settings.server_port)
     app = create_app(settings)
     print(f"server listens on {address(listening)}", flush=True)
+    observed = Observe(app, app.state.requests)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
+        observed,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listening])

@@ -15,8 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qs
@@ -36,8 +36,12 @@ from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageEr
 from mlaas4hep.core.settings import MiB, Settings
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
+from mlaas4hep.models.owners import Owners, TakenError, base_of
 from mlaas4hep.models.repository import Repository
-from mlaas4hep.web.common import Scope, address, listen, status_of, why_refused
+from mlaas4hep.web.common import Scope, address, listen, status_of
+from mlaas4hep.web.observe import PROBES, Observe, Requests
+from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
+from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
 from mlaas4hep.web.tfaas_predict import (
     Predictions,
     Receive,
@@ -46,6 +50,7 @@ from mlaas4hep.web.tfaas_predict import (
     send_error,
     sentence,
 )
+from mlaas4hep.web.tfaas_status import PredictionFigures, lacks
 from mlaas4hep.web.uploads import receive_file
 
 _log = logging.getLogger(__name__)
@@ -79,7 +84,13 @@ class TFaaS:
         self._announce = announce
         self._repository = Repository(settings.models)
         self._registry = Registry(self._repository, settings)
-        self._predictions = Predictions(self._registry, settings.max_request_bytes)
+        self._owners = Owners(self._repository)
+        self._predictions = Predictions(self._registry, self._owners, settings.max_request_bytes)
+        self._sign_in = SignIn(settings)
+        self.requests = Requests()
+        self._figures = registry(
+            self.requests, PredictionFigures(self._registry), StoreFigures(settings.models)
+        )
         self._installs = asyncio.Semaphore(2)
         self._known: dict[str, Bundle] = {}
         self._requests = {"GET": 0, "POST": 0}
@@ -96,6 +107,8 @@ class TFaaS:
                 Route("/", self._index),
                 Route("/page.css", self._style),
                 Route("/healthz", self._health),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._metrics),
                 Route("/status", self._status),
                 Route("/models", self._models),
                 Route("/params/{model}", self._params),
@@ -123,9 +136,13 @@ class TFaaS:
         method = scope["method"]
         if method in self._requests:
             self._requests[method] += 1
-        if why := why_refused(scope):
-            await send_error(send, 403, why)
-        elif scope["path"] in self._predictions.routes:
+        try:
+            await self._sign_in.admit(scope)
+        except MlaasError as error:
+            headers = [(k.encode(), v.encode()) for k, v in challenge(error).items()]
+            await send_error(send, status_of(error), sentence(error), *headers)
+            return
+        if scope["path"] in self._predictions.routes:
             await self._predictions(scope, receive, send)
         else:
             await self._site(scope, receive, send)
@@ -138,7 +155,7 @@ class TFaaS:
         await asyncio.to_thread(self._registry.close)
 
     def _index(self, request: Request) -> Response:
-        """Answer with the page: every model with its card."""
+        """Answer with the page: every model of the caller with its card."""
         models = [
             {
                 "bundle": bundle,
@@ -147,18 +164,37 @@ class TFaaS:
                 "example": _example(bundle),
                 "report": (bundle.path / "report.html").exists(),
             }
-            for bundle in self._bundles()
+            for bundle in self._bundles(request)
         ]
-        url = str(request.base_url).rstrip("/")
-        return HTMLResponse(
-            self._page.render(models=models, url=url, version=__version__), headers=_PAGE_POLICY
+        settings, who = self._settings, caller_of(request.scope)
+        url = settings.tfaas_url if settings.public_url else str(request.base_url)
+        page = self._page.render(
+            models=models,
+            who=who,
+            sign_out=SIGN_OUT if who.by_cookie else "",
+            issuer=settings.issuer,
+            url=url.rstrip("/"),
+            version=__version__,
         )
+        return HTMLResponse(page, headers=_PAGE_POLICY)
 
     def _style(self, _: Request) -> Response:
         return FileResponse(_HERE / "templates" / "page.css", media_type="text/css")
 
     def _health(self, _: Request) -> Response:
         return _json({"status": "ok", "version": __version__})
+
+    def _ready(self, _: Request) -> Response:
+        return readiness(lacks(self._repository))
+
+    async def _metrics(self, _: Request) -> Response:
+        """Answer from the event loop's thread, to which the counters belong."""
+        return metrics(self._figures)
+
+    @property
+    def quiet(self) -> frozenset[str]:
+        """Paths whose requests are logged only when they fail."""
+        return PROBES | self._predictions.routes.keys()
 
     def _status(self, _: Request) -> Response:
         """Answer with the prototype's keys; NGo counts threads."""
@@ -176,21 +212,24 @@ class TFaaS:
             }
         )
 
-    def _models(self, _: Request) -> Response:
-        """Answer with the cards of all models: the prototype's 12 keys in its order."""
+    def _models(self, request: Request) -> Response:
+        """Answer with the cards of the caller's models: the prototype's 12 keys in its order."""
         empty = dict.fromkeys(CARD_KEYS, "") | {"img_channels": 0, "options": None}
         return _json(
-            [{key: (empty | bundle.card)[key] for key in CARD_KEYS} for bundle in self._bundles()]
+            [
+                {key: (empty | bundle.card)[key] for key in CARD_KEYS}
+                for bundle in self._bundles(request)
+            ]
         )
 
     def _params(self, request: Request) -> Response:
         """Answer with params.json as it is."""
-        with self._repository.reading(request.path_params["model"]) as bundle:
+        with self._reading(request) as bundle:
             return Response((bundle.path / "params.json").read_bytes(), 200, None, _JSON)
 
     def _download(self, request: Request) -> Response:
         """Answer with NAME.tar.gz; it stays whole when the model is replaced meanwhile."""
-        with self._repository.reading(request.path_params["model"]) as bundle:
+        with self._reading(request) as bundle:
             archive = self._repository.archive(bundle).open("rb")
         headers = {
             "content-length": str(os.fstat(archive.fileno()).st_size),
@@ -203,12 +242,11 @@ class TFaaS:
 
     def _report(self, request: Request) -> Response:
         """Answer with the bundle's report, which may show pictures and nothing else."""
-        name = request.path_params["model"]
-        with self._repository.reading(name) as bundle:
+        with self._reading(request) as bundle:
             try:
                 page = (bundle.path / "report.html").read_bytes()
             except FileNotFoundError:
-                raise NotFoundError(f"the model {name} has no report") from None
+                raise NotFoundError(f"the model {bundle.name} has no report") from None
         return HTMLResponse(page, headers=_REPORT_POLICY)
 
     async def _upload(self, request: Request) -> Response:
@@ -216,6 +254,7 @@ class TFaaS:
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HTTPException(415, f"forms are not accepted; send {_ACCEPTED}")
         limit = self._settings.max_bundle_bytes
+        owner = caller_of(request.scope).owner
         with await run_in_threadpool(self._repository.spool) as spool:
             try:
                 await _receive(request, spool, limit)
@@ -225,8 +264,10 @@ class TFaaS:
                 raise HTTPException(415, f"the body is no tar or tar.gz; send {_ACCEPTED}")
             try:
                 async with self._installs:
-                    bundle = await self._registry.publish(spool, limit)
-            except LimitError:
+                    bundle = await self._registry.publish(
+                        spool, limit, lambda name: self._owners.claim(base_of(name), owner)
+                    )
+            except (LimitError, TakenError):
                 raise
             except MlaasError as error:
                 text = f"the upload is not accepted: {sentence(error)}"
@@ -240,12 +281,29 @@ class TFaaS:
         name = name or await _model_field(request)
         if not name:
             raise UsageError("no model name is provided", "curl -X DELETE URL/delete/NAME")
-        await self._registry.delete(name)
+        owner = caller_of(request.scope).owner
+        self._owners.check(name, owner)
+        try:
+            await self._registry.delete(name)
+        except NotFoundError:
+            raise self._owners.missing(name, owner) from None
         _log.info("deleted %s", name)
         return Response(status_code=200)
 
-    def _bundles(self) -> list[Bundle]:
-        """All whole bundles, sorted by name; read once for each version."""
+    @contextmanager
+    def _reading(self, request: Request) -> Iterator[Bundle]:
+        """The bundle that the path names, if it is the caller's; its files stay meanwhile."""
+        name, owner = request.path_params["model"], caller_of(request.scope).owner
+        self._owners.check(name, owner)
+        with ExitStack() as stack:
+            try:
+                bundle = stack.enter_context(self._repository.reading(name))
+            except NotFoundError:
+                raise self._owners.missing(name, owner) from None
+            yield bundle
+
+    def _bundles(self, request: Request) -> list[Bundle]:
+        """The whole bundles of the caller, sorted by name; read once for each version."""
         known: dict[str, Bundle] = {}
         for name in self._repository.names():
             try:
@@ -254,15 +312,16 @@ class TFaaS:
             except (MlaasError, OSError) as error:
                 _log.warning("left out the model %s: %s", name, error)
         self._known = known
-        return list(known.values())
+        owner = caller_of(request.scope).owner
+        return [bundle for bundle in known.values() if self._owners.sees(bundle.name, owner)]
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; prints ``TFaaS listens on URL`` when ready.
 
-    UsageError when the host isn't loopback or the port is taken.
+    UsageError when the port is taken, or others could come in without sign-in.
     """
-    listening = listen(settings.host, settings.tfaas_port)
+    listening = listen(settings, settings.tfaas_port)
 
     def announce() -> None:
         print(f"TFaaS listens on {address(listening)}", flush=True)
@@ -271,7 +330,7 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(0.001)  # encoding a large request keeps others waiting less
     gc.freeze()
     config = uvicorn.Config(
-        application,
+        Observe(application, application.requests, application.quiet),
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -280,6 +339,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )

@@ -9,10 +9,13 @@ from typing import Any
 
 import orjson
 
-from mlaas4hep.core.errors import LimitError, MlaasError, UsageError, did_you_mean
+from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError, did_you_mean
+from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.events import predict_events
 from mlaas4hep.inference.registry import Registry
+from mlaas4hep.models.owners import Owners
 from mlaas4hep.web.common import Scope, status_of
+from mlaas4hep.web.sign_in import caller_of
 from mlaas4hep.web.tfaas_proto import read_row, write_predictions
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,12 +40,13 @@ class Predictions:
     Every answer is whole: errors are ``{"error": "..."}`` with their status.
     """
 
-    def __init__(self, registry: Registry, max_bytes: int) -> None:
+    def __init__(self, registry: Registry, owners: Owners, max_bytes: int) -> None:
         self._registry = registry
+        self._owners = owners
         self._max_bytes = max_bytes
         self._large = asyncio.Semaphore(2)
         json, proto = (self._json, b"application/json"), (self._proto, b"application/octet-stream")
-        self.routes: dict[str, tuple[Callable[[bytes], Awaitable[bytes]], bytes]] = {
+        self.routes: dict[str, tuple[Callable[[bytes, str], Awaitable[bytes]], bytes]] = {
             "/json": json,
             "/predict/json": json,
             "/proto": proto,
@@ -57,7 +61,7 @@ class Predictions:
             return
         handler, content_type = self.routes[scope["path"]]
         try:
-            answer = await handler(await self._body(receive))
+            answer = await handler(await self._body(receive), caller_of(scope).owner)
         except MlaasError as error:
             await send_failure(send, error)
         except GoneError:
@@ -85,34 +89,40 @@ class Predictions:
             )
         return b"".join(pieces) if len(pieces) > 1 else body
 
-    async def _json(self, body: bytes) -> bytes:
+    async def _model(self, name: str, owner: str) -> Model:
+        """The model; NotFoundError, naming the nearest of the owner's, when it is not theirs."""
+        self._owners.check(name, owner)
+        try:
+            return self._registry.loaded(name) or await self._registry.get(name)
+        except NotFoundError:
+            raise self._owners.missing(name, owner) from None
+
+    async def _json(self, body: bytes, owner: str) -> bytes:
         content = _fields(body, _ROW, '{"model": NAME, "values": [...]}', strict=False)
         values, keys = content.get("values"), content.get("keys")
         if type(values) is not list:
             raise UsageError("values must be a list of numbers", "One for each column, in order.")
         if keys is not None and not (type(keys) is list and all(type(key) is str for key in keys)):
             raise UsageError("keys must be a list of the values' columns, or absent")
-        name = _model_name(content)
-        model = self._registry.loaded(name) or await self._registry.get(name)
+        model = await self._model(_model_name(content), owner)
         answers = await model.predict(model.row(values, keys or ()))
         return orjson.dumps(answers[0], option=_NUMPY)
 
-    async def _proto(self, body: bytes) -> bytes:
+    async def _proto(self, body: bytes, owner: str) -> bytes:
         name, values, keys = read_row(body)
-        name = _model_name({"model": name or None})
-        model = self._registry.loaded(name) or await self._registry.get(name)
+        model = await self._model(_model_name({"model": name or None}), owner)
         answers = await model.predict(model.row(values, keys))
         return write_predictions(answers[0].tolist(), model.classes[-answers.shape[1] :])
 
-    async def _events(self, body: bytes) -> bytes:
+    async def _events(self, body: bytes, owner: str) -> bytes:
         if len(body) < _LARGE:
-            return await self._answer_events(body)
+            return await self._answer_events(body, owner)
         async with self._large:
-            return await self._answer_events(body)
+            return await self._answer_events(body, owner)
 
-    async def _answer_events(self, body: bytes) -> bytes:
+    async def _answer_events(self, body: bytes, owner: str) -> bytes:
         content = _fields(body, _EVENTS, '{"model": NAME, "events": [{BRANCH: VALUE or LIST}]}')
-        model = await self._registry.get(_model_name(content))
+        model = await self._model(_model_name(content), owner)
         answers, truncated = await predict_events(model, content.get("events"))
         return orjson.dumps(
             {

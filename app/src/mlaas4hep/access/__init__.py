@@ -1,0 +1,1 @@
+"""Who is asking: bearer tokens of an OpenID Connect issuer, the groups let in, who owns what."""

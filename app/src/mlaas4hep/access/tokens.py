@@ -1,0 +1,147 @@
+"""Bearer tokens: whether one is the issuer's, for us, valid now, and of who may come in."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from joserfc import jws, jwt
+from joserfc.errors import ClaimError, ExpiredTokenError, JoseError, MissingClaimError
+from joserfc.jwk import Key
+
+from mlaas4hep.access.caller import Caller, caller_of
+from mlaas4hep.access.issuer import Issuer, Keys
+from mlaas4hep.access.rules import Rules
+from mlaas4hep.core.errors import SignInError
+from mlaas4hep.core.settings import Settings
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "EdDSA", "Ed25519")
+"""Signatures with a public key only: what a stranger knows can sign nothing."""
+LEEWAY_SECONDS = 30
+"""How far the issuer's clock may be from ours."""
+LONGEST_TOKEN = 16 * 1024
+MOST_KNOWN = 10_000
+_TYPES = ("jwt", "at+jwt", "application/at+jwt")
+_HOW = "Get a new access token."
+
+_registry = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
+_registry.max_header_length = LONGEST_TOKEN  # some issuers send certificates along
+
+
+class Tokens:
+    """Tells whose a token is; one that was verified is known until it expires.
+
+    Methods belong to one event loop's thread. ``clock`` gives seconds since 1970.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._rules = Rules(settings)
+        self._issuer = Issuer(settings.issuer, clock)
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._known_by: Keys = ()
+
+    async def caller(self, token: bytes) -> Caller:
+        """Whose token this is.
+
+        SignInError when it is not valid, ForbiddenError when its owner is in no allowed group,
+        BusyError when the issuer's keys can't be had.
+        """
+        keys = self._issuer.fresh()
+        if keys is None:
+            keys = await self._issuer.keys()
+        if keys is not self._known_by:  # what a revoked key signed is known no longer
+            self._known.clear()
+            self._known_by = keys
+        digest = hashlib.sha256(token).digest()
+        known = self._known.get(digest)
+        if known is not None and self._clock() < known[0]:
+            self._known.move_to_end(digest)
+            return known[1]
+        claims = await self._verified(token, keys)
+        caller = caller_of(claims)
+        self._rules.check(caller, claims)
+        if self._known_by is self._issuer.current:
+            self._known[digest] = (claims["exp"] + LEEWAY_SECONDS, caller)
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
+        return caller
+
+    async def _verified(self, token: bytes, keys: Keys) -> Mapping[str, Any]:
+        """The claims of a token of the issuer that is valid now."""
+        header = _header(token)
+        candidates = _matching(keys, header)
+        if not candidates:
+            candidates = _matching(await self._issuer.keys_again(), header)
+        for key in candidates:
+            try:
+                claims = jwt.decode(token, key, registry=_registry).claims
+            except (JoseError, ValueError, TypeError):
+                continue
+            self._check(claims)
+            return claims
+        raise SignInError("the token is not signed by the issuer", _HOW)
+
+    def _check(self, claims: Mapping[str, Any]) -> None:
+        """SignInError unless the claims are those of an access token for us, valid now."""
+        expected: dict[str, jwt.ClaimsOption] = {
+            "iss": {"essential": True, "value": self._rules.issuer},
+            "sub": {"essential": True},
+            "exp": {"essential": True},
+        }
+        if self._rules.audiences:
+            expected["aud"] = {"essential": True, "values": list(self._rules.audiences)}
+        now = int(self._clock())
+        registry = jwt.JWTClaimsRegistry(now, LEEWAY_SECONDS, **expected)
+        try:
+            registry.validate(dict(claims))
+        except ExpiredTokenError:
+            raise SignInError("the token has expired", _HOW) from None
+        except MissingClaimError as error:
+            raise SignInError(f"the token has no {error.claim.replace(',', ' and no ')}") from None
+        except ClaimError as error:
+            raise SignInError(_wrong(error.claim, claims), self._remedy(error.claim)) from None
+        # Keycloak says so itself; elsewhere an ID token is known by the hash of its access token.
+        if claims.get("typ", "Bearer") != "Bearer" or "at_hash" in claims or "c_hash" in claims:
+            raise SignInError("this is not an access token", "Send the access token, no other.")
+
+    def _remedy(self, claim: str) -> str:
+        if claim == "aud":
+            return f"Get one for the audience {' or '.join(self._rules.audiences)}."
+        return f"Get one from {self._rules.issuer}." if claim == "iss" else _HOW
+
+
+def _header(token: bytes) -> Mapping[str, Any]:
+    """The header of a token that may be one, by its size, form, kind and algorithm."""
+    if len(token) > LONGEST_TOKEN:
+        raise SignInError(f"the token is longer than {LONGEST_TOKEN} bytes")
+    try:
+        header = jws.extract_compact(token, registry=_registry).headers()
+        kind, algorithm = header.get("typ", "JWT"), header.get("alg")
+    except (JoseError, ValueError, TypeError):
+        raise SignInError("the token is not a signed JWT", _HOW) from None
+    if not isinstance(kind, str) or kind.lower() not in _TYPES:
+        raise SignInError(f"the token is of type {_shown(kind)}", "Send an access token.")
+    if algorithm not in ALGORITHMS:
+        raise SignInError(f"tokens signed with {_shown(algorithm)} are not accepted", _HOW)
+    return header
+
+
+def _matching(keys: Keys, header: Mapping[str, Any]) -> list[Key]:
+    """The keys that may have signed a token with this header."""
+    kid, algorithm = header.get("kid"), header["alg"]
+    return [k for k in keys if kid in (None, k.kid) and k.alg in (None, algorithm)]
+
+
+def _wrong(claim: str, claims: Mapping[str, Any]) -> str:
+    texts = {"iss": "the token was issued by", "aud": "the token is for"}
+    if claim == "nbf":
+        return "the token is not valid yet"
+    return f"{texts.get(claim, f'the token has a wrong {claim}:')} {_shown(claims.get(claim))}"
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:200]

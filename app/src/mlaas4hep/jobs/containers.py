@@ -1,0 +1,266 @@
+"""Trainings as containers, one each: what a training may see, use and reach is decided here.
+
+The engine's socket makes its holder root on the host in effect. So everything about a container
+comes from the settings; an order adds its name, numbers below the limits, and the paths of two
+folders of the store (see orders.py). Whether a training lives is asked of the engine each time, by
+the container's name: a runner that was killed is followed by one that finds what runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from mlaas4hep.core.errors import MlaasError, UsageError
+from mlaas4hep.core.settings import GiB, Settings
+from mlaas4hep.jobs.executor import AwayError, Order, train_arguments, training_environment
+from mlaas4hep.jobs.queue import size
+
+log = logging.getLogger(__name__)
+
+ENGINE_SECONDS = 60
+"""How long one answer of the engine may take."""
+STARTED = "started"
+"""A file of the job's folder, written just before its container is started for the first time."""
+TEMPORARY = "/tmp"  # noqa: S108 - the container's own
+INTO_LOG = ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh"]
+"""Runs the words after the first with their output in the file that the first names."""
+KILLED = (137, 143, 255)
+"""Exit codes after SIGKILL and SIGTERM, and of a container that a crash of its engine ended."""
+ENDED = ("exited", "dead", "removing")
+
+
+class ContainerExecutor:
+    """An Executor whose trainings are containers of the engine that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = str(settings.store.absolute())
+        self._user = _user(settings.store)
+        _check_network(settings.job_network)
+
+    @cached_property
+    def _engine(self) -> docker.DockerClient:
+        """Made when it is needed first: the engine may be away when the runner starts."""
+        return docker.DockerClient(self._settings.engine, timeout=ENGINE_SECONDS)
+
+    def start(self, order: Order) -> None:
+        """Create and start the container of a training."""
+        with _answering(self._settings.engine):
+            self._discard(order.home)
+            self._prepare(order.home)
+            image = self._settings.job_environments[order.environment].image
+            try:
+                container = self._engine.containers.create(image, **self._options(order))
+                (order.home / STARTED).touch()
+                container.start()
+            except ImageNotFound:
+                raise MlaasError(
+                    f"the image {image} of the environment {order.environment!r} is not on this"
+                    " machine",
+                    "Tell the operator, who builds or pulls it; or ask for another environment.",
+                ) from None
+            except APIError as error:
+                self._engine.ping()  # an engine that is being stopped refuses, then is away
+                raise MlaasError(
+                    f"the training's container can't be started: {error.explanation}",
+                    "Tell the operator; submit it again when that is mended.",
+                ) from error
+
+    def _discard(self, home: Path) -> None:
+        """Remove what a runner left that was killed before it could start this training."""
+        (home / STARTED).unlink(missing_ok=True)
+        if container := self._find(home):
+            container.remove(force=True)
+
+    def _prepare(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:  # only root works in another's store
+            os.chown(home, *self._user)
+
+    def _options(self, order: Order) -> dict[str, Any]:
+        """Everything but the image: the sandbox of a training."""
+        settings = self._settings
+        cores = min(order.cpus, self._engine.info()["NCPU"])
+        environment = training_environment(math.ceil(cores), order.gpu)
+        gpus = settings.job_environments[order.environment].gpus if order.gpu else 0
+        biggest_file = settings.max_job_disk_bytes
+        return {
+            "name": self._name(order.home),
+            "labels": {"mlaas4hep.store": self._store, "mlaas4hep.job": order.process_name},
+            "hostname": "job",
+            "entrypoint": INTO_LOG,
+            "command": [str(order.home / "log.txt"), "mlaas4hep", *train_arguments(order)],
+            "working_dir": str(order.cwd),
+            "environment": environment | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY},
+            # Who it is, and what it may do: nothing that an ordinary user may not.
+            "user": "{}:{}".format(*self._user),
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "init": True,
+            "healthcheck": {"test": ["NONE"]},
+            # What it sees: a read-only image, and two folders of the store.
+            "read_only": True,
+            "mounts": [
+                Mount(str(path), str(path), type="bind") for path in (order.home, order.cwd)
+            ],
+            "tmpfs": {
+                TEMPORARY: f"size={min(order.memory // 2, GiB)},mode=1777,nosuid,nodev,noexec"
+            },
+            "network_mode": settings.job_network,
+            "ipc_mode": "private",
+            # What it uses.
+            "nano_cpus": int(cores * 1e9),
+            "mem_limit": order.memory,
+            "memswap_limit": order.memory,
+            "oom_score_adj": 500,  # a machine without memory loses trainings first, not services
+            "pids_limit": settings.max_job_pids,
+            "ulimits": [
+                Ulimit(name="core", soft=0, hard=0),
+                Ulimit(name="nofile", soft=4096, hard=4096),
+                Ulimit(name="fsize", soft=biggest_file, hard=biggest_file),
+            ],
+            "device_requests": [DeviceRequest(count=gpus, capabilities=[["gpu"]])] if gpus else [],
+            "log_config": LogConfig(type="none"),
+        }
+
+    def was_started(self, home: Path) -> bool:
+        """Whether its container ever ran, be it gone by now."""
+        if container := self._find(home):
+            return bool(container.status != "created")
+        return os.path.lexists(home / STARTED)
+
+    def is_alive(self, home: Path) -> bool:
+        """Whether its container runs."""
+        container = self._find(home)
+        return container is not None and container.status not in ("created", *ENDED)
+
+    def is_over(self, home: Path) -> bool:
+        """Never while the container runs: it ends with its first process."""
+        return False
+
+    def exit_code(self, home: Path) -> int | None:
+        """Its exit code, -N for signal N; None when the container is gone."""
+        container = self._find(home)
+        if container is None or container.status not in ENDED:
+            return None
+        code = int(container.attrs["State"]["ExitCode"])
+        return 128 - code if 128 < code <= 192 else code
+
+    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
+        """Whether it was the memory; what there is to say when the container is gone."""
+        container = self._find(home)
+        if container is None:
+            return (
+                "the training's container is gone without a result: somebody removed it, or the"
+                " container engine lost it",
+                "Submit it again; the log shows how far it was.",
+            )
+        state = container.attrs["State"]
+        if state["OOMKilled"]:
+            limit = container.attrs["HostConfig"]["Memory"]
+            return (
+                f"killed: used more than the {size(limit)} asked for",
+                "Ask for more memory, or make chunk_size or the model smaller.",
+            )
+        if state["Error"]:
+            return (
+                f"the container engine could not run the training: {state['Error']}",
+                "Tell the operator; submit it again when that is mended.",
+            )
+        if state["ExitCode"] in KILLED:
+            return (
+                "the training was killed from outside: the container engine or the machine was"
+                " restarted, or the machine had no memory left",
+                "Submit it again; the log shows how far it was.",
+            )
+        return None
+
+    def memory(self, home: Path) -> int:
+        """Nothing to watch: the kernel ends a container that takes too much."""
+        return 0
+
+    def kill(self, home: Path) -> None:
+        """Kill its container."""
+        if container := self._find(home):
+            with _answering(self._settings.engine), suppress(NotFound):
+                try:
+                    container.kill()
+                except APIError as error:
+                    if error.status_code != 409:  # it has ended
+                        raise
+
+    def forget(self, home: Path) -> None:
+        """Remove its container."""
+        if container := self._find(home):
+            with _answering(self._settings.engine), suppress(NotFound):
+                container.remove(force=True)
+
+    def sweep(self, running: set[Path]) -> None:
+        """Remove containers of this store whose jobs have ended."""
+        names = {self._name(home) for home in running}
+        ours = {"label": f"mlaas4hep.store={self._store}"}
+        with _answering(self._settings.engine):
+            for container in self._engine.containers.list(
+                all=True, filters=ours, ignore_removed=True
+            ):
+                if container.name not in names:
+                    log.info("removing the container %s, left by an ended job", container.name)
+                    with suppress(NotFound):
+                        container.remove(force=True)
+
+    def _name(self, home: Path) -> str:
+        return f"mlaas4hep-job-{home.name}"
+
+    def _find(self, home: Path) -> Container | None:
+        """The training's container as it is now; one of that name that isn't ours is none."""
+        with _answering(self._settings.engine):
+            try:
+                container = self._engine.containers.get(self._name(home))
+            except NotFound:
+                return None
+        return container if container.labels.get("mlaas4hep.store") == self._store else None
+
+
+@contextmanager
+def _answering(engine: str) -> Iterator[None]:
+    """AwayError when the engine doesn't answer, or not as it should."""
+    try:
+        yield
+    except (requests.RequestException, DockerException) as error:
+        raise AwayError(
+            f"the container engine at {engine} doesn't answer: {error}",
+            "Start it; check MLAAS4HEP_ENGINE, and that this user may use it.",
+        ) from error
+
+
+def _user(store: Path) -> tuple[int, int]:
+    """The user and group that trainings run as: the owner of the store, who is not root."""
+    store.mkdir(parents=True, exist_ok=True)
+    status = store.stat()
+    if status.st_uid == 0:
+        raise UsageError(
+            f"the store {store} belongs to root, so trainings would run as root",
+            "Give it to a user of its own (chown -R mlaas4hep: STORE), whom the runner runs as.",
+        )
+    return status.st_uid, status.st_gid
+
+
+def _check_network(network: str) -> None:
+    if network == "host" or network.startswith("container:"):
+        raise UsageError(
+            f"MLAAS4HEP_JOB_NETWORK is {network!r}: trainings would share a network with others",
+            "Name a network made for them (docker network create), or none.",
+        )

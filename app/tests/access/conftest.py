@@ -1,0 +1,11 @@
+from collections.abc import Iterator
+
+import pytest
+
+import issuer as parts
+
+
+@pytest.fixture
+def issuer() -> Iterator[parts.Issuer]:
+    with parts.issuer() as started:
+        yield started
