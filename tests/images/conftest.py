@@ -9,7 +9,7 @@ import pytest
 from containers import LOCKED_DOWN, NAMES, build, docker
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def images() -> dict[str, str]:
     """The tag of each image, built unless its sources are the same."""
     assert "DOCKER_HOST" in os.environ, "DOCKER_HOST must name a container engine for these tests"
