@@ -28,8 +28,8 @@ NAMES = {
 # What a deployment pulls, under its publisher's name, and the image here that stands for it.
 PUBLISHED = {
     "docker.io/library/debian:bookworm-slim": "debian:bookworm-slim",
-    f"docker.io/library/caddy:{downloads.GO['caddy'][1].lstrip('v')}": "mlaas4hep-test/caddy",
-    f"quay.io/oauth2-proxy/oauth2-proxy:{downloads.GO['oauth2-proxy'][1]}": "mlaas4hep-test/oauth2-proxy",
+    downloads.CADDY_IMAGE: "mlaas4hep-test/caddy",
+    downloads.OAUTH2_PROXY_IMAGE: "mlaas4hep-test/oauth2-proxy",
 }
 
 
@@ -81,7 +81,7 @@ def registry() -> None:
     wait(REGISTRY, "/v2/")
     for name in ("caddy", "oauth2-proxy"):
         build(name, downloads.go(name))
-    digests = {name: push(name, image) for name, image in PUBLISHED.items()}
+    digests = {image.split("/")[-1].split(":")[0]: push(name, image) for name, image in PUBLISHED.items()}
     DIGESTS.write_text(json.dumps(digests, indent=1) + "\n")
 
 
