@@ -1,4 +1,7 @@
-"""What the stack's tests need of the real world: `python tests/parts up NAME…`, `down`, `status`, `environment`."""
+"""What the stack's tests need of the real world.
+
+`python tests/parts up NAME…`, `down`, `status`, `environment`.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,16 @@ def browser() -> None:
 
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "engine": (f"container engine at {engine.HOST}, with {base.NAME}", base.make),
-    "pki": (f"test authority {pki.CA}, and what a machine here trusts: {pki.BUNDLE}", pki.authority),
+    "pki": (
+        f"test authority {pki.CA}, and what a machine here trusts: {pki.BUNDLE}",
+        pki.authority,
+    ),
     "vm": ("image of a bare machine with systemd: mlaas4hep-test/vm", machine),
     "neighbour": ("image of another machine of the network: mlaas4hep-test/neighbour", neighbour),
-    "registry": ("registry under the names " + ", ".join(places.NAMES[places.REGISTRY]), places.registry),
+    "registry": (
+        "registry under the names " + ", ".join(places.NAMES[places.REGISTRY]),
+        places.registry,
+    ),
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),
@@ -62,6 +71,7 @@ def status() -> None:
 def environment() -> None:
     print(f"DOCKER_HOST={engine.HOST}")
     print(f"DOCKER={engine.DOCKER}")
+    print(f"MLAAS4HEP_TEST_CA={pki.CA}")
     print(f"MLAAS4HEP_TEST_CA_BUNDLE={pki.BUNDLE}")
     print(f"MLAAS4HEP_TEST_DIGESTS={places.DIGESTS}")
 

@@ -1,4 +1,4 @@
-"""Programs that are made here because their publishers' images cannot be pulled: by version, once."""
+"""Programs whose publishers' images cannot be pulled: made here, by version, once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,15 @@ def keycloak() -> Path:
         say(f"fetching Keycloak {KEYCLOAK}")
         with new_folder(kept) as folder:
             artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:zip"
-            run("mvn", "-q", "-B", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}", cwd=folder)
+            run(
+                "mvn",
+                "-q",
+                "-B",
+                "dependency:copy",
+                f"-Dartifact={artifact}",
+                f"-DoutputDirectory={folder}",
+                cwd=folder,
+            )
             archive = next(folder.glob("*.zip"))
             with zipfile.ZipFile(archive) as files:
                 files.extractall(folder)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import NAME, ROOT, Machine, docker
+from machine import NAME, ROOT, Machine, docker, neighbour
 
 HERE = Path(__file__).parent
 FOLDER = "/tmp/user"
@@ -33,7 +34,8 @@ def example(folder: Path) -> Files:
     """The application's example, made by the application."""
     python = ROOT / ".venv/bin/python"
     subprocess.run([python, HERE / "example.py", folder], check=True)
-    (folder / "user.sh").write_bytes((HERE / "user.sh").read_bytes())
+    for name in ("user.sh", "person.py"):
+        shutil.copy(HERE / name, folder)
     return Files(folder)
 
 
@@ -52,10 +54,17 @@ class Session:
     def on(cls, vm: Machine, files: Files, **environment: str) -> Session:
         """Of the script run on the machine itself."""
         vm.put(files.folder, FOLDER)
-        return cls.of(["exec", *_variables(environment), NAME], environment)
+        return cls.of(["exec", *variables(environment), NAME])
 
     @classmethod
-    def of(cls, where: list[str], environment: dict[str, str], name: str = "higgs") -> Session:
+    def outside(cls, files: Files, user: str, name: str, **environment: str) -> Session:
+        """Of the script run on a neighbour, where the user signs in."""
+        signs_in = {"PERSON": f"python3 {FOLDER}/person.py", "WHO": f"{user} {user}-pw"}
+        with neighbour("-v", f"{files.folder}:{FOLDER}") as there:
+            return cls.of(["exec", *variables(signs_in | environment), there.name], name)
+
+    @classmethod
+    def of(cls, where: list[str], name: str = "higgs") -> Session:
         """Of the script run by `docker WHERE…`, with the files in FOLDER there."""
         said = docker(*where, "bash", f"{FOLDER}/user.sh", name, FOLDER)
         words = dict(line.split(maxsplit=1) for line in said.splitlines())
@@ -73,7 +82,7 @@ class Session:
         )
 
 
-def _variables(environment: dict[str, str]) -> list[str]:
+def variables(environment: dict[str, str]) -> list[str]:
     return [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
 
 

@@ -1,0 +1,31 @@
+"""A physicist's script on another machine: device flow, TLS, training and prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from user import Files, Session, area_under_curve, example
+
+SITE = {
+    "SERVER": "https://mlaas4hep.test",
+    "TFAAS": "https://mlaas4hep.test/tfaas",
+    "ISSUER": "https://iam.test/realms/mlaas4hep",
+}
+OLD_PORTS = SITE | {"SERVER": "https://mlaas4hep.test:4433", "TFAAS": "https://mlaas4hep.test:8081"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return example(tmp_path_factory.mktemp("example"))
+
+
+@pytest.mark.parametrize(("name", "site"), [("alice-new", SITE), ("alice-old", OLD_PORTS)])
+def test_a_script_signs_in_trains_predicts_and_cleans_up(
+    files: Files, name: str, site: dict[str, str]
+) -> None:
+    session = Session.outside(files, "alice", name, **site)
+    assert session.state["state"] == "succeeded", session.log
+    assert area_under_curve(files.truth, session.predictions) > 0.8
+    assert "model.onnx" in {Path(name).name for name in session.bundle}
+    assert set(session.seconds) == {"sign-in", "upload", "train", "fetch", "predict", "delete"}
