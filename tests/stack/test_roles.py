@@ -117,11 +117,14 @@ class TestClient:
             first = play(tmp_path, "--tags", "oauth2_proxy", **given)
             again = play(tmp_path, "--tags", "oauth2_proxy", **given)
             kept = vm.run("stat -c '%a %s' /etc/mlaas4hep/oauth2-proxy/client-secret")
+            vm.run(f"echo another-secret >{secret}")
+            would = play(tmp_path, "--check", "--tags", "oauth2_proxy", **given)
         finally:
             back = play(tmp_path, "--tags", "oauth2_proxy")
             vm.run(f"rm {secret}")
         assert first.changed == ["Copy the client's secret", *settings]
         assert again.changed == []
+        assert would.changed == ["Copy the client's secret"]
         assert kept == f"600 {len('browser-secret')}"
         assert back.changed == ["Write the client's secret", *settings]
         assert self.at_the_issuer(vm) == clients
