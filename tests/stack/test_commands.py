@@ -30,7 +30,7 @@ def test_what_the_commands_write_belongs_to_who_called_them(vm: Machine, user: s
     predict = "predict --model trained --files signal.root --fout scores.root"
     for command in (f"workflow.py {TRAIN}", f"mlaas4hep {predict}"):
         vm.run(f"su - {user} -c 'cd work && sudo {command}'")
-    vm.run(f"test -s {HOME}/work/trained/model.onnx -a -s {HOME}/work/scores.root")
+    vm.run(f"test -s {HOME}/work/trained/1/model.onnx -a -s {HOME}/work/scores.root")
     assert vm.run(f"find {HOME} -not -user {user} -o -not -group {user}") == ""
 
 
