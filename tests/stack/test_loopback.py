@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from machine import SERVICES, Machine, neighbour, open_ports
-from user import Files, Session, area_under_curve, example
+from machine import SERVICES, Machine
+from timings import deployments, memory, note
+from user import Files, Session, area_under_curve
 
 SERVER, TFAAS = "http://127.0.0.1:8080", "http://127.0.0.1:8083"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return example(tmp_path_factory.mktemp("example"))
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +42,17 @@ def test_the_training_ran_in_a_container_of_its_own_that_is_gone(
     assert not [name for name in vm.containers() if name.startswith("mlaas4hep-job-")]
 
 
-def test_the_commands_on_the_host_work_on_the_current_folder(vm: Machine, files: Files) -> None:
-    vm.put(files.upload, "/root/interactive")
-    vm.run(
-        "cd /root/interactive"
-        " && workflow.py --files=files.txt --labels=labels.txt --model=model.py"
-        " --params=params.json --fout=trained"
-        " && mlaas4hep predict --model trained --files signal.root --fout scores.root"
+def test_what_it_takes_is_noted(vm: Machine, session: Session) -> None:
+    """For the documents: from the bare machine to the first prediction, and once more."""
+    first, second, *_ = deployments("default")
+    to_prediction = first | {
+        phase: session.seconds[phase] for phase in ("upload", "train", "predict")
+    }
+    assert {"container_engine", "images", "mlaas4hep", "tfaas"} <= set(first)
+    used = memory(vm)
+    assert set(used) == set(SERVICES)
+    note(
+        seconds_from_bare_machine=to_prediction | {"sum": round(sum(to_prediction.values()), 1)},
+        seconds_second_run=round(sum(second.values()), 1),
+        mib_loopback=used,
     )
-    written = vm.run("stat -c %U /root/interactive/scores.root /root/interactive/trained")
-    assert set(written.split()) == {"root"}  # whoever called it
-    assert json.loads(vm.run("cat /root/interactive/trained/params.json"))
-
-
-def test_a_neighbour_reaches_ssh_only(vm: Machine) -> None:
-    assert open_ports() == {22}
-    # The scan can see an open port: the same with one opened on purpose.
-    vm.run("systemd-run --unit=opened --collect python3 -m http.server 8080")
-    try:
-        with neighbour() as run:
-            assert (
-                run(
-                    "curl -s -o /dev/null --retry 5 --retry-connrefused http://10.213.0.10:8080/"
-                ).returncode
-                == 0
-            )
-    finally:
-        vm.run("systemctl stop opened")

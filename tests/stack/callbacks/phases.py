@@ -34,7 +34,7 @@ class CallbackModule(CallbackBase):
         self.since = time.monotonic()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        role = task._role.get_name() if task._role else ""
+        role = task._role.get_name(include_role_fqcn=False) if task._role else ""
         if role in PARTS and Path(task.get_path().rsplit(":", 1)[0]).name != "preflight.yml":
             self.part = role
         self._count(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from user import Files, Session, area_under_curve, example
+from machine import DOORS, SERVICES, Machine
+from timings import deployments, memory, note
+from user import Files, Session, area_under_curve
 
 SITE = {
     "SERVER": "https://mlaas4hep.test",
@@ -13,11 +15,6 @@ SITE = {
     "ISSUER": "https://iam.test/realms/mlaas4hep",
 }
 OLD_PORTS = SITE | {"SERVER": "https://mlaas4hep.test:4433", "TFAAS": "https://mlaas4hep.test:8081"}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return example(tmp_path_factory.mktemp("example"))
 
 
 @pytest.mark.parametrize(("name", "site"), [("alice-new", SITE), ("alice-old", OLD_PORTS)])
@@ -29,3 +26,9 @@ def test_a_script_signs_in_trains_predicts_and_cleans_up(
     assert area_under_curve(files.truth, session.predictions) > 0.8
     assert "model.onnx" in {Path(name).name for name in session.bundle}
     assert set(session.seconds) == {"sign-in", "upload", "train", "fetch", "predict", "delete"}
+
+
+def test_what_it_takes_is_noted(vm: Machine) -> None:
+    used = memory(vm)
+    assert set(used) == {*SERVICES, *DOORS}
+    note(seconds_to_add_sign_in=deployments("full_stack")[0], mib_full_stack=used)
