@@ -9,19 +9,36 @@ comma := ,
 DEMO_OPTIONS = $(if $(FILES),--files $(FILES)) $(if $(LABELS),--labels $(LABELS)) $(if $(BRANCH),--branch $(BRANCH)) \
 	$(if $(MODEL),--model $(MODEL)) $(if $(PARAMS),--params $(PARAMS)) $(if $(KEEP),--keep)
 
+# The repository is the collection: playbooks find its roles through this link.
+PLAY = ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-playbook -i inventory/local.yml
+DEPLOY_OPTIONS = $(if $(ISSUER),-e mlaas4hep_issuer=$(ISSUER)) $(if $(DOMAIN),-e mlaas4hep_domain=$(DOMAIN)) \
+	$(if $(EMAIL),-e mlaas4hep_email=$(EMAIL)) $(if $(GROUPS),-e '{"mlaas4hep_allowed_groups": ["$(subst $(comma),"$(comma)",$(GROUPS))"]}')
+
+# The real parts of the tests (tests/parts), and what finds them.
+PARTS = $(PYTHON) tests/parts
+ENGINE = env $$($(PARTS) environment)
+STACK = $(ENGINE) PATH="$(CURDIR)/.venv-stack/bin:/usr/bin:$$PATH"
+
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
 
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint test-app  ## all tests; what CI runs
+test: lint lint-stack test-app test-engine test-stack  ## all tests; what CI runs
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
-	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests
+	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
-test-engine: .venv/test  ## the tests of trainings in containers; DOCKER_HOST names a container engine
-	cd app && ../$(BIN)/pytest -m engine tests
+test-engine: .venv/test  ## the tests of trainings in containers
+	$(PARTS) up engine
+	$(ENGINE) bash -c 'cd app && ../$(BIN)/pytest -m engine tests'
+
+test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ## images, roles and the whole stack, on a machine made for it (root)
+	$(PARTS) up pki vm neighbour registry keycloak pebble browser
+	$(STACK) pytest tests/images
+	$(STACK) pytest tests/collection
+	$(STACK) molecule -c molecule/shared/base.yml test --all
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
@@ -32,17 +49,41 @@ soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings a
 bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run
 	cd app && for part in data_path training serving; do ../$(BIN)/python bench/$$part.py || exit; done
 
-docs: .venv/app  ## write docs/reference anew from the code
-	$(BIN)/python docs/generate.py
+docs: .venv/app  ## write docs/reference and the roles' options anew from the code
+	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py
 
+images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
+	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
+
+LOCK_TO = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 lock:  ## choose versions anew (needs uv)
-	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-	  --custom-compile-command 'make lock' --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
-	cd app && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade \
-	  --custom-compile-command 'make lock' --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+	cd app && $(LOCK_TO) --upgrade --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
+	cd app && $(LOCK_TO) --upgrade --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+	$(MAKE) lock-images lock-stack
+
+lock-images:  ## what each image installs: the versions of app/locks/app.txt
+	cd app && echo hatchling | $(LOCK_TO) --no-annotate -c locks/app.txt - -o locks/build.txt
+	cd app && $(LOCK_TO) --extra server -c locks/app.txt pyproject.toml -o locks/service.txt
+	cd app && $(LOCK_TO) --extra serve -c locks/app.txt pyproject.toml -o locks/tfaas.txt
+	cd app && $(LOCK_TO) --extra train -c locks/app.txt pyproject.toml -o locks/job.txt
+	cd app && sed -n 's/^tensorflow-cpu==\([^ ]*\).*/tensorflow[and-cuda]==\1/p' locks/app.txt | $(LOCK_TO) --no-annotate --extra train \
+	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
+
+lock-stack:  ## the tools of the stack's tests
+	for name in stack core216; do $(LOCK_TO) --upgrade tests/locks/$$name.in -o tests/locks/$$name.txt; done
+	cd tests/stack && npm install --package-lock-only --silent
+
+deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
+	$(PLAY) $(DEPLOY_OPTIONS) playbooks/site.yml
+
+deploy-check: .venv-stack/made build/collections  ## what `make deploy` would change
+	$(PLAY) $(DEPLOY_OPTIONS) --check --diff playbooks/site.yml
+
+lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
+	.venv-stack/bin/yamllint --strict . && ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
 clean:  ## remove what the other targets made
-	rm -rf .venv demo build
+	rm -rf .venv .venv-stack .venv-core216 demo build
 
 # The environment: exactly the versions of the lock, each file checked against its hash.
 .venv/made:
@@ -60,5 +101,16 @@ clean:  ## remove what the other targets made
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/test.txt
 	@touch $@
 
-.PHONY: help demo test test-app lint soak bench docs lock clean
+# Ansible and the tools of the stack's tests, and the oldest Ansible that is supported.
+.venv-stack/made: tests/locks/stack.txt
+.venv-core216/made: tests/locks/core216.txt
+.venv-stack/made .venv-core216/made: | .venv/made
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+build/collections:
+	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
+
+.PHONY: test-engine test-stack lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

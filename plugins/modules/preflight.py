@@ -1,0 +1,435 @@
+#!/usr/bin/python
+"""Say everything that is wrong with a host, at once, before anything is changed."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: preflight
+short_description: Say everything that is wrong with a host, before anything is changed
+description:
+  - Looks at the host and at the options of a role, and changes nothing.
+  - Each problem says what was found, what is needed, and what to do.
+options:
+  checks:
+    description: What to look at.
+    type: dict
+    required: true
+    suboptions:
+      system:
+        description: The host itself; releases (ID to versions), memory_mb, disk_gb, cpus.
+        type: dict
+      engine:
+        description: Package of the container engine that is to be installed.
+        type: str
+      ports:
+        description: Ports that the stack publishes; port, and the option that names it.
+        type: list
+        elements: dict
+        default: []
+      issuer:
+        description: >-
+          The OpenID Connect issuer; url, option, audience, allowed_groups, proxy, no_proxy.
+        type: dict
+      ca_pem:
+        description: Certificates of the site, trusted beside those of the distribution.
+        type: str
+        default: ""
+      ca_file:
+        description: The same, as a file of the host.
+        type: str
+        default: ""
+      domain:
+        description: The host's public name; name, option, resolve (whether it must resolve).
+        type: dict
+      certificate:
+        description: Certificate that is given; certificate and key (paths), domain.
+        type: dict
+      files:
+        description: Files that must exist; path, and the option that names it.
+        type: list
+        elements: dict
+        default: []
+      required:
+        description: Options that must have a value; option, value, why.
+        type: list
+        elements: dict
+        default: []
+      variables:
+        description: Variables of the role; given, known, renamed (old name to new name).
+        type: dict
+      ansible_version:
+        description: Version of ansible-core.
+        type: str
+author: The MLaaS4HEP developers
+"""
+
+EXAMPLES = """
+- name: Check that a port is free
+  mlaas4hep.stack.preflight:
+    checks:
+      ports:
+        - {port: 443, option: gateway_https_port}
+"""
+
+RETURN = """
+problems:
+  description: What must be put right first.
+  returned: always
+  type: list
+  elements: str
+warnings_found:
+  description: What should be looked at.
+  returned: always
+  type: list
+  elements: str
+"""
+
+STATE = Path("/var/lib/mlaas4hep")
+OLDEST_ANSIBLE = (2, 16)
+SOON_SECONDS = 14 * 86400
+
+
+class Found:
+    """What was found so far."""
+
+    def __init__(self):
+        self.problems = []
+        self.warnings = []
+
+    def problem(self, found, needed, remedy):
+        """Must be put right."""
+        self.problems.append(f"{found}; {needed}. {remedy}.")
+
+    def warning(self, found, remedy):
+        """Should be looked at."""
+        self.warnings.append(f"{found}. {remedy}.")
+
+
+def check_ansible(found, version):
+    """The controller's ansible-core."""
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST_ANSIBLE:
+        found.problem(
+            f"ansible-core on the controller is {version}",
+            "the collection needs 2.16 or newer",
+            "Install it there: pip install 'ansible-core>=2.16'",
+        )
+
+
+def check_system(found, wanted):
+    """Distribution, memory, disk and cores."""
+    release = dict(
+        line.split("=", 1)
+        for line in Path("/etc/os-release").read_text().splitlines()
+        if "=" in line
+    )
+    name = release.get("ID", "unknown").strip('"')
+    version = release.get("VERSION_ID", "unknown").strip('"')
+    if version not in wanted["releases"].get(name, []):
+        known = [f"{k} {v}" for k, versions in wanted["releases"].items() for v in versions]
+        found.problem(
+            f"the host runs {name} {version}",
+            f"supported are {', '.join(known)}",
+            "Use a machine with one of them",
+        )
+    if not Path("/run/systemd/system").is_dir():
+        found.problem(
+            "the host was not booted with systemd",
+            "the container engine is a service of systemd",
+            "Use a machine, virtual or not, rather than a container",
+        )
+    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) // 1024
+    if memory < wanted["memory_mb"]:
+        found.problem(
+            f"the host has {memory} MB of memory",
+            f"{wanted['memory_mb']} MB are needed",
+            "Use a larger machine, or lower mlaas4hep_min_memory_mb if trainings are small",
+        )
+    cpus = os.cpu_count() or 1
+    if cpus < wanted["cpus"]:
+        found.problem(
+            f"the host has {cpus} cores",
+            f"{wanted['cpus']} are needed",
+            "Use a larger machine, or lower mlaas4hep_min_cpus",
+        )
+    free = shutil.disk_usage(_existing(STATE)).free // 10**9
+    # Images and data of an installation that exists have their space already.
+    needed = 2 if STATE.exists() else wanted["disk_gb"]
+    if free < needed:
+        found.problem(
+            f"{free} GB are free below {STATE}",
+            f"{needed} GB are needed",
+            f"Free some, mount a larger disk at {STATE}, or lower mlaas4hep_min_disk_gb",
+        )
+
+
+def _existing(path):
+    return path if path.exists() else _existing(path.parent)
+
+
+def check_engine(found, package):
+    """Another engine's package would be replaced by ours."""
+    others = [name for name in ("docker-ce", "docker.io") if name != package and _installed(name)]
+    if others:
+        found.problem(
+            f"the package {others[0]} is installed",
+            f"container_engine_package is {package}, and only one of the two can be",
+            f"Set container_engine_package to {others[0]} to use it, or remove it",
+        )
+
+
+def _installed(package):
+    asked = _run("dpkg-query", "--show", "--showformat", "${Status}", package)
+    return asked.returncode == 0 and asked.stdout == "install ok installed"
+
+
+def check_ports(found, ports):
+    """Free, or held by the stack itself."""
+    for wanted in ports:
+        port = int(wanted["port"])
+        if _free(port) or _ours(port):
+            continue
+        holder = _run("ss", "-ltnpH", f"sport = :{port}").stdout
+        names = sorted(set(re.findall(r'\("([^"]+)",pid=(\d+)', holder)))
+        who = ", ".join(f"{name} (process {pid})" for name, pid in names) or "another program"
+        found.problem(
+            f"port {port} is in use by {who}",
+            f"the stack publishes it ({wanted['option']})",
+            "Stop that program, or choose another port where the option allows it",
+        )
+
+
+def _free(port):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("0.0.0.0", port))  # noqa: S104 (to see whether any address is taken)
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
+
+
+def _ours(port):
+    names = _run("docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}").stdout
+    return any(name.startswith("mlaas4hep-") for name in names.split())
+
+
+def check_issuer(found, issuer, trust):
+    """Reachable from the host, and what it says it is."""
+    url, option = issuer["url"], issuer["option"]
+    parts = urlsplit(url)
+    loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or (parts.scheme != "https" and not loopback):
+        found.problem(
+            f"{option} is {url!r}",
+            "it must be the https:// address of an OpenID Connect issuer",
+            "Take it from the issuer's /.well-known/openid-configuration",
+        )
+        return
+    document = f"{url.rstrip('/')}/.well-known/openid-configuration"
+    try:
+        said = json.loads(_get(document, trust, issuer)).get("issuer")
+    except (OSError, ValueError, AttributeError) as error:
+        found.problem(
+            f"{document} can't be read from the host: {getattr(error, 'reason', error)}",
+            f"{option} must be the address of an OpenID Connect issuer that answers",
+            "Check the address, the host's firewall, proxy (mlaas4hep_http_proxy) and the"
+            " certificates that it trusts (mlaas4hep_ca_bundle)",
+        )
+    else:
+        if said != url:
+            found.problem(
+                f"the issuer calls itself {said!r}",
+                f"{option} is {url!r}, and the two must be equal to the letter",
+                f"Set {option} to {said!r}",
+            )
+    if not issuer["allowed_groups"]:
+        found.problem(
+            "mlaas4hep_allowed_groups is empty",
+            "with an issuer it must say who may use the service",
+            'Name the groups, or set it to ["*"] to let in every user of the issuer',
+        )
+    if not issuer["audience"]:
+        found.warning(
+            "mlaas4hep_audience is empty: tokens that the issuer made for any other service are"
+            " accepted here too",
+            "Name the audience if the issuer can put one into its tokens (INDIGO IAM does when"
+            " asked)",
+        )
+
+
+def _get(url, trust, issuer):
+    context = ssl.create_default_context()
+    if any(trust.values()):
+        context.load_verify_locations(**trust)
+    proxies = {}
+    host = urlsplit(url).hostname
+    if issuer.get("proxy") and host not in issuer.get("no_proxy", "").split(","):
+        proxies = {"http": issuer["proxy"], "https": issuer["proxy"]}
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler(proxies)
+    )
+    with opener.open(url, timeout=15) as answer:
+        return answer.read(1 << 20)
+
+
+def check_domain(found, domain):
+    """A name, and one that leads somewhere."""
+    name, option = domain["name"], domain["option"]
+    if not re.fullmatch(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]+", name):
+        found.problem(
+            f"{option} is {name!r}",
+            "it must be the host's public name, in small letters and without https://",
+            f"Set {option}, for example to mlaas.example.org",
+        )
+        return
+    try:
+        socket.getaddrinfo(name, 443)
+    except OSError as error:
+        what = f"{option} {name} can't be resolved from the host ({error.strerror})"
+        if domain["resolve"]:
+            found.problem(
+                what,
+                "the certificate authority must find this host under that name",
+                "Enter it in the DNS, or choose another gateway_tls",
+            )
+        else:
+            found.warning(what, "See that users can resolve it")
+
+
+def check_certificate(found, given):
+    """Readable, a pair, for the domain, and valid."""
+    certificate, key, domain = given["certificate"], given["key"], given["domain"]
+    remedy = "Give the certificate with its chain and its key, in PEM"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        found.problem(
+            f"gateway_certificate {certificate} and gateway_certificate_key {key} can't be used:"
+            f" {error.strerror or error}",
+            "they must be a certificate and its key, without a passphrase",
+            remedy,
+        )
+        return
+    if "does match" not in _x509(certificate, "-checkhost", domain).stdout:
+        found.problem(
+            f"the certificate {certificate} is not for {domain}",
+            "it must name mlaas4hep_domain",
+            remedy,
+        )
+    end = _x509(certificate, "-enddate").stdout.strip().partition("=")[2]
+    if _x509(certificate, "-checkend", "0").returncode:
+        found.problem(f"the certificate {certificate} ended on {end}", "it must be valid", remedy)
+    elif _x509(certificate, "-checkend", str(SOON_SECONDS)).returncode:
+        found.warning(f"the certificate {certificate} ends on {end}", "Renew it in time")
+
+
+def _x509(certificate, *words):
+    return _run("openssl", "x509", "-noout", "-in", certificate, *words)
+
+
+def check_files(found, files):
+    """Files of the host that options name."""
+    for file in files:
+        if not Path(file["path"]).is_file():
+            found.problem(
+                f"{file['option']} is {file['path']!r}, which is no file of the host",
+                "it must be one",
+                "Put it there, or correct the path",
+            )
+
+
+def check_required(found, options):
+    """Options without a sensible default."""
+    for option in options:
+        if not option["value"]:
+            found.problem(f"{option['option']} is empty", option["why"], f"Set {option['option']}")
+
+
+def check_variables(found, variables):
+    """Names that are no option any more, or never were."""
+    for name in sorted(variables["given"]):
+        if name in variables["renamed"]:
+            found.problem(
+                f"the variable {name} is set",
+                f"it is called {variables['renamed'][name]} now",
+                "Rename it in the inventory",
+            )
+        elif name not in variables["known"]:
+            near = difflib.get_close_matches(name, variables["known"], 1)
+            hint = f"Perhaps {near[0]} is meant" if near else "The role's README lists its options"
+            found.warning(f"the variable {name} is set, but there is no such option", hint)
+
+
+def _run(*words):
+    """A command that only looks; one that is missing finds nothing."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 (the words are ours)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(words, 127, "", "")
+
+
+def check(params):
+    """Every check that was asked for."""
+    found = Found()
+    if params["ansible_version"]:
+        check_ansible(found, params["ansible_version"])
+    if params["variables"]:
+        check_variables(found, params["variables"])
+    if params["system"]:
+        check_system(found, params["system"])
+    if params["engine"]:
+        check_engine(found, params["engine"])
+    check_required(found, params["required"])
+    check_files(found, params["files"])
+    check_ports(found, params["ports"])
+    if params["issuer"]:
+        trust = {"cafile": params["ca_file"] or None, "cadata": params["ca_pem"] or None}
+        check_issuer(found, params["issuer"], trust)
+    if params["domain"]:
+        check_domain(found, params["domain"])
+    if params["certificate"]:
+        check_certificate(found, params["certificate"])
+    return found
+
+
+def main():
+    """Read the arguments, look, report."""
+    checks = {
+        "system": {"type": "dict"},
+        "engine": {"type": "str"},
+        "ports": {"type": "list", "elements": "dict", "default": []},
+        "issuer": {"type": "dict"},
+        "ca_pem": {"type": "str", "default": ""},
+        "ca_file": {"type": "str", "default": ""},
+        "domain": {"type": "dict"},
+        "certificate": {"type": "dict"},
+        "files": {"type": "list", "elements": "dict", "default": []},
+        "required": {"type": "list", "elements": "dict", "default": []},
+        "variables": {"type": "dict"},
+        "ansible_version": {"type": "str"},
+    }
+    module = AnsibleModule(
+        argument_spec={"checks": {"type": "dict", "required": True, "options": checks}},
+        supports_check_mode=True,
+    )
+    found = check(module.params["checks"])
+    module.exit_json(changed=False, problems=found.problems, warnings_found=found.warnings)
+
+
+if __name__ == "__main__":
+    main()

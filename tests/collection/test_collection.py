@@ -1,0 +1,239 @@
+"""The collection as an operator gets it: its options, its order of tasks, its tarball."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+INTERNAL = ("service_container", "preflight")
+PUBLIC = [role for role in ROLES if role.name not in INTERNAL]
+BIN = Path(sys.executable).parent
+CONDITIONS: dict[str, dict[str, str]] = yaml.safe_load(
+    (Path(__file__).parent / "conditions.yml").read_text()
+)
+MOST_BYTES = 2_000_000
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def tasks(path: Path) -> Iterator[dict[str, Any]]:
+    """Every task of a file, those in blocks too."""
+    todo = list(load(path) or [])
+    while todo:
+        task = todo.pop(0)
+        yield task
+        for part in ("block", "rescue", "always"):
+            todo += task.get(part, [])
+
+
+def options(role: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = load(role / "meta/argument_specs.yml")["argument_specs"][
+        "main"
+    ]["options"]
+    return found
+
+
+def loop_variables(role: Path) -> Iterator[str]:
+    for path in (role / "tasks").glob("*.yml"):
+        for task in tasks(path):
+            yield from [task.get("loop_control", {}).get("loop_var")]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+class TestOptions:
+    def test_defaults_are_those_of_the_argument_specs(self, role: Path) -> None:
+        defaults = load(role / "defaults/main.yml") if (role / "defaults").exists() else {}
+        stated = {name: o["default"] for name, o in options(role).items() if "default" in o}
+        assert (defaults or {}) == stated
+
+    def test_every_option_is_named_after_the_role_and_explained(self, role: Path) -> None:
+        for name, option in options(role).items():
+            assert name.startswith(f"{role.name}_"), name
+            assert option["type"], name
+            text = option["description"]
+            assert (text if isinstance(text, str) else text[-1]).strip().endswith("."), name
+
+    def test_every_variable_that_tasks_use_is_an_option_or_internal(self, role: Path) -> None:
+        known = set(options(role)) | set(loop_variables(role))
+        for path in [*role.rglob("tasks/*.yml"), *role.rglob("templates/*"), *role.rglob("vars/*")]:
+            for name in re.findall(rf"(?<![\w.]){role.name}_[a-z0-9_]+(?!\w*:)", path.read_text()):
+                parts = {f"{role.name}_{p.stem}" for p in (role / "tasks").glob("*.yml")}
+                assert name in known | parts, f"{path.relative_to(ROOT)}: {name}"
+
+    def test_the_table_of_the_readme_is_current(self, role: Path) -> None:
+        text = (role / "README.md").read_text()
+        for name in options(role):
+            assert f"`{name}`" in text, name
+
+
+def test_defaults_and_readmes_are_generated() -> None:
+    subprocess.run([sys.executable, ROOT / "docs/roles.py", "--check"], check=True)
+
+
+@pytest.mark.parametrize("role", PUBLIC, ids=lambda role: role.name)
+def test_main_is_a_table_of_contents(role: Path) -> None:
+    parts = ["preflight", "install", "configure", "service"]
+    found = load(role / "tasks/main.yml")
+    imported = [task["ansible.builtin.import_tasks"].removesuffix(".yml") for task in found]
+    assert imported == [part for part in parts if part in imported]
+    assert {"preflight", "service"} <= set(imported)
+    for task, part in zip(found, imported, strict=True):
+        assert set(task) == {"name", "ansible.builtin.import_tasks", "tags"}
+        assert task["tags"] == [role.name, f"{role.name}_{part}"]
+    assert (role / "tasks/uninstall.yml").exists()
+
+
+def test_every_changed_when_and_failed_when_has_its_reason() -> None:
+    """conditions.yml says of each why it is there and which test would notice its absence."""
+    found = {
+        f"{path.relative_to(ROOT)}: {task['name']}": set(task) & {"changed_when", "failed_when"}
+        for folder in ("roles", "playbooks")
+        for path in sorted((ROOT / folder).rglob("*.yml"))
+        if isinstance(load(path), list)
+        for play in load(path)
+        for task in _all(play)
+        if set(task) & {"changed_when", "failed_when"}
+    }
+    assert set(found) == set(CONDITIONS)
+    for name, entry in CONDITIONS.items():
+        assert set(entry) == {"why", "test"}, name
+        path, _, test = entry["test"].partition("::")
+        assert test in (ROOT / path).read_text(), f"{name}: {entry['test']}"
+
+
+def _all(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield task
+    for part in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"):
+        for inner in task.get(part, []):
+            yield from _all(inner)
+
+
+def test_nothing_hides_an_error() -> None:
+    for folder in ("roles", "playbooks"):
+        for path in (ROOT / folder).rglob("*.yml"):
+            assert "ignore_errors" not in path.read_text(), path
+
+
+def test_secrets_are_not_logged() -> None:
+    """A task that touches a secret says no_log; the name of the variable tells."""
+    secret = re.compile(r"secret|password|private_key|access_token", re.IGNORECASE)
+    for path in sorted((ROOT / "roles").rglob("tasks/*.yml")):
+        for task in tasks(path):
+            values = {
+                k: v for k, v in task.items() if k not in ("name", "block", "rescue", "always")
+            }
+            writes = {"ansible.builtin.copy", "ansible.builtin.template", "ansible.builtin.uri"}
+            text = json.dumps(values)
+            if set(values) & writes and secret.search(text.replace("client_secret_file", "")):
+                assert task.get("no_log") is not None or "src" in text, f"{path}: {task['name']}"
+
+
+@pytest.fixture(scope="session")
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection as it would be published, from what git knows."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    archive = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    for name in archive.decode().split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    subprocess.run(
+        [BIN / "ansible-galaxy", "collection", "build", "--output-path", target],
+        cwd=source, check=True,
+    )  # fmt: skip
+    (built,) = target.glob("mlaas4hep-stack-*.tar.gz")
+    return built
+
+
+def test_the_tarball_holds_what_a_host_needs_and_no_more(tarball: Path) -> None:
+    assert tarball.stat().st_size < MOST_BYTES
+    with tarfile.open(tarball) as archive:
+        names = {member.name for member in archive.getmembers() if member.isfile()}
+    needed = {
+        "README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "playbooks/uninstall.yml",
+        "docker/build.py", "docker/job/Dockerfile", "app/pyproject.toml",
+        "app/src/mlaas4hep/__init__.py",
+    }  # fmt: skip
+    assert needed <= names
+    assert {f"roles/{role.name}/tasks/main.yml" for role in ROLES} <= names
+    tops = {name.split("/")[0] for name in names}
+    assert tops <= {
+        "MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "meta", "roles",
+        "playbooks", "plugins", "docker", "app",
+    }  # fmt: skip
+    assert not [n for n in names if "/tests/" in n or "__pycache__" in n or "/bench/" in n]
+
+
+def installed(source: str, target: Path) -> Path:
+    """The collection after `ansible-galaxy collection install`; ansible-lint may have put it elsewhere already."""
+    subprocess.run(
+        [BIN / "ansible-galaxy", "collection", "install", "--force", source, "-p", target],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return target / "ansible_collections/mlaas4hep/stack"
+
+
+def test_it_installs_from_the_tarball(tarball: Path, tmp_path: Path) -> None:
+    found = installed(str(tarball), tmp_path)
+    assert load(found / "roles/gateway/meta/argument_specs.yml")
+    subprocess.run(
+        [BIN / "ansible-playbook", "--syntax-check", "mlaas4hep.stack.site", "-i", "localhost,"],
+        check=True, env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path),
+                         "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)},
+    )  # fmt: skip
+
+
+def test_it_installs_from_a_git_address(tmp_path: Path) -> None:
+    """The last commit, as `ansible-galaxy collection install git+https://...` would."""
+    found = installed(f"git+file://{ROOT},HEAD", tmp_path)
+    assert (found / "playbooks/site.yml").exists()
+
+
+def test_lint_is_clean() -> None:
+    """ansible-lint's strictest profile, and yamllint."""
+    env = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(Path.home())}
+    subprocess.run([BIN / "ansible-lint", "--offline", "-q"], cwd=ROOT, check=True, env=env)
+    subprocess.run([BIN / "yamllint", "--strict", "."], cwd=ROOT, check=True, env=env)
+    assert load(ROOT / ".ansible-lint")["profile"] == "production"
+
+
+def test_troubleshooting_has_every_problem_that_preflight_may_find() -> None:
+    source = (ROOT / "plugins/modules/preflight.py").read_text()
+    text = (ROOT / "docs/how-to/troubleshooting.md").read_text()
+    table = text[text.index("| preflight says") : text.index("## It runs")]
+    said = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert said
+    calls = []
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in ast.walk(function):
+            found = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+            if found and call.func.attr in ("problem", "warning"):
+                # What is said in two places is put together before.
+                where = function if isinstance(call.args[0], ast.Name) else call
+                words = [str(n.value) for n in ast.walk(where) if isinstance(n, ast.Constant)]
+                calls.append(" ".join(words))
+    assert len(calls) > 15
+    for call in calls:
+        assert any(words in call for words in said), call
+    for words in said:
+        assert words in source, words

@@ -1,0 +1,65 @@
+"""The Dockerfiles, scripts and locks as they are written."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from containers import NAMES, ROOT
+
+DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
+LOCKS = {name: ROOT / f"app/locks/{name}.txt" for name in ("app", "build", "job-gpu", *NAMES)}
+PIN = re.compile(r"^([a-z0-9-]+)(?:\[[a-z-]+\])?==(\S+)", re.MULTILINE)
+
+
+def test_hadolint_has_no_remark(tmp_path: Path) -> None:
+    assert [path.parent.name for path in DOCKERFILES] == sorted(NAMES)
+    ended = subprocess.run(["hadolint", *DOCKERFILES], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("", 0)
+
+
+def test_shellcheck_has_no_remark() -> None:
+    scripts = sorted((ROOT / "docker/shared").rglob("*.sh"))
+    assert len(scripts) >= 6
+    ended = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_both_builders_understand_it(path: Path) -> None:
+    text = path.read_text()
+    assert "# syntax" not in text
+    assert "--mount" not in text
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_the_images_share_their_first_stages(path: Path) -> None:
+    """Else each would have a first layer of its own."""
+    first = [dockerfile.read_text().partition("ARG LOCK")[0] for dockerfile in DOCKERFILES]
+    mine = path.read_text().partition("ARG LOCK")[0]
+    assert {text[text.index("ARG BASE") :] for text in first} == {mine[mine.index("ARG BASE") :]}
+
+
+@pytest.mark.parametrize("name", [*NAMES, "job-gpu"])
+def test_a_lock_has_the_versions_of_the_application(name: str) -> None:
+    known = set(PIN.findall(LOCKS["app"].read_text()))
+    mine = set(PIN.findall(LOCKS[name].read_text()))
+    if name == "job-gpu":
+        foreign = {pin for pin in mine - known if not pin[0].startswith("nvidia-")}
+        tensorflow = dict(known)["tensorflow-cpu"]
+        assert foreign == {("tensorflow", tensorflow)}
+        assert "tensorflow-cpu" not in dict(mine)
+        assert any(pin[0].startswith("nvidia-cudnn") for pin in mine)
+    else:
+        assert mine <= known
+
+
+@pytest.mark.parametrize("name", sorted(LOCKS))
+def test_a_lock_has_a_hash_for_every_version_and_no_address(name: str) -> None:
+    text = LOCKS[name].read_text()
+    assert "://" not in text
+    entries = re.split(r"\n(?=[a-z])", text[text.index("make lock") :])[1:]
+    assert len(entries) == len(PIN.findall(text))
+    assert all("--hash=sha256:" in entry for entry in entries)

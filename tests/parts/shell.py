@@ -1,0 +1,81 @@
+"""Commands, the cache folder, and the one kind of error of this folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlaas4hep/parts"
+
+
+class PartError(Exception):
+    """A part cannot be had: which, why, and what to do."""
+
+
+def say(text: str) -> None:
+    print(f"parts: {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, **options: object) -> str:
+    """What the command printed; a command that fails is a PartError with its last lines."""
+    words = [str(word) for word in command]
+    try:
+        ended = subprocess.run(
+            words,
+            env=os.environ | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+    except FileNotFoundError as error:
+        raise PartError(f"{words[0]} is not installed: {error}") from None
+    if ended.returncode:
+        lines = "\n".join(ended.stdout.strip().splitlines()[-25:])
+        raise PartError(f"{' '.join(words)}\nended with {ended.returncode}:\n{lines}")
+    return ended.stdout.strip()
+
+
+def need(name: str, why: str) -> None:
+    if not shutil.which(name):
+        raise PartError(f"{name} is not installed; it is needed for {why}")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time makes or starts parts; a second one waits."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is making parts; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder that gets its name only when it is complete."""
+    unfinished = final.with_name(final.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(final)
+
+
+def digest_of(folder: Path) -> str:
+    """Changes when a file of the folder does."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            total.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return total.hexdigest()[:16]

@@ -1,0 +1,238 @@
+"""What preflight says: each thing that can be wrong, made wrong for real."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+PEM = Encoding.PEM
+ROOT = Path(__file__).parents[2]
+GROUPS = {"audience": ["mlaas4hep"], "allowed_groups": ["physicists"]}
+
+
+@pytest.fixture(scope="session")
+def preflight() -> ModuleType:
+    path = ROOT / "plugins/modules/preflight.py"
+    spec = importlib.util.spec_from_file_location("preflight", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def look(preflight: ModuleType) -> Callable[..., Any]:
+    """Run the checks for some options, the others at their defaults."""
+
+    def run(**given: Any) -> Any:
+        nothing = dict.fromkeys(
+            ["system", "engine", "issuer", "domain", "certificate", "variables", "ansible_version"]
+        )
+        empty = {"ports": [], "files": [], "required": [], "ca_pem": "", "ca_file": ""}
+        return preflight.check(nothing | empty | given)
+
+    return run
+
+
+def only(found: Any) -> str:
+    """The one problem; nothing else was complained about."""
+    assert not found.warnings
+    (problem,) = found.problems
+    return problem
+
+
+class Issuer(http.server.BaseHTTPRequestHandler):
+    says = ""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"issuer": self.says}).encode() if self.says else b"<html>"
+        self.send_response(200 if "/.well-known/openid-configuration" in self.path else 404)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def issuer() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Issuer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        Issuer.says = f"http://127.0.0.1:{server.server_port}/realms/x"
+        yield Issuer.says
+        server.shutdown()
+        thread.join()
+
+
+def asked(url: str, **changed: Any) -> dict[str, Any]:
+    return {"url": url, "option": "mlaas4hep_issuer"} | GROUPS | changed
+
+
+class TestIssuer:
+    def test_one_that_is_as_it_says_is_no_problem(self, look: Any, issuer: str) -> None:
+        found = look(issuer=asked(issuer))
+        assert not found.problems
+        assert not found.warnings
+
+    def test_another_name_is_a_problem_that_says_which(self, look: Any, issuer: str) -> None:
+        problem = only(look(issuer=asked(issuer + "/")))
+        assert f"Set mlaas4hep_issuer to {issuer!r}" in problem
+
+    def test_one_that_is_away_is_a_problem(self, look: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        problem = only(look(issuer=asked(f"http://127.0.0.1:{port}")))
+        assert "refused" in problem
+        assert "mlaas4hep_ca_bundle" in problem
+
+    def test_a_page_that_is_no_document_is_a_problem(self, look: Any, issuer: str) -> None:
+        Issuer.says = ""
+        assert "can't be read" in only(look(issuer=asked(issuer)))
+
+    @pytest.mark.parametrize("url", ["http://iam.example.org", "iam.example.org", "ftp://x/"])
+    def test_only_https_is_taken(self, look: Any, url: str) -> None:
+        assert "https://" in only(look(issuer=asked(url)))
+
+    def test_no_groups_is_a_problem(self, look: Any, issuer: str) -> None:
+        problem = only(look(issuer=asked(issuer, allowed_groups=[])))
+        assert "mlaas4hep_allowed_groups is empty" in problem
+
+    def test_no_audience_is_a_warning(self, look: Any, issuer: str) -> None:
+        found = look(issuer=asked(issuer, audience=[]))
+        assert not found.problems
+        assert "mlaas4hep_audience is empty" in found.warnings[0]
+
+
+class TestPorts:
+    def test_one_in_use_names_its_holder_and_the_option(self, look: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            problem = only(look(ports=[{"port": port, "option": "gateway_https_port"}]))
+        assert f"port {port} is in use" in problem
+        assert "gateway_https_port" in problem
+
+    def test_a_free_one_is_no_problem(self, look: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        assert not look(ports=[{"port": port, "option": "gateway_https_port"}]).problems
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, str]]:
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def make(name: str, days: int) -> tuple[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        end = datetime.now(UTC) + timedelta(days=days)
+        certificate = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(end - timedelta(days=100))
+            .not_valid_after(end)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        paths = folder / f"{name}{days}.pem", folder / f"{name}{days}.key"
+        paths[0].write_bytes(certificate.public_bytes(PEM))
+        paths[1].write_bytes(key.private_bytes(PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return str(paths[0]), str(paths[1])
+
+    return make
+
+
+class TestCertificate:
+    DOMAIN = "mlaas.example.org"
+
+    def given(self, pair: tuple[str, str]) -> dict[str, str]:
+        return {"certificate": pair[0], "key": pair[1], "domain": self.DOMAIN}
+
+    def test_a_good_one_is_no_problem(self, look: Any, certificates: Any) -> None:
+        found = look(certificate=self.given(certificates(self.DOMAIN, 90)))
+        assert not found.problems
+        assert not found.warnings
+
+    def test_another_host_s_is_a_problem(self, look: Any, certificates: Any) -> None:
+        problem = only(look(certificate=self.given(certificates("other.example.org", 90))))
+        assert f"is not for {self.DOMAIN}" in problem
+
+    def test_another_s_key_is_a_problem(self, look: Any, certificates: Any) -> None:
+        pair = certificates(self.DOMAIN, 90)[0], certificates("other.example.org", 90)[1]
+        assert "KEY_VALUES_MISMATCH" in only(look(certificate=self.given(pair)))
+
+    def test_a_missing_file_is_a_problem(self, look: Any) -> None:
+        assert "No such file" in only(look(certificate=self.given(("/nowhere.pem", "/nowhere"))))
+
+    def test_one_that_ended_is_a_problem(self, look: Any, certificates: Any) -> None:
+        assert "ended on" in only(look(certificate=self.given(certificates(self.DOMAIN, -1))))
+
+    def test_one_that_ends_soon_is_a_warning(self, look: Any, certificates: Any) -> None:
+        found = look(certificate=self.given(certificates(self.DOMAIN, 3)))
+        assert not found.problems
+        assert "Renew it" in found.warnings[0]
+
+
+class TestDomain:
+    def domain(self, name: str, resolve: bool = True) -> dict[str, Any]:
+        return {"name": name, "option": "mlaas4hep_domain", "resolve": resolve}
+
+    @pytest.mark.parametrize("name", ["", "https://mlaas.example.org", "MLaaS.example.org", "a b"])
+    def test_it_must_be_a_name(self, look: Any, name: str) -> None:
+        assert "mlaas4hep_domain is" in only(look(domain=self.domain(name)))
+
+    def test_acme_needs_one_that_resolves(self, look: Any) -> None:
+        assert "DNS" in only(look(domain=self.domain("nowhere.invalid")))
+
+    def test_else_it_is_a_warning(self, look: Any) -> None:
+        found = look(domain=self.domain("nowhere.invalid", resolve=False))
+        assert not found.problems
+        assert "can't be resolved" in found.warnings[0]
+
+    def test_one_that_resolves_is_no_problem(self, look: Any) -> None:
+        assert not look(domain=self.domain("localhost")).problems
+
+
+class TestSystem:
+    def test_everything_is_said_at_once(self, look: Any) -> None:
+        huge = dict.fromkeys(["memory_mb", "disk_gb", "cpus"], 10**9)
+        wanted = {"releases": {"debian": ["1"]}} | huge
+        problems = "\n".join(look(system=wanted, ansible_version="2.15.3").problems)
+        for text in ("supported are debian 1", "MB of memory", "GB are free", "cores", "2.15.3"):
+            assert text in problems
+
+    def test_newer_versions_of_ansible_are_no_problem(self, look: Any) -> None:
+        for version in ("2.16.0", "2.19.4", "2.20.1", "3.0"):
+            assert not look(ansible_version=version).problems
+
+
+class TestOptions:
+    def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
+        renamed = {"gateway_old": "gateway_new"}
+        given = {"given": ["gateway_old"], "known": ["gateway_new"], "renamed": renamed}
+        assert "it is called gateway_new now" in only(look(variables=given))
+
+    def test_a_misspelt_variable_names_the_nearest(self, look: Any) -> None:
+        given = {"given": ["gateway_tlss"], "known": ["gateway_tls"], "renamed": {}}
+        assert "Perhaps gateway_tls is meant" in look(variables=given).warnings[0]
+
+    def test_an_option_that_is_needed(self, look: Any) -> None:
+        needed = {"option": "mlaas4hep_issuer", "value": "", "why": "browsers sign in there"}
+        assert "Set mlaas4hep_issuer" in only(look(required=[needed]))
+        assert not look(required=[needed | {"value": "x"}]).problems
+
+    def test_a_file_that_is_needed(self, look: Any) -> None:
+        file = {"path": "/nowhere", "option": "oauth2_proxy_client_secret_file"}
+        assert "oauth2_proxy_client_secret_file" in only(look(files=[file]))
+        assert not look(files=[file | {"path": __file__}]).problems
