@@ -37,7 +37,7 @@ test-engine: .venv/test  ## the tests of trainings in containers
 test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ## images, roles and the whole stack, on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) pytest tests/images
-	$(STACK) pytest tests/collection
+	$(STACK) pytest tests/collection tests/roles
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 
 lint: .venv/test  ## style, types, and who may import whom
