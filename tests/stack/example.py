@@ -25,7 +25,8 @@ def main(folder: Path) -> None:
     signal, background, mixture = write_files(folder, n=4000)
     five_files(folder / "upload", Inputs([signal, background], ["1", "0"]))
     tree = uproot.open(mixture)["events"]
-    arrays = {name: tree[name].array(entry_stop=EVENTS).to_list() for name in tree.keys()}  # noqa: SIM118
+    names = tree.keys()
+    arrays = {name: tree[name].array(entry_stop=EVENTS).to_list() for name in names}
     truth = arrays.pop("truth")
     (folder / "events.json").write_text(json.dumps({"events": arrays, "truth": truth}))
 

@@ -79,11 +79,12 @@ def start(vm: Machine, container: str, switch: Switch) -> None:
         *deployed["Config"]["Env"],
         *(f"{name}={value}" for name, value in settings.items()),
     ]
-    command = ["docker", "run", "-d", "--name", container, "--network", "mlaas4hep-egress", "--read-only",
-               "--tmpfs", "/tmp", "--user", deployed["Config"]["User"],
+    command = ["docker", "run", "-d", "--name", container, "--network", "mlaas4hep-egress",
+               "--read-only", "--tmpfs", "/tmp", "--user", deployed["Config"]["User"],
                *(word for bind in deployed["HostConfig"]["Binds"] for word in ("-v", bind)),
                *(word for pair in environment for word in ("-e", pair)),
-               deployed["Config"]["Image"], "python", "-c", START.format(code=switch.code)]  # fmt: skip
+               deployed["Config"]["Image"],
+               "python", "-c", START.format(code=switch.code)]  # fmt: skip
     vm.run(shlex.join(command))
 
 

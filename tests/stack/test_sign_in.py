@@ -164,7 +164,8 @@ def test_scripts_without_a_token_are_told_so_in_json(stack: Stack) -> None:
         (stack.old_tfaas, "/"),
     ]:
         for options in ((), ("-H", "Accept: application/json"), ("-d", "{}"), (*PAGE, "-d", "{}"),
-                        ("-u", "alice:alice-pw"), (*PAGE, "-H", "Authorization: Bearer x")):  # fmt: skip
+                        ("-u", "alice:alice-pw"),
+                        (*PAGE, "-H", "Authorization: Bearer x")):  # fmt: skip
             answer = door.ask(path, *options)
             assert answer.status == 401, (options, answer)
             assert answer.headers["www-authenticate"].startswith("Bearer "), answer
@@ -212,7 +213,8 @@ def test_probes_need_no_token_and_figures_are_not_for_outside(stack: Stack, vm: 
     for path in ("/healthz", "/readyz", "/tfaas/healthz", "/tfaas/readyz"):
         assert stack.site.ask(path).status == 200, path
     hidden = ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/./metrics", "/tfaas/metrics",
-              "/tfaas//metrics", "/tfaas/%6Detrics", "/tfaas/../metrics", "/jupyter/../metrics"]  # fmt: skip
+              "/tfaas//metrics", "/tfaas/%6Detrics", "/tfaas/../metrics",
+              "/jupyter/../metrics"]  # fmt: skip
     for path in hidden:
         answer = stack.site.ask(path, "--path-as-is", token=token)
         assert answer.status == 404, (path, answer)
@@ -228,9 +230,10 @@ def test_probes_need_no_token_and_figures_are_not_for_outside(stack: Stack, vm: 
 
 def forged(value: str) -> list[str]:
     """Options of curl: all headers by which proxies tell services who somebody is."""
-    names = ["X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username",
-             "X-Forwarded-Access-Token", "X-Auth-Request-User", "X-Auth-Request-Email", "X-Auth-Request-Groups",
-             "X-Auth-Request-Access-Token", "X-Auth-Username", "Remote-User", "Remote-Groups", "X-Remote-User",
+    names = ["X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups",
+             "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token", "X-Auth-Request-User",
+             "X-Auth-Request-Email", "X-Auth-Request-Groups", "X-Auth-Request-Access-Token",
+             "X-Auth-Username", "Remote-User", "Remote-Groups", "X-Remote-User",
              "GAP-Auth"]  # fmt: skip
     return [word for name in names for word in ("-H", f"{name}: {value}")]
 
@@ -323,8 +326,9 @@ class Things:
         )
 
     def changes(self) -> list[tuple[str, ...]]:
-        form = {"name": self.folder, "device": "cpu", "memory": "1gb", "cpus": "1", "files": "files.txt",
-                "labels": "labels.txt", "model": "model.py", "params": "params.json"}  # fmt: skip
+        form = {"name": self.folder, "device": "cpu", "memory": "1gb", "cpus": "1",
+                "files": "files.txt", "labels": "labels.txt",
+                "model": "model.py", "params": "params.json"}  # fmt: skip
         return [
             (f"/delete_specs?name={self.folder}",),
             (f"/delete_folder?name={self.folder}",),
