@@ -68,11 +68,10 @@ class Machine:
         return json.loads(self.run(f"docker inspect {container}"))[0]
 
     def healthy(self, *names: str) -> bool:
-        """Whether these containers run and their health checks say so."""
-        found = self.run(
-            f"docker inspect -f '{{{{.State.Health.Status}}}}' {' '.join(names)}", check=False
-        )
-        return found.split() == ["healthy"] * len(names)
+        """Whether these containers run, and say that they are well if they can say so."""
+        state = "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}"
+        found = self.run(f"docker inspect -f '{state}' {' '.join(names)}", check=False).split()
+        return len(found) == len(names) and set(found) <= {"healthy", "running"}
 
     def reboot(self) -> None:
         """As a power cycle: everything ends, systemd starts anew."""
