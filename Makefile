@@ -14,10 +14,10 @@ PLAY = ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-playbo
 DEPLOY_OPTIONS = $(if $(ISSUER),-e mlaas4hep_issuer=$(ISSUER)) $(if $(DOMAIN),-e mlaas4hep_domain=$(DOMAIN)) \
 	$(if $(EMAIL),-e mlaas4hep_email=$(EMAIL)) $(if $(GROUPS),-e '{"mlaas4hep_allowed_groups": ["$(subst $(comma),"$(comma)",$(GROUPS))"]}')
 
-# The real parts of the tests (tests/parts): their engine, and what reaches them.
+# The real parts of the tests (tests/parts), and what finds them.
 PARTS = $(PYTHON) tests/parts
-ENGINE = DOCKER_HOST=unix:///run/mlaas4hep-parts/docker.sock DOCKER=/usr/bin/docker
-STACK = PATH="$(CURDIR)/.venv-stack/bin:/usr/bin:$$PATH" $(ENGINE) MLAAS4HEP_TEST_CA_BUNDLE="$$($(PARTS) bundle)"
+ENGINE = env $$($(PARTS) environment)
+STACK = $(ENGINE) PATH="$(CURDIR)/.venv-stack/bin:/usr/bin:$$PATH"
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -32,11 +32,11 @@ test-app: .venv/test  ## the quick, unprivileged tests of the application
 
 test-engine: .venv/test  ## the tests of trainings in containers
 	$(PARTS) up engine
-	cd app && $(ENGINE) ../$(BIN)/pytest -m engine tests
+	$(ENGINE) bash -c 'cd app && ../$(BIN)/pytest -m engine tests'
 
 test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ## images, roles and the whole stack, on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
-	cd tests/images && $(STACK) pytest
+	$(STACK) pytest tests/images
 	$(STACK) pytest tests/collection
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 

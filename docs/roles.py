@@ -63,7 +63,7 @@ def _default(option: dict[str, Any]) -> str:
     text = value if isinstance(value, str) and value else yaml.safe_dump(
         value, default_flow_style=True, width=10_000
     ).removesuffix("...\n").strip()  # fmt: skip
-    return f"`{text}`"
+    return f"`{text}`".replace("|", "\\|")
 
 
 def _meaning(option: dict[str, Any]) -> str:

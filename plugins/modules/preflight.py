@@ -25,58 +25,65 @@ description:
   - Looks at the host and at the options of a role, and changes nothing.
   - Each problem says what was found, what is needed, and what to do.
 options:
-  system:
-    description: The host itself; releases (ID to versions), memory_mb, disk_gb, cpus.
+  checks:
+    description: What to look at.
     type: dict
-  engine:
-    description: Package of the container engine that is to be installed.
-    type: str
-  ports:
-    description: Ports that the stack publishes; port, and the option that names it.
-    type: list
-    elements: dict
-    default: []
-  issuer:
-    description: The OpenID Connect issuer; url, option, audience, allowed_groups, proxy, no_proxy.
-    type: dict
-  ca_pem:
-    description: Certificates of the site, trusted beside those of the distribution.
-    type: str
-    default: ""
-  ca_file:
-    description: The same, as a file of the host.
-    type: str
-    default: ""
-  domain:
-    description: The host's public name; name, option, resolve (whether it must resolve).
-    type: dict
-  certificate:
-    description: Certificate that is given; certificate and key (paths), domain.
-    type: dict
-  files:
-    description: Files that must exist; path, and the option that names it.
-    type: list
-    elements: dict
-    default: []
-  required:
-    description: Options that must have a value; option, value, why.
-    type: list
-    elements: dict
-    default: []
-  variables:
-    description: Variables of the role; given, known, renamed (old name to new name).
-    type: dict
-  ansible_version:
-    description: Version of ansible-core.
-    type: str
+    required: true
+    suboptions:
+      system:
+        description: The host itself; releases (ID to versions), memory_mb, disk_gb, cpus.
+        type: dict
+      engine:
+        description: Package of the container engine that is to be installed.
+        type: str
+      ports:
+        description: Ports that the stack publishes; port, and the option that names it.
+        type: list
+        elements: dict
+        default: []
+      issuer:
+        description: >-
+          The OpenID Connect issuer; url, option, audience, allowed_groups, proxy, no_proxy.
+        type: dict
+      ca_pem:
+        description: Certificates of the site, trusted beside those of the distribution.
+        type: str
+        default: ""
+      ca_file:
+        description: The same, as a file of the host.
+        type: str
+        default: ""
+      domain:
+        description: The host's public name; name, option, resolve (whether it must resolve).
+        type: dict
+      certificate:
+        description: Certificate that is given; certificate and key (paths), domain.
+        type: dict
+      files:
+        description: Files that must exist; path, and the option that names it.
+        type: list
+        elements: dict
+        default: []
+      required:
+        description: Options that must have a value; option, value, why.
+        type: list
+        elements: dict
+        default: []
+      variables:
+        description: Variables of the role; given, known, renamed (old name to new name).
+        type: dict
+      ansible_version:
+        description: Version of ansible-core.
+        type: str
 author: The MLaaS4HEP developers
 """
 
 EXAMPLES = """
 - name: Check that a port is free
   mlaas4hep.stack.preflight:
-    ports:
-      - {port: 443, option: gateway_https_port}
+    checks:
+      ports:
+        - {port: 443, option: gateway_https_port}
 """
 
 RETURN = """
@@ -402,24 +409,25 @@ def check(params):
 
 def main():
     """Read the arguments, look, report."""
+    checks = {
+        "system": {"type": "dict"},
+        "engine": {"type": "str"},
+        "ports": {"type": "list", "elements": "dict", "default": []},
+        "issuer": {"type": "dict"},
+        "ca_pem": {"type": "str", "default": ""},
+        "ca_file": {"type": "str", "default": ""},
+        "domain": {"type": "dict"},
+        "certificate": {"type": "dict"},
+        "files": {"type": "list", "elements": "dict", "default": []},
+        "required": {"type": "list", "elements": "dict", "default": []},
+        "variables": {"type": "dict"},
+        "ansible_version": {"type": "str"},
+    }
     module = AnsibleModule(
-        argument_spec={
-            "system": {"type": "dict"},
-            "engine": {"type": "str"},
-            "ports": {"type": "list", "elements": "dict", "default": []},
-            "issuer": {"type": "dict"},
-            "ca_pem": {"type": "str", "default": ""},
-            "ca_file": {"type": "str", "default": ""},
-            "domain": {"type": "dict"},
-            "certificate": {"type": "dict"},
-            "files": {"type": "list", "elements": "dict", "default": []},
-            "required": {"type": "list", "elements": "dict", "default": []},
-            "variables": {"type": "dict"},
-            "ansible_version": {"type": "str"},
-        },
+        argument_spec={"checks": {"type": "dict", "required": True, "options": checks}},
         supports_check_mode=True,
     )
-    found = check(module.params)
+    found = check(module.params["checks"])
     module.exit_json(changed=False, problems=found.problems, warnings_found=found.warnings)
 
 

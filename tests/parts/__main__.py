@@ -1,4 +1,7 @@
-"""What the stack's tests need of the real world: `python tests/parts up NAME…`, `down`, `status`, `bundle`."""
+"""What the stack's tests need of the real world.
+
+`python tests/parts up NAME…`, `down`, `status`, `environment`.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,16 @@ def browser() -> None:
 
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "engine": (f"container engine at {engine.HOST}, with {base.NAME}", base.make),
-    "pki": (f"test authority {pki.CA}, and what a machine here trusts: {pki.BUNDLE}", pki.authority),
+    "pki": (
+        f"test authority {pki.CA}, and what a machine here trusts: {pki.BUNDLE}",
+        pki.authority,
+    ),
     "vm": ("image of a bare machine with systemd: mlaas4hep-test/vm", machine),
     "neighbour": ("image of another machine of the network: mlaas4hep-test/neighbour", neighbour),
-    "registry": ("registry under the names " + ", ".join(places.NAMES[places.REGISTRY]), places.registry),
+    "registry": (
+        "registry under the names " + ", ".join(places.NAMES[places.REGISTRY]),
+        places.registry,
+    ),
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),
@@ -59,9 +68,12 @@ def status() -> None:
         print(f"{name}: {state} ({address}: {', '.join(places.NAMES[name])})")
 
 
-def bundle() -> None:
-    pki.authority()
-    print(pki.BUNDLE)
+def environment() -> None:
+    print(f"DOCKER_HOST={engine.HOST}")
+    print(f"DOCKER={engine.DOCKER}")
+    print(f"MLAAS4HEP_TEST_CA={pki.CA}")
+    print(f"MLAAS4HEP_TEST_CA_BUNDLE={pki.BUNDLE}")
+    print(f"MLAAS4HEP_TEST_DIGESTS={places.DIGESTS}")
 
 
 def main() -> int:
@@ -78,14 +90,14 @@ def main() -> int:
     )
     commands.add_parser("down", help="stop all; what was made stays in the cache")
     commands.add_parser("status", help="what runs")
-    commands.add_parser("bundle", help="the file with all authorities that a machine of the tests trusts")
+    commands.add_parser("environment", help="variables with which tests find the parts")
     asked = options.parse_args()
     try:
         with alone():
             if asked.command == "up":
                 up(asked.names)
             else:
-                {"down": down, "status": status, "bundle": bundle}[asked.command]()
+                {"down": down, "status": status, "environment": environment}[asked.command]()
     except PartError as error:
         print(f"parts: {error}", file=sys.stderr)
         return 1

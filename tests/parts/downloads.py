@@ -1,19 +1,32 @@
-"""Programs that are made here because their publishers' images cannot be pulled: by version, once."""
+"""Programs whose publishers' images cannot be pulled: made here, by version, once."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
-from shell import CACHE, need, new_folder, run, say
+from shell import CACHE, HERE, PartError, need, new_folder, run, say
 
+KEYCLOAK = "26.4.0"
+
+
+def image_of(role: str) -> str:
+    """The image that a role deploys unless told otherwise, without its digest."""
+    options = (HERE.parents[1] / f"roles/{role}/defaults/main.yml").read_text()
+    found = re.search(rf"^{role}_image: (\S+?)(@sha256:\w+)?$", options, re.MULTILINE)
+    if not found:
+        raise PartError(f"roles/{role}/defaults/main.yml names no image: {role}_image")
+    return found[1]
+
+
+CADDY_IMAGE, OAUTH2_PROXY_IMAGE = image_of("gateway"), image_of("oauth2_proxy")
 GO = {
-    "caddy": ("github.com/caddyserver/caddy/v2/cmd/caddy", "v2.11.9"),
-    "oauth2-proxy": ("github.com/oauth2-proxy/oauth2-proxy/v7", "v7.15.6"),
+    "caddy": ("github.com/caddyserver/caddy/v2/cmd/caddy", f"v{CADDY_IMAGE.split(':')[-1]}"),
+    "oauth2-proxy": ("github.com/oauth2-proxy/oauth2-proxy/v7", OAUTH2_PROXY_IMAGE.split(":")[-1]),
     "pebble": ("github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"),
 }
-KEYCLOAK = "26.4.0"
 
 
 def go(name: str) -> Path:
@@ -39,7 +52,15 @@ def keycloak() -> Path:
         say(f"fetching Keycloak {KEYCLOAK}")
         with new_folder(kept) as folder:
             artifact = f"org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:zip"
-            run("mvn", "-q", "-B", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}", cwd=folder)
+            run(
+                "mvn",
+                "-q",
+                "-B",
+                "dependency:copy",
+                f"-Dartifact={artifact}",
+                f"-DoutputDirectory={folder}",
+                cwd=folder,
+            )
             archive = next(folder.glob("*.zip"))
             with zipfile.ZipFile(archive) as files:
                 files.extractall(folder)

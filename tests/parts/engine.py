@@ -1,7 +1,8 @@
-"""A container engine of the tests' own: Debian's dockerd with its own socket, folders, bridge and firewall rules.
+"""A container engine of the tests' own: Debian's dockerd with its own socket, folders and bridge.
 
-It changes nothing of an engine that the machine already runs: `--iptables=false`, and the few rules that the
-network of the tests needs are set here. Started again, it finds its images, volumes and networks in the cache.
+It changes nothing of an engine that the machine already runs: `--iptables=false`, and the few rules
+that the network of the tests needs are set here. Started again, it finds its images, volumes and
+networks in the cache.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ def launch() -> None:
     say(f"starting the engine at {HOST}")
     with LOG.open("ab") as log:
         started = subprocess.Popen(
-            ["dockerd", "--data-root", ROOT, "--exec-root", RUN / "exec", "--pidfile", PID_FILE,
-             "--host", HOST, "--insecure-registry", SUBNET, "--bridge", "none", "--iptables=false", "--ip6tables=false",
-             "--exec-opt", "native.cgroupdriver=cgroupfs", "--log-level", "warn"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True,
+            ["dockerd", "--host", HOST, "--data-root", ROOT, "--exec-root", RUN / "exec",
+             "--pidfile", PID_FILE, "--bridge", "none", "--iptables=false", "--ip6tables=false",
+             "--insecure-registry", SUBNET, "--exec-opt", "native.cgroupdriver=cgroupfs",
+             "--log-level", "warn"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     for _ in range(240):
         if started.poll() is not None:
@@ -85,17 +87,20 @@ def launch() -> None:
 def join_network() -> None:
     """A bridge with fixed addresses, whose machines reach the outside as the host does."""
     if not exists("network", NETWORK):
-        docker("network", "create", "--subnet", SUBNET, "--opt", f"com.docker.network.bridge.name={BRIDGE}",
+        docker("network", "create", "--subnet", SUBNET,
+               "--opt", f"com.docker.network.bridge.name={BRIDGE}",
                "--opt", f"com.docker.network.driver.mtu={mtu()}", NETWORK)  # fmt: skip
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     for table, chain, rule in RULES:
-        known = subprocess.run(["iptables", "-w", "-t", table, "-C", chain, *rule], capture_output=True)
+        known = subprocess.run(
+            ["iptables", "-w", "-t", table, "-C", chain, *rule], capture_output=True
+        )
         if known.returncode:
             run("iptables", "-w", "-t", table, "-I", chain, *rule)
 
 
 def mtu() -> int:
-    """The smallest packet size of the host's network cards: larger packets would not get through."""
+    """The smallest packet size of the host's network cards: larger packets would be lost."""
     sizes = [
         int((card / "mtu").read_text())
         for card in Path("/sys/class/net").iterdir()

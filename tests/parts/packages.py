@@ -16,13 +16,23 @@ def install(*names: str) -> None:
     if not missing:
         return
     if os.geteuid() != 0:
-        raise PartError(f"missing packages, and only root can install them: apt-get install {' '.join(missing)}")
+        raise PartError(
+            f"missing packages, and only root can install them: apt-get install {' '.join(missing)}"
+        )
     say(f"installing {' '.join(missing)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    # A policy that starts nothing: the tests run an engine of their own, with its own socket and folders.
+    # Nothing is started: the tests run an engine of their own, with its own socket and folders.
     start_nothing = {"RUNLEVEL": "1"}
     run("apt-get", "update", "-qq")
-    run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *missing, env=quiet | start_nothing)
+    run(
+        "apt-get",
+        "install",
+        "-qq",
+        "-y",
+        "--no-install-recommends",
+        *missing,
+        env=quiet | start_nothing,
+    )
 
 
 def installed(name: str) -> bool:

@@ -28,13 +28,13 @@ NAMES = {
 # What a deployment pulls, under its publisher's name, and the image here that stands for it.
 PUBLISHED = {
     "docker.io/library/debian:bookworm-slim": "debian:bookworm-slim",
-    f"docker.io/library/caddy:{downloads.GO['caddy'][1].lstrip('v')}": "mlaas4hep-test/caddy",
-    f"quay.io/oauth2-proxy/oauth2-proxy:{downloads.GO['oauth2-proxy'][1]}": "mlaas4hep-test/oauth2-proxy",
+    downloads.CADDY_IMAGE: "mlaas4hep-test/caddy",
+    downloads.OAUTH2_PROXY_IMAGE: "mlaas4hep-test/oauth2-proxy",
 }
 
 
 def build(name: str, *contexts: Path) -> str:
-    """The image of `images/NAME`, with the files of these folders beside its Dockerfile; unchanged layers are kept."""
+    """The image of `images/NAME`, with the files of these folders beside its Dockerfile."""
     image = f"mlaas4hep-test/{name}"
     context = CACHE / "contexts" / name
     shutil.rmtree(context, ignore_errors=True)
@@ -81,7 +81,9 @@ def registry() -> None:
     wait(REGISTRY, "/v2/")
     for name in ("caddy", "oauth2-proxy"):
         build(name, downloads.go(name))
-    digests = {name: push(name, image) for name, image in PUBLISHED.items()}
+    digests = {
+        image.split("/")[-1].split(":")[0]: push(name, image) for name, image in PUBLISHED.items()
+    }
     DIGESTS.write_text(json.dumps(digests, indent=1) + "\n")
 
 
@@ -99,7 +101,8 @@ def keycloak() -> None:
     with_realm.mkdir(exist_ok=True)
     (with_realm / "realm.json").write_text(json.dumps(realm.realm(), indent=1))
     start(KEYCLOAK, build("keycloak", downloads.keycloak(), with_realm),
-          "-e", "KC_BOOTSTRAP_ADMIN_USERNAME=admin", "-e", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin-pw")  # fmt: skip
+          "-e", "KC_BOOTSTRAP_ADMIN_USERNAME=admin",
+          "-e", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin-pw")  # fmt: skip
     wait(KEYCLOAK, "/realms/mlaas4hep/.well-known/openid-configuration")
 
 

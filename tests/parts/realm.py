@@ -1,4 +1,4 @@
-"""The realm `mlaas4hep` of the tests' identity provider: who may sign in, and what their tokens say."""
+"""The realm `mlaas4hep` of the tests' issuer: who may sign in, and what their tokens say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def mapper(name: str, kind: str, **config: str) -> dict:
     }
 
 
-EMAIL_VERIFIED = mapper("email_verified", "oidc-usermodel-property-mapper", claim_name="email_verified",
-                        user_attribute="emailVerified", jsonType_label="boolean")  # fmt: skip
+EMAIL_VERIFIED = mapper(
+    "email_verified",
+    "oidc-usermodel-property-mapper",
+    claim_name="email_verified",
+    user_attribute="emailVerified",
+    jsonType_label="boolean",
+)
 
 
 def groups(claim: str, full_path: str) -> dict:
@@ -57,13 +62,23 @@ SHORT_GROUPS = groups("groups", "false")
 
 def scope(name: str, *mappers: dict) -> dict:
     in_token = {"include.in.token.scope": "true"}
-    return {"name": name, "protocol": "openid-connect", "attributes": in_token, "protocolMappers": list(mappers)}
+    return {
+        "name": name,
+        "protocol": "openid-connect",
+        "attributes": in_token,
+        "protocolMappers": list(mappers),
+    }
 
 
-# A realm file that names scopes gets no others: these are Keycloak's own, cut to what is read, and the stack's.
+# A realm file that names scopes gets no others: these are Keycloak's own, cut to what is read,
+# and the stack's.
 SCOPES = [
     scope("basic", mapper("sub", "oidc-sub-mapper")),
-    scope("profile", attribute("preferred_username", "username"), mapper("name", "oidc-full-name-mapper")),
+    scope(
+        "profile",
+        attribute("preferred_username", "username"),
+        mapper("name", "oidc-full-name-mapper"),
+    ),
     scope("email", attribute("email", "email"), EMAIL_VERIFIED),
     scope("mlaas4hep", audience(AUDIENCE), SHORT_GROUPS, groups("wlcg.groups", "true")),
     scope("offline_access"),
@@ -92,11 +107,12 @@ CLIENTS = [
     client("test-password", directAccessGrantsEnabled=True),
     client("test-short", directAccessGrantsEnabled=True, attributes={"access.token.lifespan": "3"}),
     # Another application of the same issuer: its tokens have another audience.
-    client("other-app", directAccessGrantsEnabled=True, defaultClientScopes=["basic", "profile", "email"],
+    client("other-app", directAccessGrantsEnabled=True,
+           defaultClientScopes=["basic", "profile", "email"],
            protocolMappers=[audience("other-app"), SHORT_GROUPS]),
     # The stack's own client, for the case that it is given rather than registered.
-    client("mlaas4hep-browser", publicClient=False, secret="browser-secret", standardFlowEnabled=True,
-           redirectUris=REDIRECTS),
+    client("mlaas4hep-browser", publicClient=False, secret="browser-secret",
+           standardFlowEnabled=True, redirectUris=REDIRECTS),
     # A robot: signs in with its secret, is a user of its own.
     client("robot", publicClient=False, secret="robot-secret", serviceAccountsEnabled=True),
 ]  # fmt: skip
@@ -116,14 +132,16 @@ def policy(name: str, provider: str, kind: str, **config: list[str]) -> dict:
 
 
 def scopes(kind: str) -> dict:
-    return policy("Allowed Client Scopes", "allowed-client-templates", kind, allow_default_scopes=["true"],
-                  allowed_client_scopes=["openid", "profile", "email", "offline_access", "mlaas4hep"])  # fmt: skip
+    return policy("Allowed Client Scopes", "allowed-client-templates", kind,
+                  allow_default_scopes=["true"], allowed_client_scopes=[*DEFAULT_SCOPES, "openid",
+                  "offline_access"])  # fmt: skip
 
 
 # Who may register a client: machines of the tests' network, for addresses of the stack.
 REGISTRATION = [
-    policy("Trusted Hosts", "trusted-hosts", "anonymous", host_sending_registration_request_must_match=["false"],
-           client_uris_must_match=["true"], trusted_hosts=["mlaas4hep.test"]),
+    policy("Trusted Hosts", "trusted-hosts", "anonymous",
+           host_sending_registration_request_must_match=["false"], client_uris_must_match=["true"],
+           trusted_hosts=["mlaas4hep.test"]),
     policy("Max Clients Limit", "max-clients", "anonymous", max_clients=["200"]),
     scopes("anonymous"),
     scopes("authenticated"),
@@ -135,17 +153,24 @@ def realm() -> dict:
         "realm": "mlaas4hep",
         "enabled": True,
         "sslRequired": "external",
-        "accessTokenLifespan": 300,
+        "accessTokenLifespan": 900,
         "oauth2DeviceCodeLifespan": 600,
         "oauth2DevicePollingInterval": 1,
         "revokeRefreshToken": True,
         "refreshTokenMaxReuse": 0,
         "bruteForceProtected": False,
         "groups": [{"name": "physicists"}, {"name": "admins"}],
-        "users": [user("alice", "physicists", "admins"), user("bob", "physicists"), user("mallory"), *ROBOTS],
+        "users": [
+            user("alice", "physicists", "admins"),
+            user("bob", "physicists"),
+            user("mallory"),
+            *ROBOTS,
+        ],
         "clients": CLIENTS,
         "clientScopes": SCOPES,
         "defaultDefaultClientScopes": DEFAULT_SCOPES,
         "defaultOptionalClientScopes": ["offline_access"],
-        "components": {"org.keycloak.services.clientregistration.policy.ClientRegistrationPolicy": REGISTRATION},
+        "components": {
+            "org.keycloak.services.clientregistration.policy.ClientRegistrationPolicy": REGISTRATION
+        },
     }

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/stack/example.py FOLDER
 
-writes FOLDER/upload (two ROOT files and the four files that describe a training) and FOLDER/events.json (events of
-another seed, as they are in the tree, with their truth).
+writes FOLDER/upload (two ROOT files and the four files that describe a training) and
+FOLDER/events.json (events of another seed, as they are in the tree, with their truth).
 """
 
 from __future__ import annotations

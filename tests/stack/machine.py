@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,9 @@ class Machine:
         """Copy a folder of this computer onto the machine."""
         self.run(f"rm -rf {to} && mkdir -p {to}")
         with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packed:
-            docker("exec", "-i", NAME, "tar", "-C", to, "-x", "--no-same-owner", stdin=packed.stdout)
+            docker(
+                "exec", "-i", NAME, "tar", "-C", to, "-x", "--no-same-owner", stdin=packed.stdout
+            )
 
     def containers(self) -> list[str]:
         """Names of the stack's containers that there are, whether or not they run."""
@@ -66,30 +69,72 @@ class Machine:
 
     def healthy(self, *names: str) -> bool:
         """Whether these containers run and their health checks say so."""
-        found = self.run(f"docker inspect -f '{{{{.State.Health.Status}}}}' {' '.join(names)}", check=False)
+        found = self.run(
+            f"docker inspect -f '{{{{.State.Health.Status}}}}' {' '.join(names)}", check=False
+        )
         return found.split() == ["healthy"] * len(names)
 
     def reboot(self) -> None:
         """As a power cycle: everything ends, systemd starts anew."""
         docker("restart", NAME)
-        until("systemd is up", lambda: self.run("systemctl is-system-running", check=False) == "running")
+        until(
+            "systemd is up",
+            lambda: self.run("systemctl is-system-running", check=False) == "running",
+        )
+
+
+class Neighbour:
+    """Another machine of the network, on which users and attackers are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, command: str) -> subprocess.CompletedProcess[str]:
+        """How a shell command ended."""
+        words = [DOCKER, "exec", "-i", self.name, "bash", "-c", command]
+        return subprocess.run(words, capture_output=True, text=True)
 
 
 @contextmanager
-def neighbour(*options: str) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """Another machine of the network, in which shell commands can be run."""
-    name = f"{NAME}-neighbour-{os.getpid()}"
-    docker("run", "-d", "--rm", "--name", name, "--network", NETWORK, *options, "mlaas4hep-test/neighbour")
-
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [DOCKER, "exec", "-i", name, "bash", "-c", command], capture_output=True, text=True
-        )
-
+def neighbour(*options: str | Path) -> Iterator[Neighbour]:
+    """One that trusts the authorities of the tests; options are of `docker run`."""
+    name = f"{NAME}-neighbour-{uuid.uuid4().hex[:8]}"
+    trusted = authorities()
+    trust = [
+        "-v",
+        f"{trusted}:/ca.pem:ro",
+        "-e",
+        "CURL_CA_BUNDLE=/ca.pem",
+        "-e",
+        "SSL_CERT_FILE=/ca.pem",
+    ]
+    docker(
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        name,
+        "--network",
+        NETWORK,
+        *trust,
+        *options,
+        "mlaas4hep-test/neighbour",
+    )
     try:
-        yield run
+        yield Neighbour(name)
     finally:
         docker("rm", "-f", name)
+
+
+def authorities() -> Path:
+    """A file with the authorities of the tests: the parts', and the one of the ACME server."""
+    kept = ROOT / "build/stack/authorities.pem"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    mine = Path(os.environ["MLAAS4HEP_TEST_CA"]).read_text()
+    acme = docker("run", "--rm", "--network", NETWORK, "mlaas4hep-test/neighbour",
+                  "curl", "-sSfk", "https://acme.test:15000/roots/0")  # fmt: skip
+    kept.write_text(f"{mine}\n{acme}\n")
+    return kept
 
 
 SCAN = """

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a physicist's script does, with curl alone, on the routes of the prototype:
-#   SERVER=URL TFAAS=URL [TOKEN=T] user.sh NAME FOLDER
+#   SERVER=URL TFAAS=URL [ISSUER=URL PERSON=COMMAND WHO=WORDS] user.sh NAME FOLDER
+# With ISSUER it signs in by the device flow: the command PERSON gets the address that a person opens in a browser, and WHO it is.
 # FOLDER has upload/ and events.json; predictions.json, bundle.tar.gz and log.txt are written there.
 # Prints "PHASE SECONDS" after each phase; with KEEP=1 folder and model stay.
 set -euo pipefail
@@ -23,6 +24,18 @@ phase() {
   python3 -c 'import sys; print(sys.argv[1], round(float(sys.argv[3]) - float(sys.argv[2]), 2))' "$1" "$started" "$now"
   started=$now
 }
+
+if [[ -n ${ISSUER:-} ]]; then
+  client=(-d "client_id=${CLIENT:-mlaas4hep-cli}")
+  issuer=$(curl -sSf "$ISSUER/.well-known/openid-configuration")
+  device=$(curl -sSf "${client[@]}" -d scope=openid "$(field device_authorization_endpoint <<<"$issuer")")
+  # shellcheck disable=SC2086 # words, on purpose
+  $PERSON "$(field verification_uri_complete <<<"$device")" $WHO >&2
+  sleep "$(field interval <<<"$device")"
+  TOKEN=$(curl -sSf "${client[@]}" -d grant_type=urn:ietf:params:oauth:grant-type:device_code \
+    -d "device_code=$(field device_code <<<"$device")" "$(field token_endpoint <<<"$issuer")" | field access_token)
+  phase sign-in
+fi
 
 tar -C "$folder/upload" -czf "$folder/upload.tar.gz" .
 ask -F "file=@$folder/upload.tar.gz" "$SERVER/upload?name=$name" >/dev/null

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def test_what_is_no_issuer_is_told(issuer: Issuer) -> None:
     issuer.changed = {"padding": "x" * (1 << 20)}
     with pytest.raises(BusyError, match="more than 1048576 bytes"):
         keys_of(issuer.url)
+
+
+def test_an_issuer_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlaas4hep.access.issuer.TIMEOUT_SECONDS", 0.2)
+    expected = pytest.raises(BusyError, match=r"can't be fetched: no answer within 0\.2 s")
+    with socket.create_server(("127.0.0.1", 0)) as silent, expected:
+        keys_of(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 ASK = """

@@ -444,6 +444,7 @@ def test_the_engine_is_out_of_reach(service: ContainerService) -> None:
 def test_too_much_memory_is_the_reason(service: ContainerService) -> None:
     job = service.run_code("x = bytearray(300 << 20)\n" + HANG, memory="100mb")
     assert (job.state, job.reason) == ("failed", "killed: used more than the 100 MB asked for")
+    assert job.exit_code == -9
     assert "chunk_size" in job.remedy
 
 
@@ -453,14 +454,14 @@ def test_too_much_memory_is_the_reason(service: ContainerService) -> None:
         "for i in range(10_000): (home / str(i)).write_bytes(bytes(1 << 20))",
         "for i in range(10_000): open(str(i), 'wb').write(bytes(1 << 20))",
         "while True: print('x' * 1000)",
-        "for i in range(100_000): (home / str(i)).touch()\n" + HANG,
+        "for i in range(6_000): (home / str(i)).touch()\n" + HANG,
     ],
     ids=["its folder", "the uploaded folder", "its log", "empty files"],
 )
 def test_too_much_written_is_the_reason(service: ContainerService, code: str) -> None:
-    job = limited(service, max_job_disk_bytes=64 * MB).run_code(code)
+    job = limited(service, max_job_disk_bytes=16 * MB).run_code(code)
     assert job.state == "failed"
-    assert "killed: wrote more than the 64 MB that a training may write" in job.reason
+    assert "killed: wrote more than the 16 MB that a training may write" in job.reason
     assert "max_job_disk_bytes" in job.reason
 
 

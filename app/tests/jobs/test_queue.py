@@ -174,13 +174,16 @@ def test_limits(tmp_path: Path) -> None:
 
 def test_waiting_jobs_of_one_user_are_limited(tmp_path: Path) -> None:
     service = Service(tmp_path / "s", max_queued_jobs_per_user=2)
-    service.upload("luca")
+    for name, owner in (("luca", "ann"), ("mara", "ben")):
+        with service.folders.upload(name, owner) as upload:
+            upload.archive.write_bytes(packed(small_files()))
+            upload.finish()
     for _ in range(2):
         service.queue.submit(submission("luca"), owner="ann")
     with pytest.raises(BusyError, match=r"2 of your trainings.*max_queued_jobs_per_user") as caught:
         service.queue.submit(submission("luca"), owner="ann")
     assert "DELETE /jobs/" in caught.value.remedy
-    assert service.queue.submit(submission("luca"), owner="ben").owner == "ben"
+    assert service.queue.submit(submission("mara"), owner="ben").owner == "ben"
 
 
 ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}

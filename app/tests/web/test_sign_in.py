@@ -423,7 +423,7 @@ def test_a_token_expires_under_tfaas_too(
     tfaas: TFaaSProcess, issuer: Issuer, tmp_path: Path
 ) -> None:
     """One that is known, and within the leeway when it is first seen."""
-    short = bearer(issuer, "dora", exp=int(time.time()) - 27)
+    short = bearer(issuer, "dora", exp=int(time.time()) - 20)
     assert tfaas.http.get("/models", headers=short).status_code == 200
     deadline = time.monotonic() + 60
     while (answer := tfaas.http.get("/models", headers=short)).status_code == 200:

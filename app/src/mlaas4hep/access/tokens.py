@@ -121,7 +121,7 @@ def _header(token: bytes) -> Mapping[str, Any]:
     try:
         header = jws.extract_compact(token, registry=_registry).headers()
         kind, algorithm = header.get("typ", "JWT"), header.get("alg")
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, AttributeError, RecursionError):
         raise SignInError("the token is not a signed JWT", _HOW) from None
     if not isinstance(kind, str) or kind.lower() not in _TYPES:
         raise SignInError(f"the token is of type {_shown(kind)}", "Send an access token.")

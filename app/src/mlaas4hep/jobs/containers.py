@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -35,8 +36,22 @@ ENGINE_SECONDS = 60
 STARTED = "started"
 """A file of the job's folder, written just before its container is started for the first time."""
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
-INTO_LOG = ["/bin/sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh"]
-"""Runs the words after the first with their output in the file that the first names."""
+NO_MEMORY = 250
+"""Exit code of a container whose training the kernel killed for its memory."""
+SCRIPT = rf"""
+exec >>"$1" 2>&1
+shift
+"$@"
+code=$?
+[ $code = 137 ] && cd /sys/fs/cgroup &&
+  grep -qs '^oom_kill [1-9]' memory.events memory/memory.oom_control && exit {NO_MEMORY}
+exit $code
+"""
+"""Runs the words after the first with their output in the file that the first names.
+
+It asks the kernel why a training was killed, since the engine's own note of that (OOMKilled) comes
+too late, for good, when the container ends first.
+"""
 KILLED = (137, 143, 255)
 """Exit codes after SIGKILL and SIGTERM, and of a container that a crash of its engine ended."""
 ENDED = ("exited", "dead", "removing")
@@ -101,7 +116,7 @@ class ContainerExecutor:
             "name": self._name(order.home),
             "labels": {"mlaas4hep.store": self._store, "mlaas4hep.job": order.process_name},
             "hostname": "job",
-            "entrypoint": INTO_LOG,
+            "entrypoint": ["/bin/sh", "-c", SCRIPT, "sh"],
             "command": [str(order.home / "log.txt"), "mlaas4hep", *train_arguments(order)],
             "working_dir": str(order.cwd),
             "environment": environment | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY},
@@ -157,6 +172,8 @@ class ContainerExecutor:
         if container is None or container.status not in ENDED:
             return None
         code = int(container.attrs["State"]["ExitCode"])
+        if code == NO_MEMORY:
+            return -signal.SIGKILL
         return 128 - code if 128 < code <= 192 else code
 
     def cause_of_death(self, home: Path) -> tuple[str, str] | None:
@@ -169,7 +186,7 @@ class ContainerExecutor:
                 "Submit it again; the log shows how far it was.",
             )
         state = container.attrs["State"]
-        if state["OOMKilled"]:
+        if state["OOMKilled"] or state["ExitCode"] == NO_MEMORY:
             limit = container.attrs["HostConfig"]["Memory"]
             return (
                 f"killed: used more than the {size(limit)} asked for",

@@ -277,7 +277,7 @@ class Runner:
         except OSError as error:
             return f"killed: what it wrote can't be looked at: {error.strerror}"
         now = time.monotonic()
-        self._next_disk_look[home] = now + max(DISK_SECONDS, 20 * (now - begun))
+        self._next_disk_look[home] = now + max(DISK_SECONDS, 5 * (now - begun))
         if used <= most:
             return ""
         return (

@@ -1,0 +1,80 @@
+"""A model file that looks around finds its own folder, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from machine import Machine
+from trainings import STORE, WAITS, Trainings
+from user import Files
+
+HOSTILE = (Path(__file__).parent / "hostile.py").read_text()
+ISSUER = "10.213.0.3"
+
+
+@pytest.fixture(scope="module")
+def attempts(vm: Machine, files: Files) -> list[list[str]]:
+    """What a hostile model file would like to do, by names and addresses that are right."""
+    Trainings(vm, files.upload).upload("others", WAITS)
+    others = vm.run(f"ls -d {STORE}/uploads/others.*/files").split()[-1]
+    secrets = vm.run("find /etc/mlaas4hep -type f").split()
+    server = vm.inspect("mlaas4hep-server")["NetworkSettings"]["Networks"].values()
+    return [
+        ["read", f"{others}/signal.root"],
+        ["write", f"{others}/model.py"],
+        ["read", f"{STORE}/mlaas4hep.sqlite"],
+        ["read", f"{STORE}/models/.owners"],
+        ["write", f"{STORE}/models/planted"],
+        ["read", "/etc/shadow"],
+        ["read", "/proc/1/root/etc/shadow"],
+        *[["read", path] for path in secrets],
+        ["engine", "/var/run/docker.sock"],
+        ["engine", "/run/docker.sock"],
+        *[["connect", f"{network['IPAddress']}:8080"] for network in server],
+        ["connect", f"{network_gateway(vm)}:22"],
+        ["connect", f"{ISSUER}:443"],
+        ["resolve", "iam.test"],
+        ["processes", "dockerd"],
+        ["write", "/usr/bin/planted"],
+        ["write", "/opt/planted"],
+        ["become", "0"],
+    ]
+
+
+def network_gateway(vm: Machine) -> str:
+    """The machine's own address, as its containers see it."""
+    return vm.run("docker network inspect bridge -f '{{(index .IPAM.Config 0).Gateway}}'")
+
+
+def looked(log: str) -> list[tuple[str, str, bool, str]]:
+    (line,) = [line for line in log.splitlines() if line.startswith("FOUND ")]
+    return [tuple(one) for one in json.loads(line.removeprefix("FOUND "))]
+
+
+def test_each_attempt_of_a_hostile_model_file_fails(
+    vm: Machine, files: Files, attempts: list[list[str]]
+) -> None:
+    """But for its own folder, the control that the attempts are real ones."""
+    trainings = Trainings(vm, files.upload)
+    own = [["read", "signal.root"], ["write", "planted"], ["read", "/etc/passwd"]]
+    trainings.upload("hostile", HOSTILE, **{"attempts.json": json.dumps(own + attempts)})
+    row = trainings.ended(trainings.submit("hostile"))
+    assert row["state"] == "succeeded", row
+    found = looked(trainings.ask(f"/logs?process_name={row['process_name']}"))
+    assert [done for _, _, done, _ in found[: len(own)]] == [True] * len(own), found
+    assert not [attempt for attempt in found[len(own) :] if attempt[2]]
+    assert len(found) == len(own) + len(attempts)
+
+
+def test_each_attempt_would_succeed_outside_of_the_training(
+    vm: Machine, tmp_path: Path, attempts: list[list[str]]
+) -> None:
+    """By the same file, run by root on the machine: the attempts' names and code are right."""
+    (tmp_path / "attempts.json").write_text(json.dumps(attempts))
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    vm.put(tmp_path, "/tmp/hostile")
+    found = looked(vm.run("cd /tmp/hostile && python3 hostile.py"))
+    assert not [attempt for attempt in found if not attempt[2]]
+    assert len(found) == len(attempts)

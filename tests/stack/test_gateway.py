@@ -1,0 +1,87 @@
+"""The gateway's certificate: from an authority that speaks ACME, from files, from itself."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from machine import ADDRESS, Machine, open_ports, until
+from playbook import play
+
+DOMAIN = "mlaas4hep.test"
+GATEWAY = "mlaas4hep-gateway"
+
+
+def served() -> x509.Certificate:
+    """What the gateway shows to who asks for the domain."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((ADDRESS, 443)) as plain,
+        context.wrap_socket(plain, server_hostname=DOMAIN) as door,
+    ):
+        return x509.load_der_x509_certificate(door.getpeercert(binary_form=True))
+
+
+def issuer() -> str:
+    return served().issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+
+
+def names() -> list[str]:
+    alternative = served().extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return alternative.value.get_values_for_type(x509.DNSName)
+
+
+def gateway(vm: Machine, folder: Path, **variables: object) -> list[str]:
+    """Deploy the gateway with these options, and see it healthy; what was changed."""
+    changed = play(folder, "--tags", "gateway", **variables).changed
+    until("the gateway is healthy", lambda: vm.healthy(GATEWAY))
+    return changed
+
+
+def test_its_certificate_is_of_the_acme_authority() -> None:
+    assert "Pebble" in issuer()
+    assert names() == [DOMAIN]
+
+
+def test_another_run_asks_for_no_other_certificate(vm: Machine, tmp_path: Path) -> None:
+    serial = served().serial_number
+    assert gateway(vm, tmp_path) == []
+    vm.run(f"docker restart {GATEWAY}")
+    until("the gateway is healthy", lambda: vm.healthy(GATEWAY))
+    assert served().serial_number == serial
+
+
+def test_the_site_s_own_certificate_or_none(vm: Machine, tmp_path: Path) -> None:
+    """Files of the host, also renewed; its own authority; then the kept one of ACME again."""
+    serial = served().serial_number
+    files = {
+        "gateway_tls": "files",
+        "gateway_certificate": "/root/given.pem",
+        "gateway_certificate_key": "/root/given.key",
+    }
+    make = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90"
+        " -subj '/CN=%s' -addext 'subjectAltName=DNS:mlaas4hep.test'"
+        " -keyout /root/given.key -out /root/given.pem"
+    )
+    copied = [f"Copy the certificate's files: certificate.{end}" for end in ("pem", "key")]
+    settings, run = "Write the gateway's settings", f"Run {GATEWAY}"
+    try:
+        vm.run(make % "first")
+        assert gateway(vm, tmp_path, **files) == [*copied, settings, run]
+        assert (issuer(), names()) == ("first", [DOMAIN])
+        vm.run(make % "renewed")
+        assert gateway(vm, tmp_path, **files) == [*copied, run]
+        assert issuer() == "renewed"
+        own = {"gateway_tls": "internal", "gateway_old_ports": False}
+        assert gateway(vm, tmp_path, **own) == [settings, run]
+        assert "Caddy Local Authority" in issuer()
+        assert open_ports() == {22, 80, 443}
+    finally:
+        gateway(vm, tmp_path)
+        vm.run("rm -f /root/given.pem /root/given.key")
+    assert served().serial_number == serial

@@ -1,0 +1,45 @@
+"""What a neighbour of the machine finds open."""
+
+from __future__ import annotations
+
+from machine import ADDRESS, Machine, neighbour, open_ports
+
+SSH = {22}
+DOORS = {80, 443}
+OLD_DOORS = {4433, 8081}
+
+
+def test_a_neighbour_finds_only_the_doors(vm: Machine) -> None:
+    """Of all TCP ports; without sign-in there is no door at all."""
+    signed_in = "mlaas4hep-gateway" in vm.containers()
+    assert open_ports() == (SSH | DOORS | OLD_DOORS if signed_in else SSH)
+
+
+def test_the_scan_would_find_a_port_that_is_open(vm: Machine) -> None:
+    vm.run("systemd-run --collect --unit=opened python3 -m http.server 18080")
+    try:
+        with neighbour() as run:
+            asked = f"curl -s --retry 9 --retry-connrefused http://{ADDRESS}:18080/"
+            assert run(asked).returncode == 0
+        assert 18080 in open_ports()
+    finally:
+        vm.run("systemctl stop opened")
+
+
+def test_a_neighbour_that_knows_the_containers_addresses_does_not_reach_them(vm: Machine) -> None:
+    """With a route through the machine, as one on the same network can make it."""
+    networks = {name: vm.inspect(name)["NetworkSettings"]["Networks"] for name in vm.containers()}
+    ports = {"mlaas4hep-server": 8080, "mlaas4hep-tfaas": 8083, "mlaas4hep-oauth2-proxy": 4180}
+    found = [
+        (network["IPAddress"], ports[name])
+        for name, joined in networks.items()
+        for network in joined.values()
+        if name in ports and network["IPAddress"]
+    ]
+    assert found
+    answers = "curl -s -o /dev/null --connect-timeout 3 http://%s:%s/healthz"
+    with neighbour("--cap-add", "NET_ADMIN") as run:
+        for address, _ in found:
+            assert run(f"ip route replace {address} via {ADDRESS}").returncode == 0
+        assert not [door for door in found if run(answers % door).returncode == 0]
+    assert [door for door in found if vm.host.run(answers % door).rc == 0] == found

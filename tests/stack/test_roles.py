@@ -1,0 +1,185 @@
+"""What the roles say when something is wrong, and what they do with secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from machine import DOORS, SERVICES, Machine, until
+from playbook import play
+
+CLIENT = "/etc/mlaas4hep/oauth2-proxy/client.json"
+ADMIN = "grant_type=password&client_id=admin-cli&username=admin&password=admin-pw"
+SICK = """
+- hosts: mlaas4hep
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: mlaas4hep.stack.service_container
+      vars:
+        service_container_name: mlaas4hep-sick
+        service_container_image: "{{ image }}"
+        service_container_command: [sleep, infinity]
+        service_container_user: 64004:64004
+        service_container_wait_seconds: 10
+        service_container_healthcheck:
+          test: [CMD-SHELL, "echo the database is gone; exit 1"]
+          interval: 1s
+          retries: 2
+"""
+
+
+def test_an_unhealthy_container_says_why(vm: Machine, tmp_path: Path) -> None:
+    """In the words of its own health check, with the next command to type."""
+    playbook = tmp_path / "sick.yml"
+    playbook.write_text(SICK)
+    image = vm.inspect("mlaas4hep-server")["Config"]["Image"]
+    try:
+        played = play(tmp_path, playbook=playbook, image=image, expected=False)
+    finally:
+        vm.run("docker rm -f mlaas4hep-sick")
+    (said,) = played.messages
+    assert "mlaas4hep-sick is not healthy" in said
+    assert "the database is gone" in said
+    assert "docker logs --tail 50 mlaas4hep-sick" in said
+
+
+def test_preflight_says_everything_that_is_wrong_at_once(vm: Machine, tmp_path: Path) -> None:
+    """In one message, before anything is changed."""
+    state = (
+        "find /etc /usr/local /var/lib/mlaas4hep -type f -not -name '*.sqlite-*'"
+        " -exec sha256sum {} + | sort;"
+        " docker ps -a --no-trunc --format '{{.ID}} {{.Names}} {{.State}}' | sort; docker images -q"
+    )
+    before = vm.run(state)
+    played = play(
+        tmp_path,
+        expected=False,
+        mlaas4hep_issuer="https://nowhere.test/realms/none",
+        mlaas4hep_domain="https://MLaaS.test",
+        mlaas4hep_allowed_groups=[],
+        mlaas4hep_min_memory_mb=10**9,
+        container_engine_package="docker-ce",
+        gateway_http_port=22,
+        gateway_tls="files",
+        gateway_certificate="/nowhere.pem",
+        gateway_certificate_key="/nowhere.key",
+        oauth2_proxy_client_id="given",
+        oauth2_proxy_client_secret_file="/nowhere",
+        gateway_tlss="files",
+    )
+    said = "\n".join(played.messages)
+    for found in (
+        "nowhere.test/realms/none/.well-known/openid-configuration can't be read",
+        "mlaas4hep_domain is 'https://MLaaS.test'",
+        "mlaas4hep_allowed_groups is empty",
+        "1000000000 MB are needed",
+        "the package docker.io is installed",
+        "port 22 is in use by sshd",
+        "gateway_certificate /nowhere.pem",
+        "oauth2_proxy_client_secret_file is '/nowhere'",
+        "Perhaps gateway_tls is meant",
+        "Nothing was changed",
+    ):
+        assert found in said, found
+    assert played.changed == []
+    assert vm.run(state) == before
+
+
+class TestClient:
+    """The client at the issuer, by which browsers are signed in."""
+
+    def at_the_issuer(self, vm: Machine) -> list[str]:
+        realms = "https://iam.test/realms/master/protocol/openid-connect/token"
+        token = json.loads(vm.run(f"curl -ksSf -d '{ADMIN}' {realms}"))["access_token"]
+        clients = "https://iam.test/admin/realms/mlaas4hep/clients"
+        found = json.loads(vm.run(f"curl -ksSf -H 'Authorization: Bearer {token}' {clients}"))
+        return sorted(client["clientId"] for client in found)
+
+    def test_the_client_registered_itself_once(self, vm: Machine, tmp_path: Path) -> None:
+        kept, clients = vm.run(f"sha256sum {CLIENT}"), self.at_the_issuer(vm)
+        assert json.loads(vm.run(f"cat {CLIENT}"))["client_id"] in clients
+        assert play(tmp_path, "--tags", "oauth2_proxy").changed == []
+        assert vm.run(f"sha256sum {CLIENT}") == kept
+        assert self.at_the_issuer(vm) == clients
+
+    def test_a_client_that_is_given_changes_once(self, vm: Machine, tmp_path: Path) -> None:
+        """And the one that was registered is taken again, when it is given no more."""
+        secret, clients = "/root/given-secret", self.at_the_issuer(vm)
+        vm.run(f"umask 077 && echo browser-secret >{secret}")
+        given = {
+            "oauth2_proxy_client_id": "mlaas4hep-browser",
+            "oauth2_proxy_client_secret_file": secret,
+        }
+        settings = ["Write oauth2-proxy's settings", "Run mlaas4hep-oauth2-proxy"]
+        try:
+            first = play(tmp_path, "--tags", "oauth2_proxy", **given)
+            again = play(tmp_path, "--tags", "oauth2_proxy", **given)
+            kept = vm.run("stat -c '%a %s' /etc/mlaas4hep/oauth2-proxy/client-secret")
+            vm.run(f"echo another-secret >{secret}")
+            would = play(tmp_path, "--check", "--tags", "oauth2_proxy", **given)
+        finally:
+            back = play(tmp_path, "--tags", "oauth2_proxy")
+            vm.run(f"rm {secret}")
+        assert first.changed == ["Copy the client's secret", *settings]
+        assert again.changed == []
+        assert would.changed == ["Copy the client's secret"]
+        assert kept == f"600 {len('browser-secret')}"
+        assert back.changed == ["Write the client's secret", *settings]
+        assert self.at_the_issuer(vm) == clients
+
+
+class TestSecrets:
+    """What was made or given on the machine stays in files that only their reader can open."""
+
+    @pytest.fixture(scope="class")
+    def files(self, vm: Machine) -> list[str]:
+        found = vm.run(
+            "find /etc/mlaas4hep /var/lib/mlaas4hep/gateway -type f"
+            " '(' -name '*secret*' -o -name client.json -o -name '*.key' ')'"
+        ).split()
+        names = {Path(file).name for file in found}
+        # The last two are keys: of the certificate, and of the account at its authority.
+        assert names >= {
+            "cookie-secret", "client-secret", "client.json", "mlaas4hep.test.key", "admin.key",
+        }  # fmt: skip
+        return found
+
+    def test_only_their_reader_can_open_them(self, vm: Machine, files: list[str]) -> None:
+        found = vm.run(f"stat -c '%a %U' {' '.join(files)}").splitlines()
+        assert set(found) <= {"600 root", "600 mlaas4hep"}
+
+    def test_they_are_nowhere_else(self, vm: Machine, files: list[str]) -> None:
+        """Not in what the engine knows, a log, the journal, a process's words or surroundings."""
+        vm.run(
+            "umask 077; rm -rf /root/looked; mkdir /root/looked; cd /root/looked;"
+            " for name in $(docker ps -aq); do docker inspect $name; docker logs $name; done"
+            " >engine 2>&1; docker image inspect $(docker images -q) >images;"
+            " journalctl --no-pager >journal; cat /proc/[0-9]*/cmdline >words;"
+            " cat /proc/[0-9]*/environ >surroundings; true"
+        )
+        try:
+            for secret in self.contents(vm, files):
+                assert len(secret) >= 16
+                found = vm.host.run("grep -lF -e %s -r /root/looked", secret)
+                assert (found.rc, found.stdout) == (1, ""), f"{secret[:3]}…: {found.stdout}"
+            control = vm.run("grep -lF mlaas4hep-server -r /root/looked").split()
+            assert {Path(file).name for file in control} >= {"engine", "journal"}
+        finally:
+            vm.run("rm -r /root/looked")
+
+    def contents(self, vm: Machine, files: list[str]) -> list[str]:
+        secrets = []
+        for file in files:
+            text = vm.run(f"cat {file}")
+            if file.endswith("client.json"):
+                client = json.loads(text)
+                secrets += [client["client_secret"], client["registration_access_token"]]
+            else:
+                secrets.append(text.splitlines()[1 if file.endswith(".key") else 0])
+        return secrets
+
+
+def test_all_is_as_it_was(vm: Machine) -> None:
+    until("all are healthy", lambda: vm.healthy(*SERVICES, *DOORS))

@@ -1,0 +1,60 @@
+"""Uninstalled, the machine keeps its users' data; told to remove these too, it is bare again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from machine import Machine, docker
+from playbook import UNINSTALL, play
+
+DATA = (
+    "find /var/lib/mlaas4hep /etc/mlaas4hep -type f -not -name '*.sqlite-*' -exec sha256sum {} +"
+    " | sort"
+)
+KEEP = "mlaas4hep-test-layers"
+# Files, users and groups that there are, but for what the kernel, systemd and apt write as they go.
+FOUND = """
+find / -xdev '(' -path /var/lib/docker -o -path /var/lib/containerd ')' -prune -o \
+  '(' -iname '*mlaas4hep*' -o -iname '*caddy*' -o -iname '*oauth2*' ')' -print
+getent passwd | grep mlaas4hep
+getent group | grep mlaas4hep
+ls -A /usr/local/bin /usr/local/share /etc/systemd/system/docker.service.d 2>/dev/null
+true
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def layers(vm: Machine) -> None:
+    """Keep what images were built from under other names: the next test needn't build all anew."""
+    for image in vm.run("docker images --format '{{.Repository}}:{{.Tag}}' mlaas4hep/*").split():
+        vm.run(f"docker tag {image} {KEEP}/{image.partition('/')[2]}")
+
+
+def test_data_settings_and_secrets_stay(vm: Machine, tmp_path: Path) -> None:
+    """What users and the site can't make again; containers, networks, images and commands go."""
+    vm.run("docker run -d --name bystander --entrypoint sleep"
+           f" $(docker images -q {KEEP}/service | head -n 1) infinity")  # fmt: skip
+    before = vm.run(DATA)
+    assert before
+    assert play(tmp_path, playbook=UNINSTALL).ok
+    assert vm.run(DATA) == before
+    assert vm.run("docker ps -a --format '{{.Names}}'") == "bystander"
+    assert set(vm.run("docker network ls --format '{{.Name}}'").split()) == {
+        "bridge", "host", "none",
+    }  # fmt: skip
+    assert vm.run("ls /usr/local/bin") == ""
+    assert "mlaas4hep/" not in vm.run("docker images --format '{{.Repository}}'")
+
+
+def test_without_data_the_machine_is_bare_again(vm: Machine, tmp_path: Path) -> None:
+    """As one on which nothing was ever deployed; a second time there is nothing to do."""
+    play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True)
+    assert vm.run("docker ps -a --format '{{.Names}}'") == "bystander"  # another's, left alone
+    vm.run("docker rm -f bystander")
+    assert vm.run("docker volume ls -q") == ""
+    assert play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True).changed == []
+    play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True, container_engine_remove=True)
+    bare = docker("run", "--rm", "mlaas4hep-test/vm", "sh", "-c", FOUND)
+    assert vm.run(FOUND) == bare
+    assert vm.host.run("command -v docker").rc != 0
