@@ -25,7 +25,7 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-app test-engine test-stack test-tosca test-dodas  ## all tests; what CI runs
+test: lint lint-stack test-app test-engine test-stack test-tosca  ## all tests; what CI runs
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
@@ -42,14 +42,6 @@ test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ##
 
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
 	.venv-stack/bin/pytest tosca/tests
-
-test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` before a real IM and a stand-in for OpenStack (root)
-	$(PARTS) up pki neighbour registry keycloak node published
-	$(ENGINE) .venv-im/bin/pytest tests/dodas
-
-dodas-cli: .venv-im/made  ## the same with the real command: DODAS_BIN=/path/of/dodas
-	@$(if $(DODAS_BIN),,echo "make dodas-cli needs DODAS_BIN=, the dodas command" >&2; exit 2;) \
-	  $(ENGINE) DODAS_BIN=$(abspath $(DODAS_BIN)) .venv-im/bin/pytest tests/dodas
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
@@ -129,5 +121,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-engine test-stack test-tosca test-dodas dodas-cli release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
