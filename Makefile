@@ -25,7 +25,7 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-collection test-app  ## what CI runs: style, the collection's own tests, the application's
+test: lint lint-stack test-collection test-tosca test-app  ## what CI runs: style, the collection's and the templates' own tests, the application's
 
 test-all: test test-engine test-stack  ## these, and those that need root: trainings in containers, images, the stack on a machine
 
@@ -43,7 +43,11 @@ test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ##
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) pytest tests/images
 	$(STACK) pytest tests/collection tests/roles
+	$(STACK) pytest tests/machine
 	$(STACK) molecule -c molecule/shared/base.yml test --all
+
+test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
+	.venv-stack/bin/pytest tosca/tests
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
@@ -55,7 +59,11 @@ bench: .venv/test  ## speed of the data path, of training and of serving, as rat
 	cd app && for part in data_path training serving; do ../$(BIN)/python bench/$$part.py || exit; done
 
 docs: .venv/app  ## write docs/reference and the roles' options anew from the code
-	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py
+	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py && $(BIN)/python tosca/generate.py
+
+release: .venv-stack/made  ## what IM and operators fetch: VERSION=1.2.3 RELEASE_URL=https://... [ARGS="--image service_image=..."]
+	@$(if $(RELEASE_URL),,echo "make release needs RELEASE_URL=, where the files will be put" >&2; exit 2;) \
+	  .venv-stack/bin/python tosca/release.py --release-url $(RELEASE_URL) $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
 images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
 	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
@@ -75,7 +83,7 @@ lock-images:  ## what each image installs: the versions of app/locks/app.txt
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
 lock-stack:  ## the tools of the stack's tests
-	for name in stack core216; do $(LOCK_TO) --upgrade tests/locks/$$name.in -o tests/locks/$$name.txt; done
+	for name in stack core216 im node; do $(LOCK_TO) --upgrade tests/locks/$$name.in -o tests/locks/$$name.txt; done
 	cd tests/stack && npm install --package-lock-only --silent
 
 deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
@@ -85,10 +93,10 @@ deploy-check: .venv-stack/made build/collections  ## what `make deploy` would ch
 	$(PLAY) $(DEPLOY_OPTIONS) --check --diff playbooks/site.yml
 
 lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
-	.venv-stack/bin/yamllint --strict . && ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
+	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-stack .venv-core216 demo build
+	rm -rf .venv .venv-stack .venv-core216 .venv-im demo build
 
 # The environment: exactly the versions of the lock, each file checked against its hash.
 .venv/made:
@@ -109,7 +117,9 @@ clean:  ## remove what the other targets made
 # Ansible and the tools of the stack's tests, and the oldest Ansible that is supported.
 .venv-stack/made: tests/locks/stack.txt
 .venv-core216/made: tests/locks/core216.txt
-.venv-stack/made .venv-core216/made: | .venv/made
+# The Infrastructure Manager, which dodas talks to.
+.venv-im/made: tests/locks/im.txt
+.venv-stack/made .venv-core216/made .venv-im/made: | .venv/made
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -117,5 +127,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-all test-collection test-engine test-stack lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-all test-collection test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
