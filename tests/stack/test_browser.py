@@ -88,6 +88,7 @@ def picture(page: Page, name: str) -> None:
 def test_alice_signs_in_and_sees_her_things(
     context: BrowserContext, stack: Stack, axe: str
 ) -> None:
+    job = stack.job  # trained by now
     page = context.new_page()
     errors: list[str] = []
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -95,15 +96,17 @@ def test_alice_signs_in_and_sees_her_things(
     expect(page.get_by_role("heading", name="MLaaS4HEP")).to_be_visible()
     assert page.url == f"{stack.url}/"
     expect(page.get_by_text("alice").first).to_be_visible()
-    expect(page.get_by_role("heading", name=stack.job)).to_be_visible()
+    for things in ("Jobs", "Models in TFaaS"):
+        listed = page.get_by_role("list", name=things)
+        expect(listed.get_by_role("heading", name=job)).to_be_visible()
     picture(page, "server")
     assert violations(page, axe) == []
-    page.get_by_role("link", name=f"Report of {stack.job}").click()
+    page.get_by_role("link", name=f"Report with ROC of {job}").click()
     expect(page.get_by_role("img", name="ROC").first).to_be_visible()
     picture(page, "report")
     assert violations(page, axe) == []
     page.goto(f"{stack.url}/tfaas/")
-    expect(page.get_by_role("heading", name=stack.job)).to_be_visible()
+    expect(page.get_by_role("heading", name=job)).to_be_visible()
     picture(page, "tfaas")
     assert violations(page, axe) == []
     assert errors == []
