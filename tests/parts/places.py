@@ -100,9 +100,7 @@ def keycloak() -> None:
     with_realm = CACHE / "realm"
     with_realm.mkdir(exist_ok=True)
     (with_realm / "realm.json").write_text(json.dumps(realm.realm(), indent=1))
-    start(KEYCLOAK, build("keycloak", downloads.keycloak(), with_realm),
-          "-e", "KC_BOOTSTRAP_ADMIN_USERNAME=admin",
-          "-e", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin-pw")  # fmt: skip
+    start(KEYCLOAK, build("keycloak", downloads.keycloak(), with_realm))
     wait(KEYCLOAK, "/realms/mlaas4hep/.well-known/openid-configuration")
 
 

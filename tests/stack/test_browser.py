@@ -101,7 +101,7 @@ def test_alice_signs_in_and_sees_her_things(
         expect(listed.get_by_role("heading", name=job)).to_be_visible()
     picture(page, "server")
     assert violations(page, axe) == []
-    page.get_by_role("link", name=f"Report with ROC of {job}").click()
+    page.get_by_role("link", name=f"Report with ROC of {job}", exact=True).click()
     expect(page.get_by_role("img", name="ROC").first).to_be_visible()
     picture(page, "report")
     assert violations(page, axe) == []
