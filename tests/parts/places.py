@@ -97,10 +97,11 @@ def push(name: str, image: str) -> str:
 
 
 def keycloak() -> None:
-    with_realm = CACHE / "realm"
-    with_realm.mkdir(exist_ok=True)
-    (with_realm / "realm.json").write_text(json.dumps(realm.realm(), indent=1))
-    start(KEYCLOAK, build("keycloak", downloads.keycloak(), with_realm))
+    realms = CACHE / "realms"
+    realms.mkdir(exist_ok=True)
+    for name in ("mlaas4hep", "other"):
+        (realms / f"{name}-realm.json").write_text(json.dumps(realm.realm(name), indent=1))
+    start(KEYCLOAK, build("keycloak", downloads.keycloak(), realms))
     wait(KEYCLOAK, "/realms/mlaas4hep/.well-known/openid-configuration")
 
 

@@ -1,6 +1,11 @@
-"""The realm `mlaas4hep` of the tests' issuer: who may sign in, and what their tokens say."""
+"""The realms of the tests' issuer: who may sign in, and what their tokens say.
+
+The stack's is `mlaas4hep`; `other` is the same: its tokens differ from good ones by their issuer.
+"""
 
 from __future__ import annotations
+
+import uuid
 
 AUDIENCE = "mlaas4hep"
 REDIRECTS = ["https://mlaas4hep.test/oauth2/callback"]
@@ -10,9 +15,10 @@ def password(name: str) -> str:
     return f"{name}-pw"
 
 
-def user(name: str, *groups: str) -> dict:
+def user(name: str, realm: str, *groups: str) -> dict:
     # Without e-mail, first and last name Keycloak asks for them at the first sign-in.
     return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{realm}/{name}")),  # who owns things by it
         "username": name,
         "enabled": True,
         "email": f"{name}@example.org",
@@ -21,7 +27,7 @@ def user(name: str, *groups: str) -> dict:
         "lastName": "Example",
         "credentials": [{"type": "password", "value": password(name), "temporary": False}],
         "groups": [f"/{group}" for group in groups],
-        "realmRoles": ["default-roles-mlaas4hep"],
+        "realmRoles": [f"default-roles-{realm}"],
     }
 
 
@@ -116,14 +122,12 @@ CLIENTS = [
     # A robot: signs in with its secret, is a user of its own.
     client("robot", publicClient=False, secret="robot-secret", serviceAccountsEnabled=True),
 ]  # fmt: skip
-ROBOTS = [
-    {
-        "username": "service-account-robot",
-        "enabled": True,
-        "serviceAccountClientId": "robot",
-        "groups": ["/physicists"],
-    }
-]
+ROBOT = {
+    "username": "service-account-robot",
+    "enabled": True,
+    "serviceAccountClientId": "robot",
+    "groups": ["/physicists"],
+}
 
 
 def policy(name: str, provider: str, kind: str, **config: list[str]) -> dict:
@@ -148,9 +152,9 @@ REGISTRATION = [
 ]  # fmt: skip
 
 
-def realm() -> dict:
+def realm(name: str) -> dict:
     return {
-        "realm": "mlaas4hep",
+        "realm": name,
         "enabled": True,
         "sslRequired": "external",
         "accessTokenLifespan": 900,
@@ -161,10 +165,10 @@ def realm() -> dict:
         "bruteForceProtected": False,
         "groups": [{"name": "physicists"}, {"name": "admins"}],
         "users": [
-            user("alice", "physicists", "admins"),
-            user("bob", "physicists"),
-            user("mallory"),
-            *ROBOTS,
+            user("alice", name, "physicists", "admins"),
+            user("bob", name, "physicists"),
+            user("mallory", name),
+            ROBOT,
         ],
         "clients": CLIENTS,
         "clientScopes": SCOPES,

@@ -36,7 +36,7 @@ class Switch:
     code: str = ""
 
 
-OTHER = "https://iam.test/realms/master"
+OTHER = "https://iam.test/realms/other"
 SWITCHES = {
     "sign-in": Switch((("issuer", ""), ("unsafe_no_sign_in", "true"))),
     "issuer": Switch((("issuer", OTHER), ("audience", ""), ("allowed_groups", "*"))),

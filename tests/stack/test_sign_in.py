@@ -76,7 +76,7 @@ REFUSED = {
         lambda s: s.keycloak.token("bob", "other-app"), "audience", "the token is for"
     ),
     "another issuer's": Refused(
-        lambda s: s.keycloak.token("admin", "admin-cli", "master"),
+        lambda s: s.keycloak.token("bob", "test-password", "other"),
         "issuer",
         "not signed by the issuer",
     ),
