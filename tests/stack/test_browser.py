@@ -104,7 +104,11 @@ def test_alice_signs_in_and_sees_her_things(
     page.get_by_role("link", name=f"Report with ROC of {job}", exact=True).click()
     expect(page.get_by_role("img", name="ROC").first).to_be_visible()
     picture(page, "report")
-    assert violations(page, axe) == []
+    copy = (
+        context.new_page()
+    )  # the report comes with a policy by which nothing in it runs, axe neither
+    copy.set_content(page.content())
+    assert violations(copy, axe) == []
     page.goto(f"{stack.url}/tfaas/")
     expect(page.get_by_role("heading", name=job)).to_be_visible()
     picture(page, "tfaas")
