@@ -111,6 +111,7 @@ def test_alice_signs_in_and_sees_her_things(
     assert violations(copy, axe) == []
     page.goto(f"{stack.url}/tfaas/")
     expect(page.get_by_role("heading", name=job)).to_be_visible()
+    expect(page.get_by_text(f"{stack.url}/tfaas/predict/events").first).to_be_visible()
     picture(page, "tfaas")
     assert violations(page, axe) == []
     assert errors == []
