@@ -31,10 +31,10 @@ GO = {
 
 def go(name: str) -> Path:
     """The folder with the program `name`, built from the Go module proxy."""
-    need("go", f"building {name}")
     module, version = GO[name]
     kept = CACHE / f"{name}-{version}"
     if not kept.exists():
+        need("go", f"building {name}")
         say(f"building {name} {version} (minutes, once)")
         with new_folder(kept) as folder:
             run("go", "install", "-trimpath", f"{module}@{version}",

@@ -44,6 +44,10 @@ def run(*command: str | Path, env: dict[str, str] | None = None, **options: obje
     return ended.stdout.strip()
 
 
+# Where Go's own archive puts it; not every shell's PATH has it.
+os.environ["PATH"] += os.pathsep + "/usr/local/go/bin"
+
+
 def need(name: str, why: str) -> None:
     if not shutil.which(name):
         raise PartError(f"{name} is not installed; it is needed for {why}")
