@@ -25,7 +25,9 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-app test-engine test-stack test-tosca  ## all tests; what CI runs
+test: lint lint-stack test-collection test-tosca test-app  ## what CI runs: style, the collection's and the templates' own tests, the application's
+
+test-all: test test-engine test-stack  ## these, and those that need root: trainings in containers, images, the stack on a machine
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
@@ -34,10 +36,13 @@ test-engine: .venv/test  ## the tests of trainings in containers
 	$(PARTS) up engine
 	$(ENGINE) bash -c 'cd app && ../$(BIN)/pytest -m engine tests'
 
+test-collection: .venv-stack/made build/collections  ## the collection without a host: options, contents, preflight
+	.venv-stack/bin/python -m pytest tests/collection tests/roles
+
 test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ## images, roles and the whole stack, on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) pytest tests/images
-	$(STACK) pytest tests/collection
+	$(STACK) pytest tests/collection tests/roles
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
@@ -121,5 +126,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-all test-collection test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

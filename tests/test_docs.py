@@ -18,7 +18,13 @@ from mlaas4hep.web.server import create_app
 from mlaas4hep.web.tfaas import TFaaS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [p for p in sorted(ROOT.rglob("*.md")) if not {".venv", "demo"} & set(p.parts)]
+LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+PAGES = [
+    ROOT / name
+    for name in subprocess.run(
+        LISTED, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+]
 LINK = re.compile(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 

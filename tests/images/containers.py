@@ -38,7 +38,7 @@ def docker(*words: str) -> str:
 
 def build(*words: str, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     script = str(root / "docker/build.py")
-    return run(sys.executable, script, *words, *OPTIONS, env=os.environ | environment)
+    return run(sys.executable, script, *OPTIONS, *words, env=os.environ | environment)
 
 
 def inspect(thing: str) -> dict[str, Any]:

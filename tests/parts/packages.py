@@ -8,7 +8,7 @@ import subprocess
 from shell import PartError, run, say
 
 ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2", "openssl", "debootstrap")
-BROWSER = ("chromium", "chromium-driver", "fonts-dejavu-core")
+BROWSER = ("chromium", "chromium-driver", "fonts-dejavu-core", "libnss3-tools")
 
 
 def install(*names: str) -> None:

@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     signal, background, mixture = write_files(folder, n=4000)
     five_files(folder / "upload", Inputs([signal, background], ["1", "0"]))
     tree = uproot.open(mixture)["events"]
-    names = [name for name in tree.keys() if not name.startswith("n") or name == "nPV"]  # noqa: SIM118
+    names = tree.keys()
     arrays = {name: tree[name].array(entry_stop=EVENTS).to_list() for name in names}
     truth = arrays.pop("truth")
     (folder / "events.json").write_text(json.dumps({"events": arrays, "truth": truth}))

@@ -49,7 +49,6 @@ def play(
     environment = os.environ | {
         "PATH": f"/usr/bin:{os.environ['PATH']}",  # the connection calls docker
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections"),
-        "ANSIBLE_CONFIG": "/dev/null",
         "ANSIBLE_INVENTORY_ENABLED": "yaml",
         "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
@@ -78,7 +77,8 @@ def _read(said: dict[str, Any]) -> tuple[list[str], list[str]]:
             for one in result.get("results") or [result]:
                 if one.get("changed"):
                     changed.append(f"{name}: {_item(one)}" if "item" in one else name)
-                if one.get("failed") or result.get("action") == "ansible.builtin.debug":
+                prints = result.get("action") == "ansible.builtin.debug" and "msg" in one
+                if one.get("failed") or prints:
                     messages.append(f"{name}: {one.get('msg')}")
     return changed, messages
 

@@ -10,11 +10,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright, expect
+from signed_in import Stack
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/img"
@@ -30,7 +30,9 @@ def axe() -> str:
 
 
 @pytest.fixture(scope="session")
-def context(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+def context(
+    stack: Stack, playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
     """A browser that trusts the test CA as a person's would: by its certificate store."""
     home = tmp_path_factory.mktemp("home")
     store = home / ".pki/nssdb"
@@ -43,26 +45,25 @@ def context(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
             [*certutil, "-A", "-t", "C,,", "-n", f"test {number}"],
             input=pem, text=True, check=True,
         )  # fmt: skip
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            str(home / "profile"),
-            executable_path=shutil.which("chromium"),
-            args=arguments(stack),
-            env={**os.environ, "HOME": str(home)},
-            viewport=WIDE,
-        )
-        yield browser
-        browser.close()
+    browser = playwright.chromium.launch_persistent_context(
+        str(home / "profile"),
+        executable_path=shutil.which("chromium"),
+        args=arguments(stack),
+        env={**os.environ, "HOME": str(home)},
+        viewport=WIDE,
+    )
+    yield browser
+    browser.close()
 
 
-def arguments(stack: Any) -> list[str]:
+def arguments(stack: Stack) -> list[str]:
     """Of the browser: the names of the service and of the issuer lead to the test's addresses."""
     names = {stack.url: stack.address, stack.issuer: stack.issuer_address}
     rules = ",".join(f"MAP {urlsplit(url).hostname} {to}" for url, to in names.items())
     return ["--no-sandbox", "--no-proxy-server", f"--host-resolver-rules={rules}"]
 
 
-def sign_in(page: Page, stack: Any, user: str) -> None:
+def sign_in(page: Page, stack: Stack, user: str) -> None:
     page.goto(stack.url)
     page.locator("#username").fill(user)
     page.locator("#password").fill(f"{user}-pw")
@@ -84,7 +85,9 @@ def picture(page: Page, name: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
-def test_alice_signs_in_and_sees_her_things(context: BrowserContext, stack: Any, axe: str) -> None:
+def test_alice_signs_in_and_sees_her_things(
+    context: BrowserContext, stack: Stack, axe: str
+) -> None:
     page = context.new_page()
     errors: list[str] = []
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -106,7 +109,7 @@ def test_alice_signs_in_and_sees_her_things(context: BrowserContext, stack: Any,
     assert errors == []
 
 
-def test_a_page_of_another_site_changes_nothing(context: BrowserContext, stack: Any) -> None:
+def test_a_page_of_another_site_changes_nothing(context: BrowserContext, stack: Stack) -> None:
     """The session's cookie is there, the request is refused: it comes from another origin."""
     page = context.new_page()
     page.goto(stack.url)
@@ -133,21 +136,19 @@ def test_a_page_of_another_site_changes_nothing(context: BrowserContext, stack: 
     assert f'"{stack.folder}"' in folders
 
 
-def test_mallory_belongs_to_no_group(stack: Any) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=arguments(stack),
-        )
-        page = browser.new_context(ignore_https_errors=True).new_page()
-        callback = f"{stack.url}/oauth2/callback"
-        with page.expect_response(lambda answer: answer.url.startswith(callback)) as seen:
-            sign_in(page, stack, "mallory")
-        assert seen.value.status == 403
-        browser.close()
+def test_mallory_belongs_to_no_group(stack: Stack, playwright: Playwright) -> None:
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=arguments(stack)
+    )
+    page = browser.new_context(ignore_https_errors=True).new_page()
+    callback = f"{stack.url}/oauth2/callback"
+    with page.expect_response(lambda answer: answer.url.startswith(callback)) as seen:
+        sign_in(page, stack, "mallory")
+    assert seen.value.status == 403
+    browser.close()
 
 
-def test_sign_out_ends_the_session(context: BrowserContext, stack: Any) -> None:
+def test_sign_out_ends_the_session(context: BrowserContext, stack: Stack) -> None:
     page = context.new_page()
     page.goto(stack.url)
     page.get_by_role("link", name="Sign out").click()

@@ -17,7 +17,7 @@ SITE = {
 OLD_PORTS = SITE | {"SERVER": "https://mlaas4hep.test:4433", "TFAAS": "https://mlaas4hep.test:8081"}
 
 
-@pytest.mark.parametrize(("name", "site"), [("alice-new", SITE), ("alice-old", OLD_PORTS)])
+@pytest.mark.parametrize(("name", "site"), [("alice_new", SITE), ("alice_old", OLD_PORTS)])
 def test_a_script_signs_in_trains_predicts_and_cleans_up(
     files: Files, name: str, site: dict[str, str]
 ) -> None:

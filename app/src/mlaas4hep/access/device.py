@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
-import ipaddress
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from mlaas4hep.access.rules import is_safe
 from mlaas4hep.core.errors import MlaasError, UsageError
 from mlaas4hep.core.files import write_json
 
@@ -370,21 +370,8 @@ class _AwayError(MlaasError):
 
 def _check_url(url: str, what: str) -> None:
     """UsageError unless tokens may be sent there: https, or http on this machine."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if host and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
-        return
-    raise UsageError(f"{what} is {_shown(url)!r}, which is no https address")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if not is_safe(url):
+        raise UsageError(f"{what} is {_shown(url)!r}, which is no https address")
 
 
 def _shown(value: object) -> str:
