@@ -21,6 +21,11 @@ def machine() -> None:
     places.build("vm")
 
 
+def node() -> None:
+    packages.install(*packages.CLOUD)
+    places.node()
+
+
 def neighbour() -> None:
     places.build("neighbour")
 
@@ -36,6 +41,7 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
         pki.authority,
     ),
     "vm": ("image of a bare machine with systemd: mlaas4hep-test/vm", machine),
+    "node": ("image of a cloud's machine, with the IM's Ansible: mlaas4hep-test/node", node),
     "neighbour": ("image of another machine of the network: mlaas4hep-test/neighbour", neighbour),
     "registry": (
         "registry under the names " + ", ".join(places.NAMES[places.REGISTRY]),

@@ -46,6 +46,17 @@ def build(name: str, *contexts: Path) -> str:
     return image
 
 
+def node() -> str:
+    """A bare machine that also has what the IM would download from outside."""
+    build("vm")
+    with_lock = CACHE / "node"
+    with_lock.mkdir(exist_ok=True)
+    pki.authority()
+    for file in (pki.BUNDLE, HERE.parent / "locks/node.txt"):
+        shutil.copy(file, with_lock)
+    return build("node", with_lock)
+
+
 def start(name: str, image: str, *options: str | Path) -> None:
     """A running container of this image; one of another image is replaced."""
     if exists("container", name):

@@ -1,0 +1,99 @@
+"""A cloud, an IM that makes machines there, and a release that the machines install."""
+
+from __future__ import annotations
+
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
+
+from door import Door, leads  # noqa: E402
+from dodas import Dodas  # noqa: E402
+from machine import ROOT, authorities, until  # noqa: E402
+from machines import Machines  # noqa: E402
+from manager import KEYCLOAK, free_port, manager  # noqa: E402
+from openstack import PASSWORD, PROJECT, USER, Cloud, application  # noqa: E402
+from tokens import Issuer  # noqa: E402
+
+# This computer, as the machines of the tests' network see it.
+HERE = "10.213.0.1"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    """What the parts of these tests write; kept after a run."""
+    kept = ROOT / "build/dodas"
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Issuer:
+    """Keycloak, seen from this computer."""
+    return Issuer(
+        Door("https://iam.test", ("--cacert", str(authorities()), *leads(**{"iam.test": KEYCLOAK})))
+    )
+
+
+@pytest.fixture(scope="session")
+def cloud(folder: Path, issuer: Issuer) -> Iterator[Cloud]:
+    """A cloud with nothing in it; what it refused during the tests fails them."""
+
+    def known(token: str) -> bool:
+        userinfo = "/realms/mlaas4hep/protocol/openid-connect/userinfo"
+        return issuer.door.ask(userinfo, token=token).status == 200
+
+    port = free_port()
+    made = Cloud(f"http://127.0.0.1:{port}", Machines(folder / "disks"), known)
+    server = uvicorn.Server(
+        uvicorn.Config(application(made), host="127.0.0.1", port=port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until("the cloud listens", lambda: server.started, 30)
+    yield made
+    server.should_exit = True
+    thread.join()
+    (folder / "openstack.log").write_text("\n".join(made.log))
+    for left in made.servers.values():
+        left.machine.destroy()
+    assert made.refused == []
+
+
+@pytest.fixture(scope="session")
+def im(folder: Path, cloud: Cloud) -> Iterator[str]:
+    """The address of an IM."""
+    with manager(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def dodas(cloud: Cloud, im: str) -> Dodas:
+    """The command of an operator who has a password at the cloud."""
+    return Dodas(
+        host=im,
+        cloud={
+            "id": "os", "type": "OpenStack", "username": USER, "password": PASSWORD,
+            "host": f"{cloud.url}/", "tenant": "mlaas", "auth_version": "3.x_password",
+            "domain": "default",
+        },
+        im={"username": "operator", "password": "operator-im-pw"},
+    )  # fmt: skip
+
+
+@contextmanager
+def served(files: Path) -> Iterator[str]:
+    """The address at which the IM and the machines get these files."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(files))
+    with http.server.ThreadingHTTPServer((HERE, 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://{HERE}:{server.server_port}"
+        server.shutdown()
