@@ -43,6 +43,7 @@ test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ##
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) pytest tests/images
 	$(STACK) pytest tests/collection tests/roles
+	$(STACK) pytest tests/machine
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
@@ -92,7 +93,7 @@ deploy-check: .venv-stack/made build/collections  ## what `make deploy` would ch
 	$(PLAY) $(DEPLOY_OPTIONS) --check --diff playbooks/site.yml
 
 lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
-	.venv-stack/bin/yamllint --strict . && ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
+	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-stack .venv-core216 .venv-im demo build

@@ -1,7 +1,8 @@
-"""Make the files of a release, ready to be put at its address: `python tosca/release.py --version V --release-url URL`.
+"""Make the files of a release, ready to be put at its address (`make release`).
 
-build/release/V then has the collection's tarball, the playbook that the IM runs, the templates (which name both by their
-address at URL), the dashboard's files, the images that the container engine here has as archives, and SHA256SUMS.
+build/release/VERSION then has the collection's tarball, the playbook that the IM runs, the
+templates (which name both by their address), the dashboard's files, as archives the images that
+the container engine here has, and SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -51,13 +52,15 @@ def copy_of_the_tree(folder: Path) -> None:
 
 
 def set_version(folder: Path, version: str) -> None:
-    """This version wherever the tree's own is written."""
+    """Set the version wherever the tree's own is written."""
     old = generate.current_version()
     for name in VERSIONED:
         text = (folder / name).read_text()
         found = re.sub(rf"(?<![\d.]){re.escape(old)}(?![\d.])", version, text)
         if found == text and version != old:
-            raise ReleaseError(f"{name} does not have the version {old} of galaxy.yml; correct one of them")
+            raise ReleaseError(
+                f"{name} does not have the version {old} of galaxy.yml; correct one of them"
+            )
         (folder / name).write_text(found)
 
 
@@ -72,17 +75,20 @@ def collection(version: str, to: Path) -> None:
             cwd=tree, capture_output=True, text=True,
         )  # fmt: skip
         if ended.returncode:
-            raise ReleaseError(f"ansible-galaxy collection build failed:\n{ended.stdout}{ended.stderr}")
+            raise ReleaseError(
+                f"ansible-galaxy collection build failed:\n{ended.stdout}{ended.stderr}"
+            )
 
 
 def archives(version: str, to: Path) -> list[str]:
-    """The images of this version that the container engine has, as archives; the names of those that it lacks."""
+    """Save the images of this version; the names of those that the container engine lacks."""
     missing = []
     for name in IMAGES:
         image = f"mlaas4hep/{name}:{version}"
-        if not shutil.which(DOCKER) or subprocess.run(
-            [DOCKER, "image", "inspect", image], capture_output=True
-        ).returncode:
+        if (
+            not shutil.which(DOCKER)
+            or subprocess.run([DOCKER, "image", "inspect", image], capture_output=True).returncode
+        ):
             missing.append(image)
             continue
         to.mkdir(exist_ok=True)
@@ -102,16 +108,22 @@ def checksums(folder: Path) -> None:
     lines = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS"):
         with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+            lines.append(
+                f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n"
+            )
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def release(version: str, url: str, folder: Path, images: dict[str, str] | None = None) -> list[str]:
+def release(
+    version: str, url: str, folder: Path, images: dict[str, str] | None = None
+) -> list[str]:
     """All files of the release; the names of images that have no archive."""
     if not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?", version):
         raise ReleaseError(f"the version is {version!r}; it must be like 1.2.3")
     if not url.startswith(("http://", "https://")):
-        raise ReleaseError(f"the release's address is {url!r}; it must begin with https:// or http://")
+        raise ReleaseError(
+            f"the release's address is {url!r}; it must begin with https:// or http://"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     collection(version, folder)
@@ -126,12 +138,19 @@ def main() -> None:
     asked = argparse.ArgumentParser(description="Make the files of a release.")
     asked.add_argument("--version", default=generate.current_version())
     asked.add_argument("--release-url", required=True, help="where the files will be")
-    asked.add_argument("--image", action="append", default=[], metavar="INPUT=NAME@DIGEST",
-                       help="an image in a registry, such as service_image=registry.example.org/service@sha256:...")  # fmt: skip
+    asked.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="INPUT=NAME@DIGEST",
+        help="an image in a registry, such as tfaas_image=registry.example.org/tfaas@sha256:...",
+    )
     given = asked.parse_args()
     folder = ROOT / "build/release" / given.version
     try:
-        missing = release(given.version, given.release_url, folder, dict(i.split("=", 1) for i in given.image))
+        missing = release(
+            given.version, given.release_url, folder, dict(i.split("=", 1) for i in given.image)
+        )
     except ReleaseError as error:
         sys.exit(f"release: {error}")
     for image in missing:

@@ -51,7 +51,7 @@ empty:
 DISKS = re.compile(r"(sd|vd|xvd)[a-z]+|nvme\d+n\d+")
 
 
-class NotFound(Exception):
+class DiskNotFoundError(Exception):
     """No disk, or not one: what was found, what is needed, what to do."""
 
 
@@ -67,12 +67,11 @@ def _partitions(disk):
 
 def content(disk):
     """What is on it, such as TYPE and LABEL; nothing when it is empty."""
-    asked = subprocess.run(
-        ["blkid", "-p", "-o", "export", str(disk)], capture_output=True, text=True
-    )
+    words = ["blkid", "-p", "-o", "export", str(disk)]
+    asked = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 (ours)
     # blkid's 2 says that there is nothing it knows.
     if asked.returncode not in (0, 2):
-        raise NotFound(f"{disk} can't be read: {asked.stderr.strip() or 'blkid failed'}")
+        raise DiskNotFoundError(f"{disk} can't be read: {asked.stderr.strip() or 'blkid failed'}")
     lines = [line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line]
     return {name: value for name, value in lines if name != "DEVNAME"}
 
@@ -80,7 +79,7 @@ def content(disk):
 def choose(found, label, device):
     """The disk to use: the labelled one, the one that is named, or the only empty one."""
     if device and not (Path(device).exists() and stat.S_ISBLK(Path(device).stat().st_mode)):
-        raise NotFound(
+        raise DiskNotFoundError(
             f"machine_volume_device is {device!r}, which is no disk of the machine; "
             f"it has {described(found)}. Correct it, or leave it empty"
         )
@@ -90,15 +89,16 @@ def choose(found, label, device):
     empty = [disk for disk, inside in found.items() if not inside]
     if device:
         if Path(device) not in empty:
-            raise NotFound(
+            raise DiskNotFoundError(
                 f"machine_volume_device is {device}, which is not empty; it has "
-                f"{described({device: content(device)})}. Name an empty disk, or empty it: wipefs -a {device}"
+                f"{described({device: content(device)})}. Name an empty disk, or empty it: "
+                f"wipefs -a {device}"
             )
         return Path(device)
     if len(empty) != 1:
-        raise NotFound(
-            f"the machine has {len(empty)} empty disks; one is needed for the volume, and there are "
-            f"{described(found)}. "
+        raise DiskNotFoundError(
+            f"the machine has {len(empty)} empty disks; one is needed for the volume, and there "
+            f"are {described(found)}. "
             + ("Name one with machine_volume_device" if empty else "Attach a volume to the machine")
         )
     return empty[0]
@@ -116,7 +116,7 @@ def described(found):
 def check_encryption(disk, inside, encrypted):
     """A volume that has data can't be encrypted, or decrypted, afterwards."""
     if inside and (inside.get("TYPE") == "crypto_LUKS") != encrypted:
-        raise NotFound(
+        raise DiskNotFoundError(
             f"machine_volume_encrypted is {encrypted}, and the volume {disk} was made "
             f"{'without' if encrypted else 'with'} encryption; that is decided once. Set it back"
         )
@@ -134,11 +134,14 @@ def main():
     )
     device, label = module.params["device"], module.params["label"]
     try:
-        names = {*disks(Path("/dev")), *([Path(device)] if device and Path(device).is_block_device() else [])}
+        names = {
+            *disks(Path("/dev")),
+            *([Path(device)] if device and Path(device).is_block_device() else []),
+        }
         found = {disk: content(disk) for disk in sorted(names)}
         disk = choose(found, label, device)
         check_encryption(disk, found[disk], module.params["encrypted"])
-    except NotFound as problem:
+    except DiskNotFoundError as problem:
         module.fail_json(msg=f"{problem}.")
     module.exit_json(changed=False, device=str(disk), empty=not found[disk])
 

@@ -17,7 +17,11 @@ import generate  # noqa: E402
 
 URL = "https://release.example.org/mlaas4hep/9.8.7"
 MADE = generate.files("9.8.7", URL)
-TEMPLATES = {path: yaml.safe_load(text) for path, text in MADE.items() if path.count("/") == 0 and path.endswith(".yaml")}
+TEMPLATES = {
+    path: yaml.safe_load(text)
+    for path, text in MADE.items()
+    if path.count("/") == 0 and path.endswith(".yaml")
+}
 
 
 @pytest.fixture(params=sorted(TEMPLATES))
@@ -27,7 +31,7 @@ def template(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def filled(tree: dict[str, Any], **inputs: Any) -> dict[str, Any]:
-    """The template as an operator leaves it: defaults for what must be given, and for what else is named."""
+    """The template as an operator leaves it: what must be given, and what else is named."""
     given = {"image": "ost://keystone.example.org/1111", "allowed_groups": "physicists"} | inputs
     for name, value in given.items():
         tree["topology_template"]["inputs"][name]["default"] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -9,12 +10,13 @@ import generate
 import jsonschema
 import pytest
 import yaml
+
 from conftest import MADE, TEMPLATES, TOSCA, URL
 
 STACK = generate.STACK
 # Named here, each with its reason: a public option of a role that no input may set.
 NOT_BY_TEMPLATE = {
-    "oauth2_proxy_initial_access_token": "a secret: it goes into a file of the machine, with ansible-playbook",
+    "oauth2_proxy_initial_access_token": "a secret: for ansible-playbook only",
 }
 INTERNAL = ("preflight_", "service_container_")
 SCHEMAS = yaml.safe_load((TOSCA / "dashboard.schema.yml").read_text())
@@ -32,7 +34,11 @@ def mentioned(value: Any, function: str) -> set[str]:
             first = value[function]
             return {first if isinstance(first, str) else first[-1]}
         value = list(value.values())
-    return set().union(*(mentioned(item, function) for item in value)) if isinstance(value, list) else set()
+    return (
+        set().union(*(mentioned(item, function) for item in value))
+        if isinstance(value, list)
+        else set()
+    )
 
 
 def test_what_is_kept_is_current() -> None:
@@ -56,7 +62,7 @@ class TestInputs:
         assert set(parts["inputs"]) == mentioned(parts["node_templates"], "get_input")
 
     def test_every_input_is_explained_and_is_one_value(self, name: str) -> None:
-        """Lists of an update are merged into the old ones by the IM, and dodas reads no nested map."""
+        """The IM merges lists of an update into the old ones, and dodas reads no nested map."""
         for key, given in topology(name)["inputs"].items():
             assert given["description"].endswith("."), key
             assert given["type"] in ("string", "integer", "boolean", "scalar-unit.size"), key
@@ -64,8 +70,11 @@ class TestInputs:
     def test_every_property_reaches_a_variable_of_the_playbook(self, name: str) -> None:
         kind = TEMPLATES[name]["node_types"][STACK]
         operation = kind["interfaces"]["Standard"]["start"]
-        passed = {value["get_property"][1]: variable
-                  for variable, value in operation["inputs"].items() if variable != "tosca_release"}  # fmt: skip
+        passed = {
+            value["get_property"][1]: variable
+            for variable, value in operation["inputs"].items()
+            if variable != "tosca_release"
+        }
         assert set(passed) == set(kind["properties"])
         known = generate.role_options()
         plays = yaml.safe_load(MADE["start.yml"])
@@ -103,17 +112,31 @@ class TestInputs:
     def test_exactly_the_ports_of_the_gateway_and_ssh_are_open(self, name: str) -> None:
         roles = generate.role_options()
         gateway = {roles["gateway_http_port"]["default"], roles["gateway_https_port"]["default"]}
-        ports = topology(name)["node_templates"]["server"]["capabilities"]["endpoint"]["properties"]["ports"]
+        ports = topology(name)["node_templates"]["server"]["capabilities"]["endpoint"][
+            "properties"
+        ]["ports"]
         assert {port["source"]: port["remote_cidr"]["get_input"] for port in ports.values()} == {
-            **dict.fromkeys(gateway, "users_cidr"), 22: "admins_cidr",
-        }  # fmt: skip
+            **dict.fromkeys(gateway, "users_cidr"),
+            22: "admins_cidr",
+            4433: "old_ports_cidr",
+            8081: "old_ports_cidr",
+        }
         assert {port["protocol"] for port in ports.values()} == {"tcp"}
+
+    def test_the_old_ports_are_open_to_nobody_unless_asked_for(self, name: str) -> None:
+        closed = topology(name)["inputs"]["old_ports_cidr"]["default"]
+        assert ipaddress.ip_network(closed).is_loopback
+        (machine,) = yaml.safe_load((TOSCA / "start.yml").read_text())
+        assert f"!= '{closed}'" in machine["vars"]["gateway_old_ports"]
 
     def test_everything_comes_from_the_release(self, name: str) -> None:
         kind = TEMPLATES[name]["node_types"][STACK]
         assert kind["artifacts"]["collection"]["file"] == f"{URL}/mlaas4hep-stack-9.8.7.tar.gz"
         start = kind["interfaces"]["Standard"]["start"]
-        assert (start["implementation"], start["inputs"]["tosca_release"]) == (f"{URL}/start.yml", "9.8.7")
+        assert (start["implementation"], start["inputs"]["tosca_release"]) == (
+            f"{URL}/start.yml",
+            "9.8.7",
+        )
 
 
 def test_every_option_of_the_roles_can_be_reached() -> None:
@@ -125,10 +148,20 @@ def test_every_option_of_the_roles_can_be_reached() -> None:
     named = {option["variable"] for option in generate.options().values() if "variable" in option}
     assert named <= known
     first_needs = {
-        "mlaas4hep_issuer", "mlaas4hep_domain", "mlaas4hep_email", "mlaas4hep_allowed_groups", "mlaas4hep_audience",
-        "mlaas4hep_groups_claim", "oauth2_proxy_client_id", "gateway_tls", "mlaas4hep_http_proxy", "mlaas4hep_images",
-        "machine_ca_bundle", "container_engine_registry_mirrors", "machine_users",
-    }  # fmt: skip
+        "mlaas4hep_issuer",
+        "mlaas4hep_domain",
+        "mlaas4hep_email",
+        "mlaas4hep_allowed_groups",
+        "mlaas4hep_audience",
+        "mlaas4hep_groups_claim",
+        "oauth2_proxy_client_id",
+        "gateway_tls",
+        "mlaas4hep_http_proxy",
+        "mlaas4hep_images",
+        "machine_ca_bundle",
+        "container_engine_registry_mirrors",
+        "machine_users",
+    }
     assert first_needs <= named
 
 
@@ -136,7 +169,12 @@ def test_defaults_are_those_of_the_roles() -> None:
     """Where one differs on purpose, options.yml says so itself."""
     roles = generate.role_options()
     given = yaml.safe_load((TOSCA / "options.yml").read_text())
-    own = {name for tab in given.values() for name, option in tab["inputs"].items() if "default" in option}
+    own = {
+        name
+        for tab in given.values()
+        for name, option in tab["inputs"].items()
+        if "default" in option
+    }
     for name, option in generate.options().items():
         if "variable" in option and name not in own and "default" in option:
             assert option["default"] == roles[option["variable"]]["default"], name
@@ -148,7 +186,9 @@ def test_the_table_of_the_readme_names_every_input() -> None:
         assert (f"| `{name}`" in text) == option.get("input", True), name
 
 
-@pytest.mark.parametrize("path", [path for path in MADE if path.endswith((".parameters.yml", ".metadata.yml"))])
+@pytest.mark.parametrize(
+    "path", [path for path in MADE if path.endswith((".parameters.yml", ".metadata.yml"))]
+)
 def test_the_dashboard_knows_every_key(path: str) -> None:
     kind = path.rsplit(".", 2)[1]
     schema = {**SCHEMAS, "$ref": f"#/$defs/{kind}"}
@@ -168,7 +208,9 @@ def test_the_schema_refuses_slips() -> None:
 @pytest.mark.parametrize("path", [path for path in MADE if path.endswith(".parameters.yml")])
 def test_the_form_has_every_input_in_a_tab(path: str) -> None:
     form = yaml.safe_load(MADE[path])
-    template = path.replace("tosca-parameters", "tosca-templates").replace(".parameters.yml", ".yaml")
+    template = path.replace("tosca-parameters", "tosca-templates").replace(
+        ".parameters.yml", ".yaml"
+    )
     inputs = yaml.safe_load(MADE[template])["topology_template"]["inputs"]
     assert set(form["inputs"]) == set(inputs)
     assert {field["tab"] for field in form["inputs"].values()} == set(form["tabs"])

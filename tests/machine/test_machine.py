@@ -1,0 +1,123 @@
+"""The role machine on a machine: volume, accounts, guard of ssh; again, drifted, uninstalled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conftest import ADDRESS, DOCKER, IMAGE, NETWORK, OLDEST, Machine, Played, run
+
+TOKEN = "eyJhbGciOiJub25lIn0.caller"
+VOLUME = "/var/lib/mlaas4hep"
+
+
+@pytest.fixture(scope="module")
+def options(machine: Machine) -> dict[str, Any]:
+    """Two users, of whom one is an administrator, and a volume."""
+    for user in ("alice", "bob"):
+        machine(f"ssh-keygen -q -t ed25519 -N '' -C '' -f /root/{user}")
+    users = {user: machine(f"cat /root/{user}.pub") for user in ("alice", "bob")}
+    return {"machine_volume": True, "machine_users": users, "machine_admins": ["alice"]}
+
+
+@pytest.fixture(scope="module")
+def played(machine: Machine, options: dict[str, Any]) -> Played:
+    """The role as the IM's Ansible plays it, after the IM has left its caller's token."""
+    machine(f"echo BEARER_TOKEN={TOKEN} >> /etc/environment")
+    ended = machine.play("-v", "--diff", ansible=OLDEST, **options)
+    assert ended.ok, ended.said or ended.text
+    machine(f"touch {VOLUME}/kept")
+    return ended
+
+
+@pytest.mark.usefixtures("played")
+class TestConverged:
+    def test_again_changes_nothing(self, machine: Machine, options: dict[str, Any]) -> None:
+        again = machine.play(**options)
+        assert (again.ok, again.changed) == (True, []), again.said or again.text
+
+    def test_the_empty_disk_is_the_volume(self, machine: Machine) -> None:
+        found = machine(f"findmnt -no SOURCE,FSTYPE,OPTIONS {VOLUME}")
+        assert found.split()[:2] == ["/dev/vdb", "ext4"]
+        assert {"nodev", "nosuid"} <= set(found.split()[2].split(","))
+        assert "RequiresMountsFor=/var/lib/mlaas4hep" in machine(
+            "cat /etc/systemd/system/docker*.d/*"
+        )
+
+    def test_somebodys_disk_is_as_it_was(self, machine: Machine) -> None:
+        assert "somebodys" in machine("blkid -p /dev/vdc")
+
+    def test_users_log_in_and_administrators_become_root(self, machine: Machine) -> None:
+        assert machine.login("alice", "sudo -n id -u") == "0"
+        assert machine.login("bob", "id -un") == "bob"
+        assert "password is required" in machine.login("bob", "sudo -n id -u")
+
+    def test_the_callers_token_is_gone_and_was_not_logged(
+        self, machine: Machine, played: Played
+    ) -> None:
+        assert TOKEN not in machine("cat /etc/environment")
+        assert TOKEN not in played.text
+
+    def test_who_guesses_is_banned(self, machine: Machine) -> None:
+        guess = (
+            f"for i in 1 2 3 4 5 6; do ssh -o BatchMode=yes -o ConnectTimeout=4 "
+            f"-o StrictHostKeyChecking=no admin@{ADDRESS} 2>/dev/null; done; hostname -I"
+        )
+        seen = run(DOCKER, "run", "--rm", "--network", NETWORK, IMAGE, "bash", "-c", guess)
+        assert seen.split()[-1] in machine("fail2ban-client status sshd")
+
+    def test_check_mode_names_what_drifted(self, machine: Machine, options: dict[str, Any]) -> None:
+        machine("echo 'bob ALL=(ALL) NOPASSWD: ALL' >> /etc/sudoers.d/mlaas4hep-admins")
+        machine("sed -i s/maxretry.*/maxretry=1000/ /etc/fail2ban/jail.d/mlaas4hep.local")
+        machine("cat /root/alice.pub >> /home/bob/.ssh/authorized_keys")
+        drift = machine.play("--check", **options)
+        assert drift.ok, drift.said or drift.text
+        assert set(drift.changed) == {
+            "Give them their keys, and no others",
+            "Say who may become root",
+            "Guard ssh",
+            "Restart the guard of ssh",
+        }
+        assert machine.play(**options).ok
+        assert "password is required" in machine.login("bob", "sudo -n id -u")
+
+    def test_who_is_taken_out_is_locked_out(
+        self, machine: Machine, options: dict[str, Any]
+    ) -> None:
+        alone = options | {"machine_users": {"alice": options["machine_users"]["alice"]}}
+        assert machine.play(**alone).changed == ["Lock out who is no longer listed"]
+        assert machine.login("bob", "id -un") == ""
+        assert machine.play(**options).changed == ["Make the accounts"]
+        assert machine.login("bob", "id -un") == "bob"
+
+    def test_uninstall_leaves_the_data_and_no_rights(self, machine: Machine) -> None:
+        assert machine.play(part="uninstall").ok
+        assert machine.play(part="uninstall").changed == []
+        assert machine(f"ls {VOLUME}/kept")
+        assert "password" in machine.login("alice", "sudo -n id -u")
+        assert machine("ls /usr/bin/fail2ban-client", check=False).endswith(
+            "No such file or directory"
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"machine_volume_device": "/dev/vdz"}, "/dev/vdb (ext4), /dev/vdc (ext4)"),
+        ({"machine_volume_encrypted": True}, "was made without encryption"),
+        ({"machine_users": {"root": "ssh-ed25519 AAAA"}}, "none of root"),
+        ({"machine_users": {"eve": "-----BEGIN OPENSSH PRIVATE KEY-----"}}, "a public key such as"),
+        ({"machine_admins": ["mallory"]}, "admins must be users"),
+        ({"machine_gpus": 1}, "machine_gpus (the driver)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+@pytest.mark.usefixtures("played")
+def test_preflight_says_what_is_wrong(
+    machine: Machine, options: dict[str, Any], wrong: dict[str, Any], says: str
+) -> None:
+    ended = machine.play(part="preflight", **(options | wrong))
+    assert not ended.ok
+    assert says in ended.said
+    assert ended.changed == []
