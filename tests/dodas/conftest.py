@@ -95,5 +95,7 @@ def served(files: Path) -> Iterator[str]:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(files))
     with http.server.ThreadingHTTPServer((HERE, 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        yield f"http://{HERE}:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://{HERE}:{server.server_port}"
+        finally:
+            server.shutdown()
