@@ -75,7 +75,7 @@ lock:  ## choose versions anew (needs uv)
 	$(MAKE) lock-images lock-stack
 
 lock-images:  ## what each image installs: the versions of app/locks/app.txt
-	cd app && echo hatchling | $(LOCK_TO) --no-annotate -c locks/app.txt - -o locks/build.txt
+	cd app && printf 'hatchling\nuv\n' | $(LOCK_TO) --no-annotate -c locks/app.txt - -o locks/build.txt
 	cd app && $(LOCK_TO) --extra server -c locks/app.txt pyproject.toml -o locks/service.txt
 	cd app && $(LOCK_TO) --extra serve -c locks/app.txt pyproject.toml -o locks/tfaas.txt
 	cd app && $(LOCK_TO) --extra train -c locks/app.txt pyproject.toml -o locks/job.txt

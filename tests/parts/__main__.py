@@ -99,11 +99,11 @@ def main() -> int:
     commands.add_parser("environment", help="variables with which tests find the parts")
     asked = options.parse_args()
     try:
-        with alone():
-            if asked.command == "up":
-                up(asked.names)
-            else:
-                {"down": down, "status": status, "environment": environment}[asked.command]()
+        if asked.command in ("status", "environment"):
+            {"status": status, "environment": environment}[asked.command]()
+        else:
+            with alone():
+                up(asked.names) if asked.command == "up" else down()
     except PartError as error:
         print(f"parts: {error}", file=sys.stderr)
         return 1

@@ -78,7 +78,9 @@ def test_the_site_s_own_certificate_or_none(vm: Machine, tmp_path: Path) -> None
         assert gateway(vm, tmp_path, **files) == [*copied, run]
         assert issuer() == "renewed"
         own = {"gateway_tls": "internal", "gateway_old_ports": False}
-        assert gateway(vm, tmp_path, **own) == [settings, run]
+        removed = [f"Remove a certificate and key that are given no more: {f}"
+                   for f in ("certificate.pem", "certificate.key")]  # fmt: skip
+        assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
         assert "Caddy Local Authority" in issuer()
         assert open_ports() == {22, 80, 443}
     finally:

@@ -31,14 +31,14 @@ def test_a_users_script_trains_and_predicts(session: Session, files: Files) -> N
     assert session.job.startswith("higgs_")
     assert session.state["state"] == "succeeded"
     assert len(session.predictions) == len(files.truth)
-    assert area_under_curve(files.truth, session.predictions) > 0.8
+    assert area_under_curve(files.truth, session.predictions) > 0.7
     assert {"params.json", "model.onnx"} <= {Path(name).name for name in session.bundle}
 
 
 def test_the_training_ran_in_a_container_of_its_own_that_is_gone(
     vm: Machine, session: Session
 ) -> None:
-    assert session.log
+    assert "training    100 %" in session.log
     assert not [name for name in vm.containers() if name.startswith("mlaas4hep-job-")]
 
 

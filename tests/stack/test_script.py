@@ -23,7 +23,7 @@ def test_a_script_signs_in_trains_predicts_and_cleans_up(
 ) -> None:
     session = Session.outside(files, "alice", name, **site)
     assert session.state["state"] == "succeeded", session.log
-    assert area_under_curve(files.truth, session.predictions) > 0.8
+    assert area_under_curve(files.truth, session.predictions) > 0.7
     assert "model.onnx" in {Path(name).name for name in session.bundle}
     assert set(session.seconds) == {"sign-in", "upload", "train", "fetch", "predict", "delete"}
 

@@ -26,9 +26,15 @@ true
 
 @pytest.fixture(scope="module", autouse=True)
 def layers(vm: Machine) -> None:
-    """Keep what images were built from under other names: the next test needn't build all anew."""
+    """Keep images and what they were built in under other names: the next build takes minutes less.
+
+    What is older than three days goes, or the volume would grow for ever.
+    """
+    vm.run("docker image prune --all --force --filter until=72h")
     for image in vm.run("docker images --format '{{.Repository}}:{{.Tag}}' mlaas4hep/*").split():
         vm.run(f"docker tag {image} {KEEP}/{image.partition('/')[2]}")
+    for image in vm.run("docker images --quiet --filter dangling=true").split():
+        vm.run(f"docker tag {image} {KEEP}/stage:{image}")
 
 
 def test_data_settings_and_secrets_stay(vm: Machine, tmp_path: Path) -> None:

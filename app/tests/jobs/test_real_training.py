@@ -15,6 +15,8 @@ def test_a_real_training_is_published_and_answers(service: Service, tmp_path: Pa
     [job] = service.run(service.submit("luca"))
     log = (service.home(job) / "log.txt").read_text()
     assert (job.state, job.reason) == ("succeeded", ""), log
+    assert "training    100 %" in log  # a line for each tenth of a phase, then the metrics
+    assert f"auc      {job.metrics['auc']:.4f}" in log
     assert job.servable, job.why_not
     assert job.metrics["auc"] > 0.5
     assert job.progress["phase"] == "publishing"

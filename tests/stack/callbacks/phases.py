@@ -42,6 +42,8 @@ class CallbackModule(CallbackBase):
         )
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self.part not in PARTS:
+            return  # a playbook of the test's own
         self._count("summary")
         rounded = {part: round(seconds, 1) for part, seconds in self.seconds.items()}
         with Path(os.environ["PHASES_FILE"]).open("a") as file:

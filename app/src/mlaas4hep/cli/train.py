@@ -14,7 +14,7 @@ from mlaas4hep.core.files import write_json
 from mlaas4hep.core.progress import Bars, ProgressFile
 
 if TYPE_CHECKING:
-    from mlaas4hep.training.train import TrainRequest
+    from mlaas4hep.training.train import TrainRequest, TrainResult
 
 Files = Annotated[
     str,
@@ -97,11 +97,15 @@ def train(
         return
     with Bars() as bars:
         result = run_training(request, bars)
-    for warning in result.warnings:
-        warn(warning)
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
+    _show_outcome(result)
+
+
+def _show_outcome(result: TrainResult) -> None:
+    for warning in result.warnings:
+        warn(warning)
     for key, value in result.metrics.items():
         if isinstance(value, float):
             typer.echo(f"{key:<8} {value:.4f}")
@@ -113,9 +117,16 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
     """Train for the server: progress and result go to files, the result as the last thing."""
     from mlaas4hep.training.train import train as run_training
 
-    outcome: dict[str, object]
+    file, outcome = ProgressFile(job / "progress.json"), dict[str, object]()
     try:
-        result = run_training(request, ProgressFile(job / "progress.json"))
+        with Bars() as log:
+
+            def progress(phase: str, done: int, total: int, **figures: float) -> None:
+                file(phase, done, total, **figures)
+                log(phase, done, total, **figures)
+
+            result = run_training(request, progress)
+        _show_outcome(result)
         outcome = {
             "state": "succeeded",
             "metrics": result.metrics,
@@ -123,8 +134,6 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
             "why_not": result.why_not,
             "warnings": result.warnings,
         }
-        for warning in result.warnings:
-            warn(warning)
     except MlaasError as error:
         show(error)
         outcome = _failed(error.message, error.remedy)
