@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,23 +17,27 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
 
-from door import Door, leads  # noqa: E402
+from deployment import release  # noqa: E402
 from dodas import Dodas  # noqa: E402
+from door import Door, leads  # noqa: E402
 from machine import ROOT, authorities, until  # noqa: E402
 from machines import Machines  # noqa: E402
 from manager import KEYCLOAK, free_port, manager  # noqa: E402
-from openstack import PASSWORD, PROJECT, USER, Cloud, application  # noqa: E402
+from openstack import PASSWORD, USER, Cloud, application  # noqa: E402
 from tokens import Issuer  # noqa: E402
 
+VERSION = re.search(r"^version: (\S+)$", (ROOT / "galaxy.yml").read_text(), re.MULTILINE)[1]
+NEXT = "99.0.0"
 # This computer, as the machines of the tests' network see it.
 HERE = "10.213.0.1"
 
 
 @pytest.fixture(scope="session")
 def folder() -> Path:
-    """What the parts of these tests write; kept after a run."""
+    """What the parts of these tests write; kept until the next run."""
     kept = ROOT / "build/dodas"
-    kept.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
     return kept
 
 
@@ -87,6 +93,13 @@ def dodas(cloud: Cloud, im: str) -> Dodas:
         },
         im={"username": "operator", "password": "operator-im-pw"},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def releases() -> Iterator[dict[str, Path]]:
+    """The folders of this release and of a later one, at the address that their files name."""
+    with served(ROOT / "build/release") as url:
+        yield {version: release(version, url) for version in (VERSION, NEXT)}
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 from dodas import Dodas
-from machine import ROOT, until
+from machine import ROOT, docker, until
 from openstack import IMAGE
 
 KEYSTONE = "127.0.0.1"
+REGISTRY = "10.213.0.2:443"  # as the engine of the tests reaches it
 
 
 def release(version: str, url: str) -> Path:
@@ -59,6 +60,23 @@ def usual(**more: Any) -> dict[str, Any]:
     }
 
 
+def another(inputs: dict[str, Any], version: str) -> dict[str, Any]:
+    """The same inputs with the images of another version: the same layers under other digests."""
+    return inputs | {
+        f"{name}_image": push(inputs[f"{name}_image"], version) for name in ("service", "tfaas")
+    }
+
+
+def push(image: str, version: str) -> str:
+    """The digest under which the registry has this image with the label of the version."""
+    name = image.partition("@")[0].rpartition(":")[0]
+    tag = f"{REGISTRY}/{name.partition('/')[2]}:{version}"
+    content = f"FROM {REGISTRY}/{image.partition('/')[2]}\nLABEL org.mlaas4hep.test={version}\n"
+    docker("build", "--tag", tag, "-", input=content, env=os.environ | {"DOCKER_BUILDKIT": "0"})
+    digest = re.search(r"sha256:\w+", docker("push", tag))[0]
+    return f"{name}:{version}@{digest}"
+
+
 @dataclass(frozen=True)
 class Deployment:
     """One infrastructure of the operator."""
@@ -76,6 +94,8 @@ class Deployment:
         time.sleep(2)  # the IM takes a moment to begin
         busy = ("pending", "running", "unknown")
         until("the IM is done", lambda: self.state() not in busy, 900)
+        with (self.folder / f"{self.id}.log").open("a") as log:
+            log.write(self.dodas.status(self.id))
         return self.state()
 
     def configured(self) -> None:
@@ -101,15 +121,21 @@ class Deployment:
     def address(self) -> str:
         return self.outputs["public_address"]
 
-    def ssh(self, command: str) -> str:
+    def put(self, folder: Path, to: str) -> None:
+        """Copy a folder into one of the administrator's."""
+        with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packed:
+            self.ssh(f"mkdir {to} && tar -C {to} -x", stdin=packed.stdout)
+
+    def ssh(self, command: str, **options: Any) -> str:
         """What a shell command of the administrator prints there; the key is the outputs'."""
         key = self.folder / f"{self.id}.key"
         key.unlink(missing_ok=True)
         key.touch(0o600)
         key.write_text(self.outputs["ssh_key"])
-        options = ["-i", key, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
+        settings = ["-i", key, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
                    "-o", f"UserKnownHostsFile={key}.hosts", "-o", "LogLevel=ERROR"]  # fmt: skip
         where = f"{self.outputs['ssh_user']}@{self.address}"
-        ended = subprocess.run(["ssh", *options, where, command], capture_output=True, text=True)
+        words = ["ssh", *settings, where, command]
+        ended = subprocess.run(words, capture_output=True, text=True, **options)
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
         return ended.stdout.strip()

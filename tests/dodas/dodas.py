@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-
 class RefusedError(Exception):
     """The IM said no; the message is its own."""
 

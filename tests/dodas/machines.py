@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from machine import DOCKER, NETWORK, docker, until
 
 IMAGE = "mlaas4hep-test/node"

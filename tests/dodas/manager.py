@@ -56,7 +56,9 @@ def manager(folder: Path) -> Iterator[str]:
         "NO_PROXY": "*",
     }
     with (folder / "im.out").open("w") as out:
-        process = subprocess.Popen([*words, program], env=environment, cwd=folder, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [*words, program], env=environment, cwd=folder, stdout=out, stderr=out
+        )
     try:
         until("the IM listens", lambda: process.poll() is not None or listens(port), 60)
         assert process.poll() is None, (folder / "im.out").read_text()

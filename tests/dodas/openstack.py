@@ -8,8 +8,6 @@ security groups are those of machines.py.
 from __future__ import annotations
 
 import base64
-import json
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field

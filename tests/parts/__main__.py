@@ -47,6 +47,7 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
         "registry under the names " + ", ".join(places.NAMES[places.REGISTRY]),
         places.registry,
     ),
+    "images": ("the project's images, built from the tree, in the registry", places.images),
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),
