@@ -17,14 +17,15 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
 
-from deployment import release  # noqa: E402
-from dodas import Dodas  # noqa: E402
-from door import Door, leads  # noqa: E402
-from machine import ROOT, authorities, until  # noqa: E402
-from machines import Machines  # noqa: E402
-from manager import KEYCLOAK, free_port, manager  # noqa: E402
-from openstack import PASSWORD, USER, Cloud, application  # noqa: E402
-from tokens import Issuer  # noqa: E402
+from cloud import PASSWORD, USER, Cloud
+from deployment import release
+from dodas import Dodas
+from door import Door, leads
+from machine import ROOT, authorities, until
+from machines import Machines
+from manager import KEYCLOAK, free_port, manager
+from openstack import application
+from tokens import Issuer
 
 VERSION = re.search(r"^version: (\S+)$", (ROOT / "galaxy.yml").read_text(), re.MULTILINE)[1]
 NEXT = "99.0.0"

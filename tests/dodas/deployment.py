@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cloud import IMAGE
 from dodas import Dodas
 from machine import ROOT, docker, until
-from openstack import IMAGE
 
 KEYSTONE = "127.0.0.1"
 REGISTRY = "10.213.0.2:443"  # as the engine of the tests reaches it

@@ -110,7 +110,8 @@ class Machine:
                 f"echo '{name} {account['sudo']}' >/etc/sudoers.d/90-cloud-init-users\n"
                 f"install -d -m 0700 -o {name} -g {name} {home}/.ssh\n"
                 f"cat >{home}/.ssh/authorized_keys\n"
-                f"chown {name}: {home}/.ssh/authorized_keys; chmod 0600 {home}/.ssh/authorized_keys",
+                f"chown {name}: {home}/.ssh/authorized_keys\n"
+                f"chmod 0600 {home}/.ssh/authorized_keys",
                 "\n".join(account["ssh-authorized-keys"]) + "\n",
             )
 

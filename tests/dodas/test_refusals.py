@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cloud import PROJECT, Cloud
 from deployment import Deployment, template, usual
 from dodas import Dodas, RefusedError
 from machine import until
-from openstack import PROJECT, Cloud
 from tokens import Issuer, by_my_key
 
 from conftest import VERSION
@@ -19,9 +19,9 @@ from conftest import VERSION
 @pytest.fixture(autouse=True)
 def nothing_is_left(cloud: Cloud) -> Iterator[None]:
     """Before and after each test: nobody pays for what was refused."""
-    assert cloud.empty()
+    assert cloud.left() == []
     yield
-    assert cloud.empty()
+    assert cloud.left() == []
 
 
 @pytest.fixture(scope="module")
@@ -65,5 +65,14 @@ def test_a_token_that_the_issuer_did_not_sign(
     dodas: Dodas, issuer: Issuer, usual_template: str
 ) -> None:
     forged = with_token(dodas, by_my_key(issuer.token("alice")))
-    with pytest.raises(RefusedError, match="TO BE SEEN"):
+    with pytest.raises(RefusedError, match=r"401 .*Invalid InfrastructureManager credentials"):
         forged.create(usual_template)
+
+
+def test_a_token_that_the_cloud_does_not_take(
+    dodas: Dodas, issuer: Issuer, usual_template: str
+) -> None:
+    token = issuer.token("alice")
+    operator = replace(with_token(dodas, by_my_key(token)), im={"token": token})
+    with pytest.raises(RefusedError, match="Invalid credentials with the provider"):
+        operator.create(usual_template)

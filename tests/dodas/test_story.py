@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cloud import FLAVORS, IMAGE, Cloud
 from deployment import Deployment, another, template, usual
 from dodas import Dodas, RefusedError
 from machine import neighbour, open_ports, until
 from machines import GATEWAY
-from openstack import FLAVORS, IMAGE, Cloud
 from user import FOLDER, Files, Session, area_under_curve, example, variables
 
 from conftest import NEXT, VERSION
@@ -143,7 +143,7 @@ def test_a_user_signs_in_trains_and_predicts(session: Session, files: Files) -> 
     """With the device flow, from another machine; TLS is verified against the machine's CA."""
     assert session.state["state"] == "succeeded"
     assert len(session.predictions) == len(files.truth)
-    assert area_under_curve(files.truth, session.predictions) > 0.8
+    assert area_under_curve(files.truth, session.predictions) > 0.7
 
 
 def test_nobody_else_gets_in(site: Site) -> None:
@@ -198,7 +198,7 @@ def test_update_brings_another_version(
 def test_destroy_leaves_nothing(made: Deployment, dodas: Dodas, cloud: Cloud) -> None:
     machines = [server.machine for server in cloud.servers.values()]
     dodas.destroy(made.id)
-    assert cloud.empty()
+    assert cloud.left() == []
     assert machines
     assert made.id not in dodas.infrastructures()
     with pytest.raises(RefusedError, match="404"):
