@@ -33,10 +33,14 @@ class Identity(Strict):
     token: OfToken | None = None
 
 
+class Domain(Strict):
+    id: str
+
+
 class Project(Strict):
     id: str | None = None
     name: str | None = None
-    domain: Named | None = None
+    domain: Domain | None = None
 
 
 class Scope(Strict):

@@ -41,6 +41,7 @@ def routes(cloud: Cloud) -> APIRouter:
     @router.get("/networks")
     def networks(
         external: Annotated[str | None, Query(alias="router:external")] = None,
+        fields: Annotated[list[str] | None, Query()] = None,
     ) -> dict[str, Any]:
         found = [
             {"id": NETWORKS[name], "name": name, "subnets": [f"sub-{name}"],
@@ -50,6 +51,8 @@ def routes(cloud: Cloud) -> APIRouter:
             for name in NETWORKS
             if external is None or (name == PUBLIC) == (external == "True")
         ]  # fmt: skip
+        if fields:
+            found = [{key: network[key] for key in fields} for network in found]
         return {"networks": found}
 
     @router.get("/subnets")
