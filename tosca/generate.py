@@ -20,6 +20,7 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEMPLATES = ("single", "gpu", "volume")
+IMAGES = ("service_image", "tfaas_image", "job_image")
 STACK = "tosca.nodes.mlaas4hep.Stack"
 TYPES = {"str": "string", "int": "integer", "bool": "boolean", "float": "float"}
 # A name that can't exist: the IM's message then shows what to do.
@@ -178,6 +179,8 @@ def template(name: str, version: str, url: str, images: dict[str, str]) -> Tree:
     topology_inputs = {n: definition(option) for n, option in asked.items()}
     for image, digest in images.items():
         topology_inputs[image]["default"] = digest
+    if set(IMAGES) <= set(images):
+        topology_inputs["images"]["default"] = "pull"
     values = {n: {"get_input": n} for n in asked if n in of_stack()}
     stack = topology["node_templates"]["stack"]
     constants = stack.pop("properties", {})
@@ -391,23 +394,10 @@ def main() -> None:
     """Entry point."""
     asked = argparse.ArgumentParser(description="Make the templates.")
     asked.add_argument("--check", action="store_true", help="say what is not current")
-    asked.add_argument("--release-url", help="where the files of the release will be")
-    asked.add_argument("--version", default=current_version())
-    asked.add_argument(
-        "--image", action="append", default=[], help="service_image=NAME@sha256:... and alike"
-    )
-    asked.add_argument("--to", type=Path, help="folder for the files of a release")
     given = asked.parse_args()
     if given.check:
         if old := stale():
             sys.exit(f"run `make docs`: not current are {', '.join(old)}")
-    elif given.to:
-        if not (given.release_url or "").startswith(("http://", "https://")):
-            sys.exit(
-                "--release-url is where the release will be, such as https://example.org/mlaas4hep/0.1.0"
-            )
-        images = dict(image.split("=", 1) for image in given.image)
-        write(given.to, files(given.version, given.release_url.rstrip("/"), images))
     else:
         write(HERE / "generated", files(current_version(), NO_URL))
         (HERE / "README.md").write_text(readme())

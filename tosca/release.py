@@ -124,6 +124,11 @@ def release(
         raise ReleaseError(
             f"the release's address is {url!r}; it must begin with https:// or http://"
         )
+    for name, image in (images or {}).items():
+        if name not in generate.IMAGES:
+            raise ReleaseError(f"an image is {name!r}; there are {', '.join(generate.IMAGES)}")
+        if "@sha256:" not in image:
+            raise ReleaseError(f"{name} is {image!r}, which has no digest; add @sha256:...")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     collection(version, folder)
@@ -147,10 +152,9 @@ def main() -> None:
     )
     given = asked.parse_args()
     folder = ROOT / "build/release" / given.version
+    images = {name: image for name, _, image in (text.partition("=") for text in given.image)}
     try:
-        missing = release(
-            given.version, given.release_url, folder, dict(i.split("=", 1) for i in given.image)
-        )
+        missing = release(given.version, given.release_url, folder, images)
     except ReleaseError as error:
         sys.exit(f"release: {error}")
     for image in missing:

@@ -67,7 +67,7 @@ def _partitions(disk):
 
 def content(disk):
     """What is on it, such as TYPE and LABEL; nothing when it is empty."""
-    words = ["blkid", "-p", "-o", "export", str(disk)]
+    words = ["/sbin/blkid", "-p", "-o", "export", str(disk)]
     asked = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 (ours)
     # blkid's 2 says that there is nothing it knows.
     if asked.returncode not in (0, 2):
