@@ -27,7 +27,7 @@ demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root 
 
 test: lint lint-stack test-collection test-tosca test-app  ## what CI runs: style, the collection's and the templates' own tests, the application's
 
-test-all: test test-engine test-stack  ## these, and those that need root: trainings in containers, images, the stack on a machine
+test-all: test test-engine test-stack test-dodas  ## these, and those that need root: trainings in containers, images, the stack on a machine
 
 test-app: .venv/test  ## the quick, unprivileged tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
@@ -48,6 +48,14 @@ test-stack: .venv/test .venv-stack/made .venv-core216/made build/collections  ##
 
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
 	.venv-stack/bin/pytest tosca/tests
+
+test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` to destroy: the IM, a stand-in for OpenStack, machines made for it (root)
+	$(PARTS) up pki node neighbour registry keycloak pebble images
+	$(ENGINE) .venv-im/bin/python -m pytest tests/dodas
+
+dodas-cli: .venv-im/made  ## whether the real command asks what the tests ask; DODAS_BIN=/path/to/dodas
+	@$(if $(DODAS_BIN),,echo "make dodas-cli needs DODAS_BIN=, the dodas command" >&2; exit 2;) \
+	  env $$($(PARTS) environment) DODAS_BIN=$(DODAS_BIN) .venv-im/bin/python -m pytest tests/dodas/real_command.py
 
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
@@ -127,5 +135,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-all test-collection test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-dodas dodas-cli test-all test-collection test-engine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

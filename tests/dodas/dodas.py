@@ -76,8 +76,9 @@ class Dodas:
         return self.get(f"/{name}/contmsg")
 
     def vm(self, name: str, number: int = 0) -> str:
-        """`dodas get vm ID N`."""
-        return self.get(f"/{name}/vms/{number}")
+        """`dodas get vm ID N`: it looks up the machine's address first."""
+        address = self.get(f"/{name}").splitlines()[number]
+        return self.get(address.removeprefix(self.host))
 
     def infrastructures(self) -> list[str]:
         """`dodas list infIDs`."""
