@@ -49,13 +49,17 @@ def test_a_flavour_that_the_cloud_does_not_have(dodas: Dodas, releases: dict[str
     assert dodas.infrastructures() == []
 
 
-def test_a_token_makes_a_machine(
-    dodas: Dodas, issuer: Issuer, cloud: Cloud, usual_template: str, folder: Path
+def test_a_token_makes_a_machine_with_a_volume(
+    dodas: Dodas, issuer: Issuer, cloud: Cloud, releases: dict[str, Path], folder: Path
 ) -> None:
     operator = with_token(dodas, issuer.token("alice"))
-    made = Deployment(operator, operator.create(usual_template), folder)
+    asked = template(releases[VERSION], "mlaas4hep-volume", **usual(volume_size="1 GB"))
+    made = Deployment(operator, operator.create(asked), folder)
     until("the machine runs", lambda: made.state() == "running")
-    assert len(cloud.servers) == 1
+    (server,) = cloud.servers.values()
+    _, data = server.asked.block_device_mapping_v2
+    assert (data.source_type, data.volume_size, data.delete_on_termination) == ("blank", 1, True)
+    assert server.machine.run("blockdev --getsize64 /dev/vdb") == str(10**9)
     assert operator.infrastructures() == [made.id]
     assert dodas.infrastructures() == []  # it is another user's
     operator.destroy(made.id)

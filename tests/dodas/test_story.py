@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from deployment import Deployment, another, template, usual
 from dodas import Dodas, RefusedError
 from machine import neighbour, until
 from machines import GATEWAY
+from tokens import Issuer
 from user import FOLDER, Files, Session, area_under_curve, example, variables
 
 from conftest import NEXT, VERSION
@@ -73,10 +75,18 @@ class Site:
             *variables({"CURL_CA_BUNDLE": "/site.pem", "SSL_CERT_FILE": "/site.pem"}),
         ]
 
+    def predict(self, files: Files, token: str) -> list[float]:
+        """What the model that the session left answers for the session's events."""
+        asked = f"-d @{FOLDER}/asked.json https://{self.host}/tfaas/predict/events"
+        with neighbour("-v", f"{files.folder}:{FOLDER}", *self.options) as there:
+            said = there(f"curl -sS -H 'Authorization: Bearer {token}' {asked}")
+        return [row[0] for row in json.loads(said.stdout)["predictions"]]
+
     def ready(self) -> bool:
         """Whether it answers from outside, its certificate verified."""
         with neighbour(*self.options) as there:
-            return there(f"curl -sSf https://{self.host}/readyz").returncode == 0
+            both = f"https://{self.host}/readyz https://{self.host}/tfaas/readyz"
+            return there(f"curl -sSf --fail-early {both}").returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +195,14 @@ def test_reconfig_changes_nothing(made: Deployment, dodas: Dodas) -> None:
     assert made.changes() == []
 
 
-def test_after_a_reboot_all_is_back(made: Deployment, dodas: Dodas, site: Site) -> None:
+def test_after_a_reboot_all_is_back(
+    made: Deployment, dodas: Dodas, site: Site, session: Session, files: Files, issuer: Issuer
+) -> None:
     first = made.ssh("stat -c %Y /proc/1")
     dodas.reboot(made.id)
     until("the machine has booted", lambda: made.ssh("stat -c %Y /proc/1") != first)
     until("the site is ready", site.ready)
+    assert site.predict(files, issuer.token("alice")) == session.predictions
 
 
 def test_update_brings_another_version(
@@ -199,14 +212,18 @@ def test_update_brings_another_version(
     inputs: dict[str, str],
     site: Site,
     session: Session,
+    files: Files,
+    issuer: Issuer,
 ) -> None:
     """Other images run, and the user's model is still served."""
     later = another(inputs, NEXT)
     dodas.update(made.id, template(releases[NEXT], **later))
     made.configured()
-    running = made.ssh("sudo docker inspect -f '{{.Config.Image}}' mlaas4hep-server")
-    assert running == later["service_image"]
+    for container, image in (("server", "service"), ("runner", "service"), ("tfaas", "tfaas")):
+        asked = f"sudo docker inspect -f '{{{{.Config.Image}}}}' mlaas4hep-{container}"
+        assert made.ssh(asked) == later[f"{image}_image"]
     until("the site is ready", site.ready)
+    assert site.predict(files, issuer.token("alice")) == session.predictions
 
 
 def test_destroy_leaves_nothing(made: Deployment, dodas: Dodas, cloud: Cloud) -> None:
