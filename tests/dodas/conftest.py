@@ -70,8 +70,7 @@ def cloud(folder: Path, issuer: Issuer) -> Iterator[Cloud]:
     server.should_exit = True
     thread.join()
     (folder / "openstack.log").write_text("\n".join(made.log))
-    for left in made.servers.values():
-        left.machine.destroy()
+    made.machines.forget()
     assert made.refused == []
 
 

@@ -158,11 +158,20 @@ class Machines:
         self.folder = folder
         self.numbers = count(100)
         self.public_numbers = count(10)
-        left = docker("ps", "-aq", "--filter", f"label={LABEL}").split()
-        for name in left:
+        self.forget()
+        docker("network", "create", "--subnet", PUBLIC_SUBNET, "--gateway", GATEWAY, PUBLIC)
+
+    def forget(self) -> None:
+        """Remove what there is, be it of a run that was killed."""
+        for name in docker("ps", "-aq", "--filter", f"label={LABEL}").split():
             docker("rm", "--force", "--volumes", name)
-        if PUBLIC not in docker("network", "ls", "--format", "{{.Name}}").split():
-            docker("network", "create", "--subnet", PUBLIC_SUBNET, "--gateway", GATEWAY, PUBLIC)
+        asked = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]
+        known = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+        for device, file in (line.split(maxsplit=1) for line in known.splitlines()):
+            if file.startswith(str(self.folder)):
+                subprocess.run(["losetup", "--detach", device], check=True)
+        if PUBLIC in docker("network", "ls", "--format", "{{.Name}}").split():
+            docker("network", "rm", PUBLIC)
 
     def public_address(self) -> str:
         """Another address of the public network."""
