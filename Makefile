@@ -56,6 +56,14 @@ test-collection: .venv-stack/made build/collections  ## the collection without a
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
 	.venv-stack/bin/pytest tosca/tests
 
+test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` to destroy: the IM, a stand-in for OpenStack, machines made for it (root)
+	$(PARTS) up pki node neighbour registry keycloak pebble images
+	$(ENGINE) .venv-im/bin/python -m pytest tests/dodas
+
+dodas-cli: .venv-im/made  ## whether the real command asks what the tests ask; DODAS_BIN=/path/to/dodas
+	@$(if $(DODAS_BIN),,echo "make dodas-cli needs DODAS_BIN=, the dodas command" >&2; exit 2;) \
+	  env $$($(PARTS) environment) DODAS_BIN=$(DODAS_BIN) .venv-im/bin/python -m pytest tests/dodas/real_command.py
+
 lint: .venv/test  ## style, types, and who may import whom
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
@@ -134,5 +142,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

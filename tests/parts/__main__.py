@@ -21,6 +21,11 @@ def machine() -> None:
     places.build("vm")
 
 
+def node() -> None:
+    packages.install(*packages.CLOUD)
+    places.node()
+
+
 def neighbour() -> None:
     places.build("neighbour")
 
@@ -36,11 +41,13 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
         pki.authority,
     ),
     "vm": ("image of a bare machine with systemd: mlaas4hep-test/vm", machine),
+    "node": ("image of a cloud's machine, with the IM's Ansible: mlaas4hep-test/node", node),
     "neighbour": ("image of another machine of the network: mlaas4hep-test/neighbour", neighbour),
     "registry": (
         "registry under the names " + ", ".join(places.NAMES[places.REGISTRY]),
         places.registry,
     ),
+    "images": ("the project's images, built from the tree, in the registry", places.images),
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),

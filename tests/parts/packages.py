@@ -8,6 +8,7 @@ import subprocess
 from shell import PartError, run, say
 
 ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2", "openssl", "debootstrap")
+CLOUD = ("nftables", "util-linux", "mount", "openssh-client")
 BROWSER = ("chromium", "chromium-driver", "fonts-dejavu-core", "libnss3-tools")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import downloads
 import pki
 import realm
-from engine import NETWORK, docker, exists
+from engine import DOCKER, HOST, NETWORK, docker, exists
 from shell import CACHE, HERE, PartError, run, say
 
 IMAGES = HERE / "images"
@@ -44,6 +45,17 @@ def build(name: str, *contexts: Path) -> str:
     say(f"image {image}")
     docker("build", "-q", "--network", "host", "-t", image, context)
     return image
+
+
+def node() -> str:
+    """A bare machine that also has what the IM would download from outside."""
+    build("vm")
+    with_lock = CACHE / "node"
+    with_lock.mkdir(exist_ok=True)
+    pki.authority()
+    for file in (pki.BUNDLE, HERE.parent / "locks/node.txt"):
+        shutil.copy(file, with_lock)
+    return build("node", with_lock)
 
 
 def start(name: str, image: str, *options: str | Path) -> None:
@@ -84,7 +96,23 @@ def registry() -> None:
     digests = {
         image.split("/")[-1].split(":")[0]: push(name, image) for name, image in PUBLISHED.items()
     }
-    DIGESTS.write_text(json.dumps(digests, indent=1) + "\n")
+    note(digests)
+
+
+def note(digests: dict[str, str]) -> None:
+    known = json.loads(DIGESTS.read_text()) if DIGESTS.exists() else {}
+    DIGESTS.write_text(json.dumps(known | digests, indent=1) + "\n")
+
+
+def images() -> None:
+    """The project's own images, built from the tree, in the registry."""
+    registry()
+    names = ("service", "tfaas", "job")
+    said = run(sys.executable, HERE.parents[1] / "docker/build.py", "--network", "host",
+               "--ca-bundle", pki.MACHINE, *names,
+               env={"DOCKER_HOST": HOST, "DOCKER": DOCKER, "DOCKER_BUILDKIT": "0"})  # fmt: skip
+    tags = [line.split()[0] for line in said.splitlines() if line.startswith("mlaas4hep/")]
+    note({name: push(f"docker.io/{tag}", tag) for name, tag in zip(names, tags, strict=True)})
 
 
 def push(name: str, image: str) -> str:

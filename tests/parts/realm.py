@@ -145,7 +145,7 @@ def scopes(kind: str) -> dict:
 REGISTRATION = [
     policy("Trusted Hosts", "trusted-hosts", "anonymous",
            host_sending_registration_request_must_match=["false"], client_uris_must_match=["true"],
-           trusted_hosts=["mlaas4hep.test"]),
+           trusted_hosts=["mlaas4hep.test", "*.myip.cloud.infn.it"]),
     policy("Max Clients Limit", "max-clients", "anonymous", max_clients=["200"]),
     scopes("anonymous"),
     scopes("authenticated"),
