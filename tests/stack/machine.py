@@ -154,3 +154,26 @@ def open_ports(address: str = ADDRESS) -> set[int]:
         ended = run(f"python3 - <<'EOF'{SCAN % address}EOF")
         assert ended.returncode == 0, ended.stderr
         return {int(port) for port in ended.stdout.split()}
+
+
+def inside(vm: Machine) -> list[tuple[str, int]]:
+    """Addresses and ports of the services on the containers' networks."""
+    ports = {"mlaas4hep-server": 8080, "mlaas4hep-tfaas": 8083, "mlaas4hep-oauth2-proxy": 4180}
+    found = [
+        (network["IPAddress"], ports[name])
+        for name in vm.containers()
+        if name in ports
+        for network in vm.inspect(name)["NetworkSettings"]["Networks"].values()
+        if network["IPAddress"]
+    ]
+    assert found
+    return found
+
+
+def reached(doors: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Which of these answer a neighbour that has a route to them through the machine."""
+    with neighbour("--cap-add", "NET_ADMIN") as run:
+        for address, _ in doors:
+            assert run(f"ip route replace {address} via {ADDRESS}").returncode == 0
+        asks = "curl -s -o /dev/null --connect-timeout 3 http://%s:%s/healthz"
+        return [door for door in doors if run(asks % door).returncode == 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from machine import Machine, until
+from machine import Machine, inside, reached, until
 from trainings import WAITS, Trainings
 from user import Files
 
@@ -71,6 +71,7 @@ def test_after_a_reboot_all_is_back_and_all_trainings_end(
     vm.reboot()
 
     until("all are healthy", lambda: vm.healthy(*before))
+    assert reached(inside(vm)) == []  # what keeps neighbours out is there again as well
     ended = trainings.ended(running)
     assert ended["state"] == "failed"
     assert "killed" in ended["reason"], ended
