@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_a_lost_image_is_built_from_the_cache(images: dict[str, str]) -> None:
 def test_a_change_of_the_application_installs_no_dependency_again(elsewhere: Path) -> None:
     before = build("tfaas", root=elsewhere, DOCKER_BUILDKIT="0")
     with (elsewhere / "app/src/mlaas4hep/__init__.py").open("a") as source:
-        source.write("# changed\n")
+        source.write(f"# changed: {uuid.uuid4()}\n")  # as no earlier test has changed it
     ended = build("tfaas", root=elsewhere, DOCKER_BUILDKIT="0")
     assert before.stdout == ended.stdout == "mlaas4hep/tfaas:0.0.0 built\n"
     done = steps(ended.stderr)
