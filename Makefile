@@ -43,7 +43,7 @@ test-images: .venv-stack/made  ## the container images (root)
 test-stack: test-engine test-images .venv-core216/made build/collections  ## these, and the whole stack on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) docker rm --force mlaas4hep-test-vm
-	$(STACK) molecule -c molecule/shared/base.yml reset --all
+	$(STACK) molecule -c molecule/shared/base.yml reset -s default
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 
 test-machine: .venv-stack/made .venv-core216/made build/collections  ## the role machine: accounts, bans, disks (root)
