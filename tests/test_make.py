@@ -20,12 +20,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def environment(path: str) -> dict[str, str]:
+    """With this PATH, and without what a make that runs these tests hands down."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return ours | {"PATH": path, "MFLAGS": ""}
+
+
 def make(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
         ["make", ".venv/made", *options],
         cwd=folder,
-        env=os.environ | {"PATH": path},
+        env=environment(f"{folder / 'bin'}:{os.environ['PATH']}"),
         capture_output=True,
         text=True,
     )
@@ -57,7 +62,7 @@ def test_an_old_python_is_passed_over(folder: Path) -> None:
     said = subprocess.run(
         ["make", "-s", "--eval", "show: ; @echo $(PYTHON)", "show"],
         cwd=folder,
-        env=os.environ | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"},
+        env=environment(f"{folder / 'bin'}:/usr/bin:/bin"),
         capture_output=True,
         text=True,
     )

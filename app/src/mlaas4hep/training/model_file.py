@@ -104,6 +104,8 @@ class ModelFile:
 
     def run(self, what: str, action: Callable[[], T]) -> T:
         """Run user code; what it raises becomes a ModelError with the user's line."""
+        # Nothing appears beside the user's files that they didn't ask for, __pycache__ neither.
+        before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
             return action()
         except ModelError as error:
@@ -114,6 +116,8 @@ class ModelFile:
             raise ModelError(
                 f"{self.where(error)}: {what} failed: {_reason(error)}", self._lines(error)
             ) from error
+        finally:
+            sys.dont_write_bytecode = before
 
     def where(self, error: BaseException) -> str:
         """``model.py:12``, the innermost line of the user's folder in the traceback."""
