@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from machine import Machine
+from playbook import SCENARIO
 from trainings import STORE, WAITS, Trainings
 from user import Files
 
+# What was uploaded before there was sign-in is nobody's afterwards: each scenario has names of its own.
+OTHERS, OWN = f"others_{SCENARIO}", f"hostile_{SCENARIO}"
 HOSTILE = (Path(__file__).parent / "hostile.py").read_text()
 ISSUER = "10.213.0.3"
 
@@ -17,8 +20,8 @@ ISSUER = "10.213.0.3"
 @pytest.fixture(scope="module")
 def attempts(vm: Machine, files: Files) -> list[list[str]]:
     """What a hostile model file would like to do, by names and addresses that are right."""
-    Trainings(vm, files.upload).upload("others", WAITS)
-    others = vm.run(f"ls -d {STORE}/uploads/others.*/files").split()[-1]
+    Trainings(vm, files.upload).upload(OTHERS, WAITS)
+    others = vm.run(f"ls -d {STORE}/uploads/{OTHERS}.*/files").split()[-1]
     secrets = vm.run("find /etc/mlaas4hep -type f").split()
     server = vm.inspect("mlaas4hep-server")["NetworkSettings"]["Networks"].values()
     return [
@@ -59,8 +62,8 @@ def test_each_attempt_of_a_hostile_model_file_fails(
     """But for its own folder, the control that the attempts are real ones."""
     trainings = Trainings(vm, files.upload)
     own = [["read", "signal.root"], ["write", "planted"], ["read", "/etc/passwd"]]
-    trainings.upload("hostile", HOSTILE, **{"attempts.json": json.dumps(own + attempts)})
-    row = trainings.ended(trainings.submit("hostile"))
+    trainings.upload(OWN, HOSTILE, **{"attempts.json": json.dumps(own + attempts)})
+    row = trainings.ended(trainings.submit(OWN))
     assert row["state"] == "succeeded", row
     found = looked(trainings.ask(f"/logs?process_name={row['process_name']}"))
     assert [done for _, _, done, _ in found[: len(own)]] == [True] * len(own), found
