@@ -25,7 +25,9 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-collection test-tosca  ## what CI runs: everything but test-machine; root, 45 minutes when what it needs is cached
+test: lint lint-stack test-collection test-tosca test-app  ## what CI runs: style, the tests of collection, templates and application
+
+test-all: lint lint-stack test-collection test-tosca  ## these, and trainings in containers, images and the whole stack (root)
 	$(PARTS) up engine pki vm neighbour registry keycloak pebble browser
 	$(MAKE) --jobs=2 --output-sync=target test-app test-stack
 
@@ -142,5 +144,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-all test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
