@@ -24,8 +24,8 @@ KEEP = "mlaas4hep-test-layers"
 # and for people's homes: the commands keep tokens there.
 FOUND = """
 find / -xdev \
-  '(' -path /var/lib/docker -o -path /var/lib/containerd -o -path /root -o -path /home ')' -prune -o \
-  '(' -iname '*mlaas4hep*' -o -iname '*caddy*' -o -iname '*oauth2*' ')' -print
+  '(' -path /var/lib/docker -o -path /var/lib/containerd -o -path /root -o -path /home ')' \
+  -prune -o '(' -iname '*mlaas4hep*' -o -iname '*caddy*' -o -iname '*oauth2*' ')' -print
 getent passwd | grep mlaas4hep
 getent group | grep mlaas4hep
 ls -A /usr/local/bin /usr/local/share
