@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -10,17 +9,7 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 LABEL = "mlaas4hep-data"
-
-
-@pytest.fixture(scope="session")
-def data_disk() -> ModuleType:
-    path = ROOT / "plugins/modules/data_disk.py"
-    spec = importlib.util.spec_from_file_location("data_disk", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def disk(folder: Path, name: str, label: str = "") -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,17 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 PEM = Encoding.PEM
-ROOT = Path(__file__).parents[2]
 GROUPS = {"audience": ["mlaas4hep"], "allowed_groups": ["physicists"]}
-
-
-@pytest.fixture(scope="session")
-def preflight() -> ModuleType:
-    path = ROOT / "plugins/modules/preflight.py"
-    spec = importlib.util.spec_from_file_location("preflight", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
