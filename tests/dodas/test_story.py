@@ -11,7 +11,7 @@ import pytest
 from cloud import FLAVORS, IMAGE, Cloud
 from deployment import Deployment, another, template, usual
 from dodas import Dodas, RefusedError
-from machine import neighbour, until
+from machine import ROOT, neighbour, until
 from machines import GATEWAY
 from tokens import Issuer
 from user import FOLDER, Files, Session, area_under_curve, example, variables
@@ -28,6 +28,7 @@ for port in sys.argv[2:]:
         if tried.connect_ex((sys.argv[1], int(port))) == 0:
             print(port)
 """
+TEMPLATE, VOLUME = "mlaas4hep-volume", "/var/lib/mlaas4hep"
 TRAIN = "--files=files.txt --labels=labels.txt --model=model.py --params=params.json --fout=trained"
 
 
@@ -35,6 +36,7 @@ TRAIN = "--files=files.txt --labels=labels.txt --model=model.py --params=params.
 def inputs() -> dict[str, str]:
     return usual(
         flavor="medium",
+        volume_size="5 GB",
         admins_cidr=f"{GATEWAY}/32",
         client_id="mlaas4hep-browser",
         client_secret_file=SECRET,
@@ -46,7 +48,9 @@ def made(
     dodas: Dodas, releases: dict[str, Path], inputs: dict[str, str], folder: Path
 ) -> Deployment:
     """What the operator created: the first try lacks a file of the machine, which is put there."""
-    deployment = Deployment(dodas, dodas.create(template(releases[VERSION], **inputs)), folder)
+    deployment = Deployment(
+        dodas, dodas.create(template(releases[VERSION], TEMPLATE, **inputs)), folder
+    )
     assert deployment.ended() == "unconfigured"
     assert f"{SECRET}', which is no file of the host" in dodas.status(deployment.id)
     deployment.ssh(f"echo -n browser-secret | sudo install -m 0600 /dev/stdin {SECRET}")
@@ -124,9 +128,11 @@ def test_openstack_was_asked_for_one_machine(made: Deployment, cloud: Cloud) -> 
     assert server.asked.imageRef == IMAGE
     assert FLAVORS[server.asked.flavorRef]["name"] == "medium"
     assert [network.uuid for network in server.asked.networks] == ["net-private"]
-    (disk,) = server.asked.block_device_mapping_v2
+    disk, data = server.asked.block_device_mapping_v2
     assert (disk.source_type, disk.destination_type, disk.uuid) == ("image", "volume", IMAGE)
     assert (disk.volume_size, disk.delete_on_termination) == (40, True)
+    assert (data.source_type, data.destination_type, data.uuid) == ("blank", "volume", None)
+    assert (data.volume_size, data.delete_on_termination) == (5, True)
     (account,) = server.user_data["users"]
     assert account["name"] == made.outputs["ssh_user"] == "cloudadm"
     (address,) = cloud.addresses.values()
@@ -156,6 +162,11 @@ def test_outputs_are_texts_without_secrets_but_the_key(made: Deployment) -> None
     assert all(isinstance(value, str) for value in outputs.values())
     assert outputs["address"] == f"https://{made.address}.myip.cloud.infn.it/"
     assert "PRIVATE KEY" in outputs["ssh_key"]
+
+
+def test_the_data_is_on_the_volume(made: Deployment) -> None:
+    mounted = made.ssh(f"findmnt -no SOURCE,FSTYPE,OPTIONS {VOLUME}")
+    assert mounted.startswith("/dev/vdb ext4 rw,nosuid,nodev"), mounted
 
 
 def test_a_user_signs_in_trains_and_predicts(session: Session, files: Files) -> None:
@@ -201,8 +212,18 @@ def test_after_a_reboot_all_is_back(
     first = made.ssh("stat -c %Y /proc/1")
     dodas.reboot(made.id)
     until("the machine has booted", lambda: made.ssh("stat -c %Y /proc/1") != first)
+    assert made.ssh(f"findmnt -no SOURCE {VOLUME}") == "/dev/vdb"
     until("the site is ready", site.ready)
     assert site.predict(files, issuer.token("alice")) == session.predictions
+
+
+def test_the_documented_backup_has_database_and_settings(made: Deployment) -> None:
+    """It stops the services; the update that follows starts them."""
+    page = (ROOT / "docs/how-to/dodas.md").read_text()
+    command = re.search(r"'(sudo docker stop.*?)'", page, re.DOTALL)[1]
+    names = made.ssh(f"{command} | tar -tz").splitlines()
+    assert "var/lib/mlaas4hep/mlaas4hep.sqlite" in names
+    assert "etc/mlaas4hep/" in names
 
 
 def test_update_brings_another_version(
@@ -217,7 +238,7 @@ def test_update_brings_another_version(
 ) -> None:
     """Other images run, and the user's model is still served."""
     later = another(inputs, NEXT)
-    dodas.update(made.id, template(releases[NEXT], **later))
+    dodas.update(made.id, template(releases[NEXT], TEMPLATE, **later))
     made.configured()
     for container, image in (("server", "service"), ("runner", "service"), ("tfaas", "tfaas")):
         asked = f"sudo docker inspect -f '{{{{.Config.Image}}}}' mlaas4hep-{container}"

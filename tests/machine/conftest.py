@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-NAME, ADDRESS, NETWORK = "mlaas4hep-test-machine", "10.213.0.41", "mlaas4hep-test"
+sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
+
+from machine import DOCKER, NETWORK, ROOT
+from playbook import NEWEST, Played, play_on
+
+NAME, ADDRESS = "mlaas4hep-test-machine", "10.213.0.41"
 IMAGE = "mlaas4hep-test/vm"
-DOCKER = "/usr/bin/docker"  # the engine of tests/parts, by DOCKER_HOST
-NEWEST, OLDEST = ".venv-stack", ".venv-core216"
 
 
 def run(*words: str | Path, check: bool = True) -> str:
@@ -39,16 +40,6 @@ def as_other_machines() -> list[str]:
         *(f"--tmpfs={option}" for option in shared["tmpfs"]),
         *(f"--cap-add={name}" for name in shared["capabilities"]),
     ]
-
-
-@dataclass(frozen=True)
-class Played:
-    """How the role ended."""
-
-    ok: bool
-    text: str
-    changed: list[str]
-    said: str
 
 
 class Machine:
@@ -77,27 +68,7 @@ class Machine:
         task = {"include_role": {"name": "mlaas4hep.stack.machine", "tasks_from": part}}
         book = self.folder / "play.json"
         book.write_text(json.dumps([{"hosts": "all", "tasks": [task]}]))
-        environment = os.environ | {
-            "PATH": f"/usr/bin:{os.environ['PATH']}",  # the connection calls docker
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections"),
-            "ANSIBLE_PIPELINING": "true",
-            "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        }
-        ended = subprocess.run(
-            [ROOT / ansible / "bin/ansible-playbook", "-i", f"{NAME},", book, *options,
-             "-c", "community.docker.docker", "-e", json.dumps(variables)],
-            env=environment, capture_output=True, text=True, cwd=ROOT,
-        )  # fmt: skip
-        assert "{" in ended.stdout, ended.stdout + ended.stderr
-        changed, said = [], []
-        for task in json.loads(ended.stdout[ended.stdout.index("{") :])["plays"][0]["tasks"]:
-            result = task["hosts"].get(NAME, {})
-            if result.get("changed"):
-                changed.append(task["task"]["name"].rpartition(" : ")[2])
-            said += [str(one.get("msg", "")) for one in [result, *result.get("results", [])]]
-        text = ended.stdout + ended.stderr
-        return Played(ended.returncode == 0, text, changed, "\n".join(said))
+        return play_on(NAME, book, "-i", f"{NAME},", *options, ansible=ansible, **variables)
 
 
 def disk(folder: Path, name: str, stack: ExitStack) -> str:

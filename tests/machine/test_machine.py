@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from machine import DOCKER, NETWORK
+from playbook import OLDEST, Played
 
-from conftest import ADDRESS, DOCKER, IMAGE, NETWORK, OLDEST, Machine, Played, run
+from conftest import ADDRESS, IMAGE, Machine, run
 
 TOKEN = "eyJhbGciOiJub25lIn0.caller"
 VOLUME = "/var/lib/mlaas4hep"
@@ -26,7 +28,7 @@ def played(machine: Machine, options: dict[str, Any]) -> Played:
     """The role as the IM's Ansible plays it, after the IM has left its caller's token."""
     machine(f"echo BEARER_TOKEN={TOKEN} >> /etc/environment")
     ended = machine.play("-v", "--diff", ansible=OLDEST, **options)
-    assert ended.ok, ended.said or ended.text
+    assert ended.ok, ended.messages or ended.text
     machine(f"touch {VOLUME}/kept")
     return ended
 
@@ -35,7 +37,7 @@ def played(machine: Machine, options: dict[str, Any]) -> Played:
 class TestConverged:
     def test_again_changes_nothing(self, machine: Machine, options: dict[str, Any]) -> None:
         again = machine.play(**options)
-        assert (again.ok, again.changed) == (True, []), again.said or again.text
+        assert (again.ok, again.changed) == (True, []), again.messages or again.text
 
     def test_the_empty_disk_is_the_volume(self, machine: Machine) -> None:
         found = machine(f"findmnt -no SOURCE,FSTYPE,OPTIONS {VOLUME}")
@@ -72,9 +74,9 @@ class TestConverged:
         machine("sed -i s/maxretry.*/maxretry=1000/ /etc/fail2ban/jail.d/mlaas4hep.local")
         machine("cat /root/alice.pub >> /home/bob/.ssh/authorized_keys")
         drift = machine.play("--check", **options)
-        assert drift.ok, drift.said or drift.text
+        assert drift.ok, drift.messages or drift.text
         assert set(drift.changed) == {
-            "Give them their keys, and no others",
+            "Give them their keys, and no others: bob",
             "Say who may become root",
             "Guard ssh",
             "Restart the guard of ssh",
@@ -86,9 +88,9 @@ class TestConverged:
         self, machine: Machine, options: dict[str, Any]
     ) -> None:
         alone = options | {"machine_users": {"alice": options["machine_users"]["alice"]}}
-        assert machine.play(**alone).changed == ["Lock out who is no longer listed"]
+        assert machine.play(**alone).changed == ["Lock out who is no longer listed: bob"]
         assert machine.login("bob", "id -un") == ""
-        assert machine.play(**options).changed == ["Make the accounts"]
+        assert machine.play(**options).changed == ["Make the accounts: bob"]
         assert machine.login("bob", "id -un") == "bob"
 
     def test_uninstall_leaves_the_data_and_no_rights(self, machine: Machine) -> None:
@@ -119,5 +121,5 @@ def test_preflight_says_what_is_wrong(
 ) -> None:
     ended = machine.play(part="preflight", **(options | wrong))
     assert not ended.ok
-    assert says in ended.said
+    assert says in "\n".join(ended.messages)
     assert ended.changed == []

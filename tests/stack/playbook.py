@@ -42,37 +42,47 @@ def play(
     inventory = folder / "inventory"
     if not inventory.exists():
         inventory.mkdir()
-        host = {"ansible_connection": "community.docker.docker"}
-        hosts = {GROUP: {"hosts": {NAME: host}}}
+        hosts = {GROUP: {"hosts": {NAME: {}}}}
         (inventory / "hosts.json").write_text(json.dumps(hosts))
         (inventory / "group_vars").symlink_to(ROOT / "molecule" / SCENARIO / "group_vars")
+    played = play_on(NAME, playbook, "-i", inventory, *options, ansible=ansible, **variables)
+    assert played.ok == expected, "\n".join(played.messages) or played.text
+    return played
+
+
+def play_on(
+    machine: str,
+    playbook: str | Path,
+    *options: str | Path,
+    ansible: str = NEWEST,
+    **variables: Any,
+) -> Played:
+    """Play a playbook on a machine of the tests."""
     environment = os.environ | {
         "PATH": f"/usr/bin:{os.environ['PATH']}",  # the connection calls docker
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections"),
-        "ANSIBLE_INVENTORY_ENABLED": "yaml",
+        "ANSIBLE_INVENTORY_ENABLED": "yaml,host_list",
         "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
     }
     ended = subprocess.run(
-        [ROOT / ansible / "bin/ansible-playbook", "-i", inventory, *options,
+        [ROOT / ansible / "bin/ansible-playbook", "-c", "community.docker.docker", *options,
          "-e", json.dumps(variables), playbook],
         env=environment, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     text = ended.stdout + ended.stderr
     assert "{" in ended.stdout, text
     said = json.loads(ended.stdout[ended.stdout.index("{") :])
-    played = Played(ended.returncode == 0, text, *_read(said))
-    assert played.ok == expected, "\n".join(played.messages) or text
-    return played
+    return Played(ended.returncode == 0, text, *_read(said, machine))
 
 
-def _read(said: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _read(said: dict[str, Any], machine: str) -> tuple[list[str], list[str]]:
     """Changed tasks and messages of the callback's JSON."""
     changed, messages = [], []
     for part in said["plays"]:
         for task in part["tasks"]:
-            result = task["hosts"].get(NAME, {})
+            result = task["hosts"].get(machine, {})
             name = task["task"]["name"].rpartition(" : ")[2]
             for one in result.get("results") or [result]:
                 if one.get("changed"):
@@ -85,4 +95,7 @@ def _read(said: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 def _item(result: dict[str, Any]) -> str:
     item = result["item"]
-    return item.get("path") or item.get("dest") or str(item) if isinstance(item, dict) else item
+    if not isinstance(item, dict):
+        return item
+    names = ("path", "dest", "key")
+    return next((item[name] for name in names if name in item), str(item))
