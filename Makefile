@@ -25,13 +25,13 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-collection test-tosca test-app  ## what CI runs: style, the tests of collection, templates and application
-
-test-all: lint lint-stack test-collection test-tosca  ## these, and trainings in containers, images and the whole stack (root)
+test: lint lint-stack test-collection test-tosca  ## what CI runs: all tests but test-machine and test-dodas (root)
 	$(PARTS) up engine pki vm neighbour registry keycloak pebble browser
 	$(MAKE) --jobs=2 --output-sync=target test-app test-stack
 
-test-app: .venv/test  ## the quick, unprivileged tests of the application
+test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
+
+test-app: .venv/test  ## the tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
 test-engine: .venv/test  ## trainings in containers (root)
@@ -144,5 +144,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-all test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
