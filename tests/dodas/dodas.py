@@ -1,4 +1,4 @@
-"""What the command dodas asks the IM, byte for byte."""
+"""What the command dodas v1.3.0 asks the IM, byte for byte."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import socket
 from dataclasses import dataclass
 from http.client import HTTPResponse
-from typing import Any
 from urllib.parse import urlsplit
+
+JSON, YAML = "application/json", "text/yaml"
 
 
 class RefusedError(Exception):
@@ -30,7 +31,7 @@ class Dodas:
             ";".join(f"{key} = {value}" for key, value in line.items() if value) for line in lines
         )
 
-    def request(self, method: str, path: str, content_type: str = "", body: str = "") -> bytes:
+    def request(self, method: str, path: str, body: str = "", **headers: str) -> bytes:
         """The request as Go's library writes it: its own headers, then the others sorted."""
         where = urlsplit(self.host)
         content = body.encode()
@@ -38,17 +39,16 @@ class Dodas:
                 "User-Agent: Go-http-client/1.1"]  # fmt: skip
         if method in ("POST", "PUT"):
             head.append(f"Content-Length: {len(content)}")
-        head.append(f"Authorization: {self.authorization()}")
-        if content_type:
-            head.append(f"Content-Type: {content_type}")
+        headers |= {"Authorization": self.authorization()}
+        head += [f"{name.replace('_', '-')}: {headers[name]}" for name in sorted(headers)]
         head.append("Accept-Encoding: gzip")
         return "\r\n".join([*head, "", ""]).encode() + content
 
-    def ask(self, method: str, path: str, content_type: str = "", body: str = "") -> str:
+    def ask(self, method: str, path: str, body: str = "", **headers: str) -> str:
         """The body of the answer; what is not success is raised."""
         where = urlsplit(self.host)
         with socket.create_connection((where.hostname, where.port), 300) as connection:
-            connection.sendall(self.request(method, path, content_type, body))
+            connection.sendall(self.request(method, path, body, **headers))
             answer = HTTPResponse(connection, method=method)
             answer.begin()
             said = answer.read()
@@ -60,16 +60,18 @@ class Dodas:
 
     def create(self, template: str) -> str:
         """`dodas create FILE`: the infrastructure's id."""
-        return self.ask("POST", "", "text/yaml", template).rpartition("/")[2]
+        return self.ask("POST", "", template, Content_Type=YAML).rpartition("/")[2]
 
     def update(self, name: str, template: str) -> None:
         """`dodas update ID FILE`."""
-        self.ask("POST", f"/{name}", "text/yaml", template)
+        self.ask("POST", f"/{name}", template, Content_Type=YAML, Accept=JSON)
 
-    def output(self, name: str) -> dict[str, Any]:
+    def output(self, name: str) -> dict[str, str]:
         """`dodas get output ID`."""
-        found: dict[str, Any] = json.loads(self.get(f"/{name}/outputs"))["outputs"]
-        return found
+        found: dict[str, dict[str, str]] = json.loads(
+            self.ask("GET", f"/{name}/outputs", Accept=JSON)
+        )
+        return found["outputs"]
 
     def status(self, name: str) -> str:
         """`dodas get status ID`."""
@@ -82,19 +84,20 @@ class Dodas:
 
     def infrastructures(self) -> list[str]:
         """`dodas list infIDs`."""
-        return [line.rpartition("/")[2] for line in self.get("").splitlines()]
+        found = json.loads(self.ask("GET", "", Accept=JSON))["uri-list"]
+        return [entry["uri"].rpartition("/")[2] for entry in found]
 
     def reconfig(self, name: str) -> None:
         """`dodas reconfig ID`."""
-        self.ask("PUT", f"/{name}/reconfigure", "application/json")
+        self.ask("PUT", f"/{name}/reconfigure", Content_Type=JSON)
 
     def reboot(self, name: str, number: int = 0) -> None:
         """`dodas reboot ID N`."""
-        self.ask("PUT", f"/{name}/vms/{number}/reboot", "application/json")
+        self.ask("PUT", f"/{name}/vms/{number}/reboot", Content_Type=JSON)
 
     def destroy(self, name: str) -> None:
         """`dodas destroy ID`."""
-        self.ask("DELETE", f"/{name}")
+        self.ask("DELETE", f"/{name}", Content_Type=YAML)
 
     def get(self, path: str) -> str:
-        return self.ask("GET", path, "application/json")
+        return self.ask("GET", path, Content_Type=JSON)
