@@ -1,0 +1,48 @@
+"""What roles make of their options, as Ansible templates it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROLES = Path(__file__).parents[2] / "roles"
+
+
+def templated(folder: Path, asked: str, roles: tuple[str, ...], **options: Any) -> Any:
+    """An expression in terms of these roles' variables, with these options."""
+    files = [
+        str(ROLES / role / part / "main.yml") for role in roles for part in ("defaults", "vars")
+    ]
+    copy = {
+        "content": "{{ (%s) | to_json }}" % asked,
+        "dest": str(folder / "said.json"),
+        "mode": "0600",
+    }
+    play = {"hosts": "localhost", "gather_facts": False, "vars_files": files,
+            "tasks": [{"ansible.builtin.copy": copy}]}  # fmt: skip
+    book = folder / "play.json"
+    book.write_text(json.dumps([play]))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    options |= {"ansible_python_interpreter": sys.executable}
+    words = [program, "-i", "localhost,", "-c", "local", "-e", json.dumps(options), book]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return json.loads((folder / "said.json").read_text())
+
+
+@pytest.mark.parametrize(("port", "shown"), [(443, ""), (8443, ":8443")])
+def test_all_roles_say_the_same_address(tmp_path: Path, port: int, shown: str) -> None:
+    options = {
+        "gateway_https_port": port,
+        "mlaas4hep_domain": "ml.example.org",
+        "mlaas4hep_issuer": "https://issuer.example.org",
+    }
+    asked = "[__gateway_url, __oauth2_proxy_url, __tfaas_public_url, __mlaas4hep_public_url]"
+    roles = ("gateway", "oauth2_proxy", "tfaas", "mlaas4hep")
+    said = templated(tmp_path, asked, roles, **options)
+    assert said == [f"https://ml.example.org{shown}"] * 4
