@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from machine import DOCKER, NETWORK
+from machine import DOCKER, NETWORK, until
 from playbook import OLDEST, Played
 
 from conftest import ADDRESS, IMAGE, Machine, run
@@ -67,7 +67,8 @@ class TestConverged:
             f"-o StrictHostKeyChecking=no admin@{ADDRESS} 2>/dev/null; done; hostname -I"
         )
         seen = run(DOCKER, "run", "--rm", "--network", NETWORK, IMAGE, "bash", "-c", guess)
-        assert seen.split()[-1] in machine("fail2ban-client status sshd")
+        address = seen.split()[-1]
+        until("it is banned", lambda: address in machine("fail2ban-client status sshd"), 30)
 
     def test_check_mode_names_what_drifted(self, machine: Machine, options: dict[str, Any]) -> None:
         machine("echo 'bob ALL=(ALL) NOPASSWD: ALL' >> /etc/sudoers.d/mlaas4hep-admins")
