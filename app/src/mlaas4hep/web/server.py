@@ -592,22 +592,34 @@ class Body:
 
 
 class Lingering(Response):
-    """An answer before the request's end; closing at once could destroy it on its way."""
+    """An answer to a request that has not ended, such as a refused upload.
+
+    Proxies lose some answers that come while the body is on its way (Caddy: 1 in 200), and closing
+    at once could destroy this one on its way. So it waits a little for the request's end.
+    """
 
     def __init__(self, answer: Response, body: Body) -> None:
         super().__init__(answer.body, answer.status_code, dict(answer.headers))
-        self.headers["connection"] = "close"
         self._rest = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the whole answer, then wait a little for the client to stop sending."""
+        """Answer at the request's end; or before, and close after another while."""
+        if not any(name == b"expect" for name, _ in scope["headers"]):  # else nothing is coming yet
+            await self._drain()
+        if self._rest.ended:
+            await super().__call__(scope, receive, send)
+            return
+        self.headers["connection"] = "close"
         start = {"type": "http.response.start", "status": self.status_code}
         await send(start | {"headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        await self._drain()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 await self._rest.drain()
-        await send({"type": "http.response.body", "body": b""})
 
 
 def _download(root: Path, name: str, attachment: str, media_type: str) -> Response:
