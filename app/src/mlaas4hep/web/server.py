@@ -5,9 +5,7 @@ The prototype's routes keep their shapes; beside them is a plain JSON API (/fold
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import math
 import os
 import stat
 import time
@@ -38,6 +36,7 @@ from mlaas4hep.jobs.folders import Folders, check_upload_size
 from mlaas4hep.jobs.queue import Queue, Submission, size
 from mlaas4hep.jobs.runner import is_at_work
 from mlaas4hep.web.common import address, listen, problem, status_of
+from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import Observe, Requests
 from mlaas4hep.web.server_status import JobFigures, lacks
 from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
@@ -47,8 +46,6 @@ from mlaas4hep.web.uploads import receive_file
 PIECE = 1 << 20
 MOST_BODY = 1 << 20
 """Bytes of a request's body, but for uploads."""
-LINGER_SECONDS = 2.0
-BODY = "mlaas4hep.body"
 HERE = Path(__file__).parent
 CHANGING_GETS = ("/delete_specs", "/delete_folder")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -501,20 +498,31 @@ class Guard:
                 ]
             await send(message)
 
-        uploading = scope["path"] == "/upload"
-        body = Body(receive, math.inf if uploading else MOST_BODY)
+        if scope["path"] != "/upload":
+            receive = limited(receive)
         try:
             await self._sign_in.admit(scope, scope["path"] in CHANGING_GETS)
         except MlaasError as error:
-            answer: Response = problem(status_of(error), error.message, error.remedy)
+            answer = problem(status_of(error), error.message, error.remedy)
             answer.headers.update(challenge(error))
-            if uploading:
-                answer = Lingering(answer, body)
-            await answer(scope, body.receive, send_secured)
+            await answer(scope, receive, send_secured)
             return
-        if uploading:
-            scope[BODY] = body
-        await self._app(scope, body.receive, send_secured)
+        await self._app(scope, receive, send_secured)
+
+
+def limited(receive: Receive) -> Receive:
+    """``receive`` of a body that raises LimitError when it is larger than MOST_BODY."""
+    seen = 0
+
+    async def receive_counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MOST_BODY:
+            raise LimitError(f"the body is larger than {MOST_BODY} bytes")
+        return message
+
+    return receive_counted
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -525,7 +533,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def expected(request: Request, error: MlaasError) -> Response:
         cause = error.__cause__
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
-        return _answered(request, 507 if full else status_of(error), error.message, error.remedy)
+        return problem(507 if full else status_of(error), error.message, error.remedy)
 
     @handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -548,7 +556,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         if error.errno not in DISK_FULL:
             raise error
         detail = f"the server's disk is full: {error.strerror}"
-        return _answered(request, 507, detail, "Tell the operator of the service.")
+        return problem(507, detail, "Tell the operator of the service.")
 
     @handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
@@ -558,68 +566,6 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def database(request: Request, error: SQLAlchemyError) -> Response:
         cause = getattr(error, "orig", None) or type(error).__name__
         return problem(503, f"the database can't be used now: {cause}", "Try again later.")
-
-
-def _answered(request: Request, status: int, detail: str, remedy: str) -> Response:
-    """An error's answer; it reaches also a client that is still sending its upload."""
-    answer = problem(status, detail, remedy)
-    body = request.scope.get(BODY)
-    return Lingering(answer, body) if isinstance(body, Body) and not body.ended else answer
-
-
-class Body:
-    """A request's body on its way: at most ``limit`` bytes."""
-
-    def __init__(self, receive: Receive, limit: float) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._seen = 0
-        self.ended = False
-
-    async def receive(self) -> Message:
-        """The next piece; LimitError when there is too much."""
-        message = await self._receive()
-        self.ended = self.ended or not message.get("more_body", False)
-        self._seen += len(message.get("body", b""))
-        if self._seen > self._limit:
-            raise LimitError(f"the body is larger than {self._limit} bytes")
-        return message
-
-    async def drain(self) -> None:
-        """Throw away what still comes."""
-        while not self.ended:
-            self.ended = not (await self._receive()).get("more_body", False)
-
-
-class Lingering(Response):
-    """An answer to a request that has not ended, such as a refused upload.
-
-    Proxies lose some answers that come while the body is on its way (Caddy: 1 in 200), and closing
-    at once could destroy this one on its way. So it waits a little for the request's end.
-    """
-
-    def __init__(self, answer: Response, body: Body) -> None:
-        super().__init__(answer.body, answer.status_code, dict(answer.headers))
-        self._rest = body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer at the request's end; or before, and close after another while."""
-        if not any(name == b"expect" for name, _ in scope["headers"]):  # else nothing is coming yet
-            await self._drain()
-        if self._rest.ended:
-            await super().__call__(scope, receive, send)
-            return
-        self.headers["connection"] = "close"
-        start = {"type": "http.response.start", "status": self.status_code}
-        await send(start | {"headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        await self._drain()
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _drain(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                await self._rest.drain()
 
 
 def _download(root: Path, name: str, attachment: str, media_type: str) -> Response:
@@ -658,7 +604,7 @@ def serve(settings: Settings) -> None:
     listening = listen(settings, settings.server_port)
     app = create_app(settings)
     print(f"server listens on {address(listening)}", flush=True)
-    observed = Observe(app, app.state.requests)
+    observed = Observe(Lingering(app), app.state.requests)
     config = uvicorn.Config(
         observed,
         log_config=None,

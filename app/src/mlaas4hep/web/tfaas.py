@@ -39,6 +39,7 @@ from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.models.owners import Owners, TakenError, base_of
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.common import Scope, address, listen, status_of
+from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import PROBES, Observe, Requests
 from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
@@ -330,7 +331,7 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(0.001)  # encoding a large request keeps others waiting less
     gc.freeze()
     config = uvicorn.Config(
-        Observe(application, application.requests, application.quiet),
+        Observe(Lingering(application), application.requests, application.quiet),
         http="httptools",
         loop="uvloop",
         ws="none",
