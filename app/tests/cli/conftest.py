@@ -72,7 +72,7 @@ def write_params(folder: Path, **more: object) -> None:
     params = {
         "branch": "events",
         "identifier": ["runNo", "evtNo", "lumi"],
-        "epochs": 2,
+        "epochs": 10,
         "chunk_size": 1000,
     }
     (folder / "params.json").write_text(json.dumps(params | more))

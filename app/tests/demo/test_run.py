@@ -136,7 +136,7 @@ def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
     parts = [collisions(10_000, signal=s, rng=rng) for s in (True, False)]
     mixed = {k: ak.concatenate([p[k] for p in parts]) for k in parts[0]}
     mixed["kind"] = rng.permutation(np.repeat(np.array([0, 1], np.int32), 10_000))
-    file = write(tmp_path / "mine.root", mixed)
+    file = write(tmp_path / "mine.root", mixed, rng)
     params = tmp_path / "params.json"
     params.write_text(
         json.dumps({"identifier": ["runNo", "evtNo", "lumi"], "epochs": 2, "batch_size": 500})

@@ -63,8 +63,13 @@ def test_the_signal_is_a_resonance_and_the_background_is_not(files):
     assert share_near_the_peak(files[0]) > 2 * share_near_the_peak(files[1])
 
 
-def test_the_same_seed_gives_the_same_events_and_another_seed_others(files, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(files, tmp_path):
+    def uuids(files):
+        return [str(uproot.open(file).file.uuid) for file in files]
+
     again = write_files(tmp_path, n=8_000, seed=3)
     assert ak.all(events(again[0])["MET_pt"] == events(files[0])["MET_pt"])
+    assert uuids(again) == uuids(files)
     other = write_files(tmp_path, n=8_000, seed=4)
     assert not ak.any(events(other[0])["MET_pt"] == events(files[0])["MET_pt"])
+    assert len({*uuids(other), *uuids(files)}) == 6

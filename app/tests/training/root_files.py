@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import awkward as ak
 import numpy as np
@@ -30,7 +31,9 @@ def content(events: int, seed: int, shift: float = 0.0) -> dict[str, Any]:
 
 
 def write(path: Path, branches: dict[str, Any], tree: str = "Events") -> Path:
-    with uproot.recreate(path) as file:
+    """The UUID, on which the parts of the events depend, comes from what is written."""
+    uuid = uuid5(NAMESPACE_OID, f"{path.name} {branches}")
+    with uproot.recreate(path, uuid_function=lambda: uuid) as file:
         types = {
             name: f"var * {v.layout.content.dtype}" if isinstance(v, ak.Array) else v.dtype
             for name, v in branches.items()
@@ -41,11 +44,11 @@ def write(path: Path, branches: dict[str, Any], tree: str = "Events") -> Path:
     return path
 
 
-def two(folder: Path, events: tuple[int, int] = (900, 600)) -> list[Path]:
+def two(folder: Path, events: tuple[int, int] = (900, 600), seed: int = 1) -> list[Path]:
     """Background and signal."""
     return [
-        write(folder / "background.root", content(events[0], 1)),
-        write(folder / "signal.root", content(events[1], 2, shift=25)),
+        write(folder / "background.root", content(events[0], seed)),
+        write(folder / "signal.root", content(events[1], seed + 1, shift=25)),
     ]
 
 

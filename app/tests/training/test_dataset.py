@@ -284,7 +284,7 @@ class TestSpecsFile:
     ) -> None:
         make(stack, two(tmp_path))
         files = (
-            two(tmp_path)
+            two(tmp_path, seed=3)
             if not change
             else [tmp_path / "background.root", tmp_path / "signal.root"]
         )

@@ -8,6 +8,7 @@ smears momenta. No branch alone separates the two well; their combination does.
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import awkward as ak
 import numpy as np
@@ -107,11 +108,15 @@ def _wrap(phi: Floats) -> Floats:
     return np.asarray((phi + np.pi) % (2 * np.pi) - np.pi)
 
 
-def write(path: Path, events: dict[str, ak.Array | Floats], tree: str = "events") -> Path:
-    """Write events as a TTree; jagged branches of a group share one counter branch."""
-    with uproot.recreate(path) as file:
-        file.mktree(tree, {name: values.type for name, values in _arrays(events).items()})
-        file[tree].extend(events)
+def write(path: Path, events: dict[str, ak.Array | Floats], rng: np.random.Generator) -> Path:
+    """Write events as the TTree "events"; jagged branches of a group share one counter branch.
+
+    ``rng`` draws the file's UUID too, on which the parts of its events depend (see ``split``).
+    """
+    uuid = UUID(bytes=rng.bytes(16), version=4)
+    with uproot.recreate(path, uuid_function=lambda: uuid) as file:
+        file.mktree("events", {name: values.type for name, values in _arrays(events).items()})
+        file["events"].extend(events)
     return path
 
 
@@ -126,12 +131,12 @@ def write_files(folder: Path, *, n: int = 20_000, seed: int = 1) -> tuple[Path, 
     ``truth``: 1 for signal.
     """
     rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1_000_003)
-    signal = write(folder / "signal.root", collisions(n, signal=True, rng=rng))
-    background = write(folder / "background.root", collisions(n, signal=False, rng=rng))
+    signal = write(folder / "signal.root", collisions(n, signal=True, rng=rng), rng)
+    background = write(folder / "background.root", collisions(n, signal=False, rng=rng), rng)
 
     half = n // 4
     parts = [collisions(half, signal=s, rng=other) for s in (True, False)]
     order = other.permutation(2 * half)
     mixed = {k: ak.concatenate([p[k] for p in parts])[order] for k in parts[0]}
     mixed["truth"] = np.repeat(np.array([1, 0], np.int32), half)[order]
-    return signal, background, write(folder / "mixture.root", mixed)
+    return signal, background, write(folder / "mixture.root", mixed, other)
