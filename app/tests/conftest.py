@@ -9,6 +9,13 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from hypothesis import HealthCheck, settings
+
+# Neither chance nor the load of the machine decides what passes.
+settings.register_profile(
+    "tests", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("tests")
 
 REAL_FILES = (
     "nanoAOD_2015_CMS_Open_Data_ttbar.root",

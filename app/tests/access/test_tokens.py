@@ -225,7 +225,7 @@ def test_whatever_comes_is_refused_in_our_words(issuer: Issuer) -> None:
     with asyncio.Runner() as runner:
 
         @given(header=JSON, body=JSON)
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=300)
         def try_it(header: Any, body: Any) -> None:
             if isinstance(header, dict):
                 header = {"alg": "RS256"} | header

@@ -42,7 +42,7 @@ def everything(reader: Reader, next_size: Callable[[], int]) -> dict[str, list]:
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_steps_through_any_window_give_all_events(
     small_files: list[Path], data: st.DataObject
 ) -> None:

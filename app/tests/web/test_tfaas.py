@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import constant, make_bundle
@@ -267,12 +267,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: TFaaSProcess, tmp_pat
     assert service.http.post("/upload", content=archive).status_code == 200
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_upload_is_answered_500(
     fuzzed: tuple[TFaaSProcess, bytes, bytes], data: st.DataObject

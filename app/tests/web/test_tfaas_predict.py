@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import constant, layer, make_bundle, make_specs, onnx_graph
@@ -385,9 +385,7 @@ bodies = (
 )
 
 
-@settings(
-    max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@settings(max_examples=400)
 @given(body=bodies, path=st.sampled_from(["/json", "/proto", "/predict/events"]))
 def test_no_body_is_answered_500(service: TFaaSProcess, body: bytes, path: str) -> None:
     response = service.http.post(path, content=body)
