@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 TOSCA = Path(__file__).parents[1]
-sys.path.insert(0, str(TOSCA))
+sys.path[:0] = [str(TOSCA), str(Path(__file__).parent)]
 
 import generate  # noqa: E402
 
