@@ -35,6 +35,9 @@ test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the t
 test-app: .venv/test  ## the tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
+test-hostile: .venv/test  ## what strangers tried, and how it ends now
+	cd app && ../$(BIN)/pytest -m hostile tests
+
 test-engine: .venv/test  ## trainings in containers (root)
 	$(PARTS) up engine
 	$(ENGINE) bash -c 'cd app && ../$(BIN)/pytest -m engine tests'
@@ -145,5 +148,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help
