@@ -35,6 +35,9 @@ test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the t
 test-app: .venv/test  ## the tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
+test-hostile: .venv/test  ## what strangers tried, and how it ends now
+	cd app && ../$(BIN)/pytest -m hostile tests
+
 test-engine: .venv/test  ## trainings in containers (root)
 	$(PARTS) up engine
 	$(ENGINE) bash -c 'cd app && ../$(BIN)/pytest -m engine tests'
@@ -87,9 +90,10 @@ images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas
 	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
 
 LOCK_TO = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
-lock:  ## choose versions anew (needs uv)
-	cd app && $(LOCK_TO) --upgrade --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
-	cd app && $(LOCK_TO) --upgrade --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
+UPGRADE = $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
+lock:  ## choose versions anew, of PACKAGE=name only or of all (needs uv)
+	cd app && $(LOCK_TO) $(UPGRADE) --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
+	cd app && $(LOCK_TO) $(UPGRADE) --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
 	$(MAKE) lock-images lock-stack
 
 lock-images:  ## what each image installs: the versions of app/locks/app.txt
@@ -101,7 +105,7 @@ lock-images:  ## what each image installs: the versions of app/locks/app.txt
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
 lock-stack:  ## the tools of the stack's tests
-	for name in stack core216 im node; do $(LOCK_TO) --upgrade tests/locks/$$name.in -o tests/locks/$$name.txt; done
+	for name in stack core216 im node; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
 	cd tests/stack && npm install --package-lock-only --silent
 
 deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
@@ -145,5 +149,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

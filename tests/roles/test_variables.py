@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,15 @@ def test_all_roles_say_the_same_address(tmp_path: Path, port: int, shown: str) -
     roles = ("gateway", "oauth2_proxy", "tfaas", "mlaas4hep")
     said = templated(tmp_path, asked, roles, **options)
     assert said == [f"https://ml.example.org{shown}"] * 4
+
+
+@pytest.mark.parametrize("given", [{}, {"max_upload_bytes": 5_000}, {"max_upload_bytes": "7000"}])
+def test_the_gateway_lets_through_what_the_server_takes(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """The server's own limit is the application's, as its reference says."""
+    reference = (ROLES.parent / "docs/reference/settings.md").read_text()
+    usual = re.search(r"`MLAAS4HEP_MAX_UPLOAD_BYTES` \| `(\d+)`", reference)[1]
+    options = {"mlaas4hep_settings": given}
+    said = templated(tmp_path, "gateway_max_body", ("gateway",), **options)
+    assert int(said) == int(given.get("max_upload_bytes", usual)) + 1024**2

@@ -22,7 +22,7 @@ from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.queue import Queue, Submission
 from mlaas4hep.jobs.runner import Runner
 
-PATIENCE = 60
+PATIENCE = 240
 
 
 def onnx_model() -> bytes:

@@ -190,7 +190,7 @@ def test_a_container_that_was_killed_from_outside(
             "no/such-image:1",
             "the image no/such-image:1 of the environment 'default' is not on this machine",
         ),
-        (BASE, "exit code 127"),
+        (BASE, "exit code 127, without a result; it said last: sh: 4: exec: python3: not found"),
         ({"image": IMAGE, "gpus": 1}, "device driver"),
     ],
 )
@@ -240,6 +240,7 @@ def test_the_sandbox(service: ContainerService) -> None:
         assert int(seen["status"][kind], 16) == 0, kind
     assert seen["status"]["NoNewPrivs"] == "1"
     assert seen["status"]["Seccomp"] == "2"
+    assert set(seen["filters"]) == {"2"}  # the engine's and ours, on the first process, too
     assert seen["host"] == "job"
     assert seen["interfaces"] == ["lo"]
     assert seen["environment"].pop("PATH").startswith("/usr/local/sbin:")
@@ -274,9 +275,11 @@ def writable(folder):
 note(
     uid=os.getresuid(), gid=os.getgid(), groups=os.getgroups(), host=socket.gethostname(),
     status={k: v.strip() for k, v in status.items()}, environment=dict(os.environ),
-    interfaces=[name for _, name in socket.if_nameindex()], mounts=mounts,
+    interfaces=os.listdir("/sys/class/net"), mounts=mounts,
     writable=sorted(m for m in mounts if os.path.isdir(m) and writable(m)),
     core=resource.getrlimit(resource.RLIMIT_CORE),
+    filters=[line.split()[1] for pid in os.listdir("/proc") if pid.isdigit()
+             for line in open(f"/proc/{pid}/status") if line.startswith("Seccomp_filters")],
 )
 """
 
@@ -302,11 +305,11 @@ def attempted(service: ContainerService, code: str, **submission: str) -> Any:
     return service.noted(job)["got"]
 
 
-def again(service: ContainerService, **changes: object) -> ContainerService:
+def again(service: ContainerService, filtered: bool = True, **changes: object) -> ContainerService:
     """The same service, anew, with this protection off."""
     place = service.settings.store.parent / "loosened"
     loose = ContainerService(place / "store", service.settings.engine)
-    loose.loosen(**changes)
+    loose.loosen(filtered, **changes)
     return loose
 
 
@@ -405,7 +408,10 @@ def test_what_is_refused(
 
 
 def test_no_network(service: ContainerService) -> None:
-    """Neither the host, nor a name server; with the host's network, the same code gets through."""
+    """Neither the host, nor a name server: no socket, and without the filter, no way.
+
+    With the host's network, the same code gets through.
+    """
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -414,16 +420,44 @@ def test_no_network(service: ContainerService) -> None:
         connect = (
             f"import socket\nsocket.create_connection(({address!r}, {port}), 5)\nreturn 'open'"
         )
-        assert attempted(service, connect) == "ENETUNREACH"
         local = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 5)"
-        assert attempted_again(service, local) == "ECONNREFUSED"
         ask = "import socket\ns = socket.socket(2, 2)\nreturn s.sendto(b'x', ('192.0.2.1', 53))"
-        assert attempted_again(service, ask) == "ENETUNREACH"
-        loose = again(service, network_mode="host")
+        assert attempted(service, connect) == "EAFNOSUPPORT"
+        assert attempted_again(service, local) == "EAFNOSUPPORT"
+        assert attempted_again(service, ask) == "EAFNOSUPPORT"
+        unfiltered = again(service, filtered=False)
         try:
-            assert attempted(loose, connect) == "open"
+            assert attempted(unfiltered, connect) == "ENETUNREACH"
+            assert attempted_again(unfiltered, local) == "ECONNREFUSED"
+            assert attempted_again(unfiltered, ask) == "ENETUNREACH"
+            unfiltered.loosen(filtered=False, network_mode="host")
+            assert attempted_again(unfiltered, connect) == "open"
         finally:
-            loose.kill_all()
+            unfiltered.kill_all()
+
+
+def test_a_training_with_a_network_may_open_sockets(
+    service: ContainerService, client: docker.DockerClient
+) -> None:
+    network = client.networks.create("mlaas4hep-test-data", internal=True)
+    try:
+        service = limited(service, job_network=network.name)
+        code = "import socket\nsocket.socket(socket.AF_INET)\nreturn 'opened'"
+        assert attempted(service, code) == "opened"
+        service = limited(service, job_offline=True)
+        assert attempted_again(service, code) == "EAFNOSUPPORT"
+    finally:
+        network.remove()
+
+
+def test_orphans_that_ended_count_for_nothing(service: ContainerService) -> None:
+    """The first process buries them: they don't fill up the number of processes."""
+    code = (
+        "import os\nfor _ in range(200):\n    if not (child := os.fork()):\n"
+        "        if os.fork() == 0: os._exit(0)\n        os._exit(0)\n    os.waitpid(child, 0)\n"
+        "return 'ended'"
+    )
+    assert attempted(limited(service, max_job_pids=64), code) == "ended"
 
 
 def test_the_engine_is_out_of_reach(service: ContainerService) -> None:

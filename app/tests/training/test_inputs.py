@@ -14,6 +14,11 @@ def test_a_text_file(tmp_path: Path) -> None:
     assert read_files_option(str(tmp_path / "files.txt"), Path("/")) == ["a.root", "/store/b.root"]
 
 
+def test_a_text_file_that_begins_with_a_root_address(tmp_path: Path) -> None:
+    (tmp_path / "files.txt").write_text("root://h//a.root\nroot://h//b.root\n")
+    assert read_files_option("files.txt", tmp_path) == ["root://h//a.root", "root://h//b.root"]
+
+
 def test_a_comma_list(tmp_path: Path) -> None:
     assert read_files_option("a.root, root://h//b.root,", tmp_path) == [
         "a.root",

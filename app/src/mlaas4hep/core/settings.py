@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     job_network: str = Field(
         "none", description="Container network of trainings, for remote data; none is none."
     )
+    job_offline: bool = Field(
+        False,
+        description="Refuse trainings all sockets but Unix ones: they then read local files only."
+        " In containers whose network is none that is always so.",
+    )
     max_jobs: int = Field(1, description="Trainings that run at once; the others wait in line.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Trainings of one user that run at once; 0 sets no limit of its own."

@@ -27,6 +27,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from mlaas4hep.core.errors import MlaasError, UsageError
 from mlaas4hep.core.settings import GiB, Settings
 from mlaas4hep.jobs.executor import AwayError, Order, train_arguments, training_environment
+from mlaas4hep.jobs.offline import offline
 from mlaas4hep.jobs.queue import size
 
 log = logging.getLogger(__name__)
@@ -38,16 +39,22 @@ STARTED = "started"
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
 NO_MEMORY = 250
 """Exit code of a container whose training the kernel killed for its memory."""
-SCRIPT = rf"""
+LOGGED = """
 exec >>"$1" 2>&1
 shift
-"$@"
+exec "$@"
+"""
+"""Becomes the words after the first, with their output in the file that the first names."""
+SCRIPT = rf"""
+trap 'exit 143' TERM
+"$@" &
+wait $!
 code=$?
 [ $code = 137 ] && cd /sys/fs/cgroup &&
   grep -qs '^oom_kill [1-9]' memory.events memory/memory.oom_control && exit {NO_MEMORY}
 exit $code
 """
-"""Runs the words after the first with their output in the file that the first names.
+"""Runs the words. It is the container's first process, so it buries the others' dead children.
 
 It asks the kernel why a training was killed, since the engine's own note of that (OOMKilled) comes
 too late, for good, when the container ends first.
@@ -112,19 +119,23 @@ class ContainerExecutor:
         environment = training_environment(math.ceil(cores), order.gpu)
         gpus = settings.job_environments[order.environment].gpus if order.gpu else 0
         biggest_file = settings.max_job_disk_bytes
+        local_only = settings.job_offline or settings.job_network == "none"
         return {
             "name": self._name(order.home),
             "labels": {"mlaas4hep.store": self._store, "mlaas4hep.job": order.process_name},
             "hostname": "job",
-            "entrypoint": ["/bin/sh", "-c", SCRIPT, "sh"],
-            "command": [str(order.home / "log.txt"), "mlaas4hep", *train_arguments(order)],
+            "entrypoint": ["/bin/sh", "-c", LOGGED, "sh", str(order.home / "log.txt")],
+            # All processes are below the filter: one above it could be made to work for another.
+            "command": [
+                *(offline("python3") if local_only else []),
+                *("/bin/sh", "-c", SCRIPT, "sh", "mlaas4hep", *train_arguments(order)),
+            ],
             "working_dir": str(order.cwd),
             "environment": environment | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY},
             # Who it is, and what it may do: nothing that an ordinary user may not.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
-            "init": True,
             "healthcheck": {"test": ["NONE"]},
             # What it sees: a read-only image, and two folders of the store.
             "read_only": True,

@@ -24,6 +24,7 @@ from typing import Protocol
 import psutil
 
 from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.jobs.offline import offline
 
 PASSED_ON = (
     "PATH",
@@ -125,8 +126,11 @@ def train_command(order: Order) -> list[str]:
 class ProcessExecutor:
     """An Executor whose trainings are processes of this machine."""
 
-    def __init__(self, command: Callable[[Order], list[str]] = train_command) -> None:
+    def __init__(
+        self, command: Callable[[Order], list[str]] = train_command, job_offline: bool = False
+    ) -> None:
         self._command = command
+        self._before = offline(sys.executable) if job_offline else []
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
         self._cores: dict[Path, list[int]] = {}
 
@@ -146,6 +150,7 @@ class ProcessExecutor:
                         *command,
                         str(lock.fileno()),
                         ",".join(str(core) for core in cores),
+                        *self._before,
                         *self._command(order),
                     ],
                     cwd=order.cwd,

@@ -65,7 +65,7 @@ MOST_TEXT = 64 << 20
 def executor_of(settings: Settings) -> Executor:
     """The executor that the settings choose."""
     if settings.executor == "process":
-        return ProcessExecutor()
+        return ProcessExecutor(job_offline=settings.job_offline)
     from mlaas4hep.jobs.containers import ContainerExecutor  # needs the engine's library
 
     return ContainerExecutor(settings)

@@ -52,7 +52,8 @@ def _is_root(file: Path) -> bool:
     if file.suffix == ".root":
         return True
     with file.open("rb") as stream:
-        return stream.read(4) == b"root"
+        head = stream.read(5)
+    return head[:4] == b"root" and head != b"root:"  # a list may begin with a root:// address
 
 
 def _lines(file: Path, option: str) -> list[str]:
