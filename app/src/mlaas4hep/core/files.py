@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -190,7 +191,7 @@ def remove_tree(root: Path) -> None:
     unlocked. What can't be removed is left; OSError says so when all else is gone.
     """
     try:
-        top = _unlocked(root)
+        top = open_unlocked(root)
     except FileNotFoundError:
         return
     except NotADirectoryError:  # a link or a file in its place
@@ -208,6 +209,17 @@ def remove_tree(root: Path) -> None:
         return
     except OSError as error:
         raise removal.problem or error from None
+
+
+@contextmanager
+def temporary_folder(within: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in ``within``, gone at the end with all that came into it."""
+    folder = Path(tempfile.mkdtemp(dir=within, prefix=prefix))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            remove_tree(folder)
 
 
 class _Removal:
@@ -241,7 +253,7 @@ class _Removal:
                     self.problem = self.problem or error
 
     def _remove(self, name: str, above: int) -> None:
-        folder = _unlocked(name, above)
+        folder = open_unlocked(name, above)
         try:
             self._clear(folder, self._move_up)
         finally:
@@ -249,11 +261,11 @@ class _Removal:
         os.rmdir(name, dir_fd=above)
 
     def _move_up(self, name: str, above: int) -> None:
-        os.close(_unlocked(name, above))  # the kernel moves only what may be written
+        os.close(open_unlocked(name, above))  # the kernel moves only what may be written
         os.rename(name, secrets.token_hex(8), src_dir_fd=above, dst_dir_fd=self._top)
 
 
-def _unlocked(path: str | Path, above: int | None = None) -> int:
+def open_unlocked(path: str | Path, above: int | None = None) -> int:
     """Open a folder whatever its mode, from now on 0700, so that what is in it can be removed."""
     found = os.open(path, os.O_PATH | _FOLDER, dir_fd=above)
     try:
