@@ -149,6 +149,13 @@ def main() -> None:
             for i in range(100_000):
                 (home / str(i)).touch()
                 time.sleep(0.0005)
+        case "no lock" | "lock is a pipe" | "lock names others":
+            (home / "lock").unlink()
+            if mode == "lock is a pipe":
+                os.mkfifo(home / "lock")
+            if mode == "lock names others":
+                (home / "lock").write_text("1")
+            time.sleep(600)
         case "linked log":
             (home / "log.txt").unlink()
             (home / "log.txt").symlink_to("/etc/passwd")

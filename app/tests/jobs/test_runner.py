@@ -125,6 +125,26 @@ def test_cancelling_kills_the_training_and_its_children(service: Service) -> Non
     assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
 
 
+@pytest.mark.parametrize("mode", ["no lock", "lock is a pipe", "lock names others"])
+def test_a_training_that_spoils_its_lock_runs_once_and_can_be_cancelled(
+    service: Service, mode: str
+) -> None:
+    job = running(service, mode)
+    deadline = time.monotonic() + PATIENCE
+    lock = service.home(job) / "lock"
+    while lock.is_file() and lock.read_text() != "1" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for _ in range(3):
+        service.runner.step()
+    assert service.queue.get("luca_1").state == "running"
+    assert (service.home(job) / "log.txt").read_text().count("training of luca_1") == 1
+    process = service.executor._children[service.home(job)]
+    service.queue.cancel("luca_1")
+    [job] = service.run(job)
+    assert job.reason == "cancelled by its user"
+    assert process.poll() == -signal.SIGKILL
+
+
 def test_a_child_that_left_the_session_does_not_keep_the_job_alive(service: Service) -> None:
     [job] = service.run(start(service, "leave child"))
     assert job.state == "succeeded"
