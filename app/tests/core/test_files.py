@@ -4,12 +4,23 @@ import json
 import math
 import os
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from mlaas4hep.core.files import disk_use, open_plain, remove_tree, write_atomic, write_json
+from mlaas4hep.core.files import (
+    DEEPEST,
+    copy_tree,
+    disk_use,
+    open_plain,
+    remove_tree,
+    walk,
+    write_atomic,
+    write_json,
+)
 
 
 def test_the_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
@@ -86,18 +97,143 @@ def test_what_changed_lately_is_counted_alone(tmp_path):
     assert disk_use(tmp_path, changed_since=begun) == 20_000 + 4096
 
 
-def test_folders_too_deep_to_be_looked_at_are_an_error(tmp_path):
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for _ in range(2100):
-            Path("d").mkdir()
-            os.chdir("d")
-    finally:
-        os.chdir(here)
-    with pytest.raises(OSError, match="File name too long"):
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def nest(folder: Path, levels: int) -> None:
+    """Make folders in folders, with a file in each; the path is longer than the kernel takes."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def test_folders_nested_too_deep_to_be_looked_at_are_an_error(tmp_path):
+    nest(tmp_path, DEEPEST)
+    assert disk_use(tmp_path) == 2 * DEEPEST * 4096
+    before = open_files()
+    nest(tmp_path / ("d/" * DEEPEST), 1)
+    with pytest.raises(OSError, match=f"deeper than {DEEPEST}"):
         disk_use(tmp_path)
-    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+    assert open_files() == before
+
+
+def test_a_walk_gives_folders_before_their_content_and_follows_no_link(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/x").write_text("x")
+    (tmp_path / "a/out").symlink_to("/usr")
+    found = {f.path: (f.is_folder, f.is_file) for f in walk(tmp_path)}
+    assert found == {
+        "a": (True, False),
+        "a/b": (True, False),
+        "a/b/x": (False, True),
+        "a/out": (False, False),
+    }
+    assert next(iter(found)) == "a"
+    assert list(walk(tmp_path / "a/b/x")) == list(walk(tmp_path / "missing")) == []
+
+
+def test_what_vanishes_while_it_is_looked_at_is_left_out(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    seen = []
+    for found in walk(tmp_path):
+        seen.append(found.path)
+        if len(seen) == 3:
+            for name in "abc":
+                remove_tree(tmp_path / name)
+    assert sorted(seen) == ["a", "b", "c"]
+
+
+def test_a_copy_holds_the_same_and_no_link(tmp_path):
+    (tmp_path / "from/a").mkdir(parents=True)
+    (tmp_path / "from/a/x").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "from/y").touch()
+    copy_tree(tmp_path / "from", tmp_path / "to")
+    assert (tmp_path / "to/a/x").read_bytes() == b"x" * 3_000_000
+    assert sorted(f.path for f in walk(tmp_path / "to")) == ["a", "a/x", "y"]
+    (tmp_path / "from/a/link").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="a/link"):
+        copy_tree(tmp_path / "from", tmp_path / "again")
+
+
+@pytest.mark.hostile("3,000 nested folders")
+def test_folders_nested_beyond_any_path_are_removed(tmp_path):
+    (tmp_path / "tree").mkdir()
+    nest(tmp_path / "tree", 3000)
+    (tmp_path / "tree/d/d").chmod(0)
+    before = open_files()
+    remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []
+    assert open_files() == before
+
+
+def test_many_files_are_removed(tmp_path):
+    for folder in ("a", "a/b", "c"):
+        (tmp_path / "tree" / folder).mkdir(parents=True)
+        for number in range(5000):
+            (tmp_path / "tree" / folder / str(number)).touch()
+    remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []
+    remove_tree(tmp_path / "tree")  # gone already
+
+
+def test_a_link_in_place_of_the_folder_is_removed_alone(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "tree").symlink_to("outside")
+    remove_tree(tmp_path / "tree")
+    assert [p.name for p in tmp_path.iterdir()] == ["outside"]
+
+
+def test_what_can_not_be_removed_keeps_nothing_else(tmp_path, monkeypatch):
+    """What another user owns can't: here the kernel's answer is put in its place."""
+    for name in ("tree/a/kept", "tree/a/b", "tree/c"):
+        (tmp_path / name).mkdir(parents=True)
+    unlink = os.unlink
+
+    def refuse(path, **more):
+        if path == "kept.txt":
+            raise PermissionError(1, "Operation not permitted", path)
+        unlink(path, **more)
+
+    (tmp_path / "tree/a/kept/kept.txt").touch()
+    monkeypatch.setattr("os.unlink", refuse)
+    with pytest.raises(PermissionError, match=r"kept\.txt"):
+        remove_tree(tmp_path / "tree")
+    assert [f.name for f in walk(tmp_path) if f.is_file] == ["kept.txt"]
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from mlaas4hep.core.files import remove_tree
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+tree = Path(sys.argv[1]) / "tree"
+deep = tree / "a/b/c"
+deep.mkdir(parents=True)
+(deep / "x").touch()
+for folder in (deep, deep.parent, deep.parent.parent, tree):
+    folder.chmod(0)
+remove_tree(tree)
+"""
+
+
+@pytest.mark.hostile("chmod 0 leaves data")
+def test_an_ordinary_user_removes_locked_folders_too():
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-") as folder:
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, folder], capture_output=True, text=True, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_a_tree_of_locked_folders_is_removed_and_nothing_else(tmp_path):

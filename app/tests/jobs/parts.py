@@ -43,13 +43,15 @@ def onnx_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def small_files(mode: str = "succeed", seconds: float = 0, **more: str) -> dict[str, bytes]:
-    """The files of a folder whose training does ``mode`` after ``seconds``."""
+def small_files(
+    mode: str = "succeed", seconds: float = 0, told: dict[str, str] | None = None, **more: str
+) -> dict[str, bytes]:
+    """The files of a folder whose training does ``mode`` after ``seconds``, ``told`` more."""
     return {
         "files.txt": b"a.root\n",
         "labels.txt": b"0\n1\n",
         "model.py": b"def model(idim): ...\n",
-        "params.json": json.dumps({"mode": mode, "seconds": seconds}).encode(),
+        "params.json": json.dumps({"mode": mode, "seconds": seconds} | (told or {})).encode(),
         "model.onnx": onnx_model(),
     } | {name.replace("__", "."): text.encode() for name, text in more.items()}
 

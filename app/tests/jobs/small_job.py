@@ -61,6 +61,16 @@ def result(home: Path, **values: object) -> None:
     write_json(home / "result.json", values)
 
 
+def nest(folder: Path) -> None:
+    """Make 3,000 folders, each in the one before."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+
+
 def main() -> None:
     home, name = Path(sys.argv[1]), sys.argv[2]
     params = json.loads(Path("params.json").read_text())
@@ -97,8 +107,28 @@ def main() -> None:
             if os.fork() == 0:
                 os.setsid()
                 time.sleep(600)
+        case "real-time signal":
+            os.kill(os.getpid(), 35)
         case "bad result":
-            (home / "result.json").write_text('{"state": "succeeded", "metrics": {"auc": NaN}}')
+            (home / "result.json").write_text('{"state": "succeeded", "metrics": {"auc": 0.5}')
+            return
+        case "leave":
+            bundle(home / name, Path("model.onnx"))
+            (home / params["name"]).write_text(params["content"])
+            time.sleep(0.5)
+            if params["name"] != "result.json":
+                result(home, state="succeeded", metrics={})
+            return
+        case "nest":
+            bundle(home / name, Path("model.onnx"))
+            nest({"uploaded": Path.cwd(), "home": home, "bundle": home / name}[params["where"]])
+            result(home, state="succeeded", metrics={}, servable=True, why_not="")
+            return
+        case "many in bundle":
+            bundle(home / name, Path("model.onnx"))
+            for i in range(12_000):
+                (home / name / str(i)).touch()
+            result(home, state="succeeded", metrics={}, servable=True, why_not="")
             return
         case "no bundle":
             result(home, state="succeeded", metrics={}, servable=True, why_not="")
@@ -119,6 +149,13 @@ def main() -> None:
             for i in range(100_000):
                 (home / str(i)).touch()
                 time.sleep(0.0005)
+        case "no lock" | "lock is a pipe" | "lock names others":
+            (home / "lock").unlink()
+            if mode == "lock is a pipe":
+                os.mkfifo(home / "lock")
+            if mode == "lock names others":
+                (home / "lock").write_text("1")
+            time.sleep(600)
         case "linked log":
             (home / "log.txt").unlink()
             (home / "log.txt").symlink_to("/etc/passwd")

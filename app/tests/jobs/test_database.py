@@ -2,6 +2,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,30 @@ def test_a_newer_schema_is_refused_naming_both_versions(tmp_path: Path) -> None:
         Database(url)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "dbase://x/y"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="MLAAS4HEP_DATABASE"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "is not a database URL"),
+        ("dbase://x/y", "dbase is not supported"),
+        ("postgresql+psycopg://user:secret@host/name", "PostgreSQL is not supported"),
+        ("postgresql://user:secret@host/name", "PostgreSQL is not supported"),
+        ("mysql://user:secret@host/name", "MySQL is not supported"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+    ],
+)
+def test_a_url_of_anything_but_a_file_of_sqlite_is_refused(url: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"MLAAS4HEP_DATABASE.*{said}") as caught:
         Database(url)
-
-
-def test_a_driver_that_is_not_installed_is_named() -> None:
-    with pytest.raises(UsageError, match="cx_Oracle") as caught:
-        Database("oracle+cx_oracle://user:secret@host/name")
-    assert "pip install" in caught.value.remedy
+    assert "sqlite:////FOLDER/FILE" in caught.value.remedy
     assert "secret" not in str(caught.value)
+
+
+def test_readers_never_wait_for_a_connection(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/db.sqlite")
+    with ExitStack() as held:
+        for _ in range(40):
+            held.enter_context(database.read()).get(Counter, "a")
 
 
 def test_a_database_that_can_not_be_opened_is_named(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import io
+import resource
 import tarfile
 import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import (
@@ -14,7 +16,8 @@ from mlaas4hep.core.errors import (
     NotFoundError,
     UsageError,
 )
-from mlaas4hep.jobs.database import Folder
+from mlaas4hep.core.files import remove_tree
+from mlaas4hep.jobs.database import Counter, Folder
 
 HOSTILE = [
     "../x", "..", ".", "", "/etc", "a/b", "a b", "luca;rm -rf ~", "$(id)", "`id`", "a\nb", "a\0b",
@@ -203,12 +206,60 @@ def test_a_full_disk_is_said_and_leaves_nothing(service: Service, small_disk: No
 @pytest.fixture
 def small_disk() -> object:
     """No file may grow beyond 1 MB in this process: what a full disk looks like to a writer."""
-    import resource
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.hostile("full disk: DELETE answers 503")
+def test_a_folder_is_deleted_though_the_journal_has_no_room(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for this process until the folder's files are gone."""
+    version = service.upload("luca").version
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rows = []
+
+    def make_room(path: Path) -> None:
+        remove_tree(path)
+        rows.append(len(service.folders.all()))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr("mlaas4hep.jobs.folders.remove_tree", make_room)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        with pytest.raises(OperationalError), service.database.write() as session:
+            session.add(Counter(name="a", last=0))
+        service.folders.delete("luca")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert rows == [1]  # the files went first, then the row
+    assert service.folders.all() == []
+    assert not (service.settings.uploads / version).exists()
+    assert list(service.settings.uploads.iterdir()) == []
+
+
+def test_a_full_disk_spares_a_folder_in_use(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = service.upload("luca")
+    service.submit("luca")
+    with pytest.raises(ConflictError, match="in use"):
+        service.folders._vacate("luca", folder.version)
+    assert service.folders.path(folder.version).is_dir()
+
+
+@pytest.mark.hostile("chmod 0 leaves data")
+def test_what_a_training_locked_goes_with_its_folder(service: Service) -> None:
+    folder = service.upload("luca")
+    home = service.folders.path(folder.version)
+    (home / "locked/deep").mkdir(parents=True)
+    (home / "locked/deep/big").write_bytes(bytes(1000))
+    for locked in (home / "locked/deep", home / "locked", home, home.parent):
+        locked.chmod(0)
+    service.folders.delete("luca")
+    assert list(service.settings.uploads.iterdir()) == []
 
 
 def test_a_name_is_its_first_owners(service: Service) -> None:

@@ -1,7 +1,9 @@
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from jobs.parts import Service, packed, small_files, submission
 from mlaas4hep.core.errors import (
@@ -10,8 +12,10 @@ from mlaas4hep.core.errors import (
     LimitError,
     NotFoundError,
     UsageError,
+    did_you_mean,
 )
-from mlaas4hep.jobs.queue import parse_cpus, parse_memory, size
+from mlaas4hep.jobs.database import Counter, Job
+from mlaas4hep.jobs.queue import Submission, check_files, parse_cpus, parse_memory, size
 
 
 @pytest.mark.parametrize(
@@ -271,3 +275,80 @@ def test_jobs_are_their_owners(service: Service) -> None:
             assert "luca" not in caught.value.remedy
     assert service.queue.get("luca_1", "user:alice").state == "waiting"
     assert service.queue.submit(submission("luca")).owner == "user:alice"  # without sign-in
+
+
+@pytest.mark.hostile("cpus 1e-10 becomes no limit")
+@pytest.mark.parametrize("cpus", ["1e-10", "0.0099"])
+def test_next_to_no_core_is_refused_naming_the_least(service: Service, cpus: str) -> None:
+    service.upload("luca")
+    with pytest.raises(UsageError, match=r"cpus: .* is less than 0\.01, the least"):
+        service.submit("luca", cpus=cpus)
+    assert service.submit("luca", cpus="0.01").cpus == 0.01
+
+
+@pytest.mark.hostile("six jobs with 60 MB of text each")
+def test_a_list_cuts_long_texts_and_leaves_large_metrics(service: Service) -> None:
+    service.upload("luca")
+    for _ in range(3):
+        service.submit("luca")
+    with service.database.write() as session:
+        for job in session.scalars(select(Job)):
+            job.why_not, job.reason, job.remedy = "x" * 2_000_000, "r" * 1000, "é" * 1001
+            job.metrics = {"auc": 0.5, "roc": [0.1] * 1000}
+    jobs = service.queue.recent()
+    assert [job.process_name for job in jobs] == ["luca_3", "luca_2", "luca_1"]
+    for job in jobs:
+        assert job.why_not == "x" * 997 + "..."
+        assert (job.reason, job.remedy) == ("r" * 1000, "é" * 997 + "...")
+        assert job.metrics == {"auc": 0.5}
+    assert service.queue.get("luca_1").metrics["roc"] == [0.1] * 1000
+    portions = service.queue.portions(2)
+    assert [[job.id for job in portion] for portion in portions] == [[3, 2]]
+
+
+@pytest.mark.hostile("one misspelt name among many long ones")
+def test_no_transaction_is_held_while_names_are_compared(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def compared(name: str, known: Iterable[str]) -> str:
+        with service.database.write() as session:  # waits in vain if another has begun
+            session.add(Counter(name=f"written{len(asked)}", last=0))
+        asked.append(name)
+        return did_you_mean(name, known)
+
+    for module in ("folders", "queue"):
+        monkeypatch.setattr(f"mlaas4hep.jobs.{module}.did_you_mean", compared)
+    service.upload("luca")
+    with pytest.raises(UsageError, match=r"no file 'modle\.py'") as caught:
+        service.submit("luca", model="modle.py")
+    assert "'model.py'" in caught.value.remedy
+    for failing in (
+        lambda: service.submit("lucca"),
+        lambda: service.folders.delete("lucca"),
+        lambda: service.folders.delete_specs("lucca"),
+        lambda: service.queue.get("luca_7"),
+        lambda: service.queue.cancel("luca_7"),
+    ):
+        with pytest.raises(NotFoundError):
+            failing()
+    assert len(asked) == 6
+
+
+def test_a_folder_replaced_while_its_files_are_looked_at_is_looked_at_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.upload("luca")
+    looked = []
+
+    def replaced_meanwhile(root: Path, asked: Submission) -> None:
+        looked.append(root)
+        check_files(root, asked)
+        if len(looked) == 1:
+            service.upload("luca")
+
+    monkeypatch.setattr("mlaas4hep.jobs.queue.check_files", replaced_meanwhile)
+    job = service.submit("luca")
+    assert job.version == service.folders.get("luca").version
+    assert looked[1] == service.folders.path(job.version)

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -5,18 +6,22 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 
 from jobs.parts import PATIENCE, Service, small_files, submission
 from jobs.small_runner import small_command
+from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Job, State
 from mlaas4hep.jobs.executor import AwayError, ProcessExecutor
-from mlaas4hep.jobs.runner import Runner, only_runner, read_progress, read_result
+from mlaas4hep.jobs.runner import Runner, only_runner
 from mlaas4hep.models.repository import Repository
+from mlaas4hep.web.server import create_app
 
 RUNNER = Path(__file__).with_name("small_runner.py")
 
@@ -63,14 +68,22 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
     [
         ("fail", "no branch 'mett' in a.root", "Did you mean 'met'?"),
         ("exit", "exit code 3, without a result; it said last: training of luca_1", "See its log."),
-        ("crash", "signal 11 (SIGSEGV)", "log"),
+        ("crash", "the training crashed: signal 11 (SIGSEGV)", "log"),
+        pytest.param(
+            *("real-time signal", "the training crashed: signal 35", "log"),
+            marks=pytest.mark.hostile("signal 35"),
+        ),
         ("bad result", "exit code 0, without a result", "log"),
         ("no bundle", "the model can't be published: luca_1 is not a bundle", ""),
         ("link", "the model can't be published: the bundle holds a link: passwd", ""),
+        pytest.param(
+            *("many in bundle", "the bundle holds more than 1000 files and folders", ""),
+            marks=pytest.mark.hostile("a bundle of 12,000 files"),
+        ),
         ("pipe", "the model can't be published: the bundle holds what is no file: pipe", ""),
         (
             "giant",
-            "the model can't be published: bundle.json in the bundle is larger than 64 MB",
+            "the model can't be published: bundle.json in the bundle luca_1 is larger than 4194304",
             "",
         ),
         ("linked log", "exit code 3, without a result; it said last: nothing", ""),
@@ -110,6 +123,26 @@ def test_cancelling_kills_the_training_and_its_children(service: Service) -> Non
     [job] = service.run(job)
     assert (job.state, job.reason) == ("failed", "cancelled by its user")
     assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+@pytest.mark.parametrize("mode", ["no lock", "lock is a pipe", "lock names others"])
+def test_a_training_that_spoils_its_lock_runs_once_and_can_be_cancelled(
+    service: Service, mode: str
+) -> None:
+    job = running(service, mode)
+    deadline = time.monotonic() + PATIENCE
+    lock = service.home(job) / "lock"
+    while lock.is_file() and lock.read_text() != "1" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for _ in range(3):
+        service.runner.step()
+    assert service.queue.get("luca_1").state == "running"
+    assert (service.home(job) / "log.txt").read_text().count("training of luca_1") == 1
+    process = service.executor._children[service.home(job)]
+    service.queue.cancel("luca_1")
+    [job] = service.run(job)
+    assert job.reason == "cancelled by its user"
+    assert process.poll() == -signal.SIGKILL
 
 
 def test_a_child_that_left_the_session_does_not_keep_the_job_alive(service: Service) -> None:
@@ -263,7 +296,9 @@ def test_the_runner_deletes_what_is_old(tmp_path: Path) -> None:
     with service.database.write() as session:
         session.get_one(Job, job.id).finished = time.time() - 11 * 86400
     service.restart_runner()
-    service.runner.step()
+    deadline = time.monotonic() + PATIENCE
+    while service.home(job).exists() and time.monotonic() < deadline:
+        service.runner.step()
     assert not service.home(job).exists()
     assert Repository(service.settings.models).names() == ["luca_1"]
 
@@ -393,6 +428,111 @@ def test_an_executor_that_raises_fails_that_job_alone(service: Service) -> None:
     assert second.state == "succeeded"
 
 
+def test_a_look_that_takes_long_keeps_no_other_job_waiting(tmp_path: Path) -> None:
+    looking = threading.Event()
+
+    class Slow(ProcessExecutor):
+        def memory(self, home: Path) -> int:
+            if home.name == "luca_1":
+                looking.wait(PATIENCE)
+            return super().memory(home)
+
+    service = Service(tmp_path / "store", max_jobs=2)
+    service.executor = Slow(small_command)
+    service.runner = Runner(service.settings, service.executor)
+    service.upload("luca", small_files(seconds=0.5))
+    slow, other = service.submit("luca"), service.submit("luca")
+    [other] = service.run(other)
+    assert (other.state, service.queue.get("luca_1").state) == ("succeeded", "running")
+    looking.set()
+    [slow] = service.run(slow)
+    assert slow.state == "succeeded"
+
+
+@pytest.mark.hostile("3,000 nested folders")
+@pytest.mark.parametrize("where", ["uploaded", "home", "bundle"])
+def test_what_a_training_nests_is_its_own_affair(tmp_path: Path, where: str) -> None:
+    service = Service(tmp_path / "store", keep_days=1)
+    service.upload("evil", small_files("nest", told={"where": where}))
+    service.upload("honest")
+    [evil] = service.run(service.submit("evil"))
+    assert evil.state == "succeeded" or "nested deeper" in evil.reason  # it is seen, or too quick
+    if where == "bundle":
+        assert evil.state == "failed"
+    service.folders.delete("evil")
+    assert service.folders.all()[0].name == "honest"
+    assert len(list(service.settings.uploads.iterdir())) == 1
+    with service.database.write() as session:
+        session.get_one(Job, evil.id).finished = time.time() - 2 * 86400
+    service.restart_runner()
+    [honest] = service.run(service.submit("honest"))
+    assert honest.state == "succeeded"
+    deadline = time.monotonic() + PATIENCE
+    while service.home(evil).exists() and time.monotonic() < deadline:
+        service.runner.step()
+    assert not service.home(evil).exists()
+    assert list((service.settings.models / ".staging").iterdir()) == []
+
+
+@pytest.mark.hostile("one thing of one user ends a sweep for all")
+def test_a_sweep_that_fails_for_one_folder_removes_the_others(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.000000000000", "b.000000000000", "c.000000000000"):
+        (service.settings.uploads / name / "files").mkdir(parents=True)
+
+    def refuse(path: Path) -> None:
+        if path.name.startswith("b"):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        remove_tree(path)
+
+    monkeypatch.setattr("mlaas4hep.jobs.folders.remove_tree", refuse)
+    service.runner.step()
+    deadline = time.monotonic() + PATIENCE
+    while len(list(service.settings.uploads.iterdir())) > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [p.name for p in service.settings.uploads.iterdir()] == ["b.000000000000"]
+
+
+LEFT = {
+    "result.json": [
+        '{"state": "succeeded", "metrics": {"auc": 1e999}}',
+        '{"state": "succeeded", "metrics": {"auc": NaN, "loss": 1' + "0" * 400 + "}}",
+        '{"state": "succeeded", "metrics": {"n": 1' + "0" * 10_000 + "}}",
+        '{"state": "succeeded", "metrics": {"auc": ' + "[" * 900 + "]" * 900 + "}}",
+        r'{"state": "succeeded", "metrics": {"auc\ud800": "\u0000"}}',
+        r'{"state": "failed", "error": {"message": "a\ud800b\u0000", "remedy": "\u0000"}}',
+        '{"state": "failed", "error": {"message": ' + "[" * 900 + "]" * 900 + "}}",
+        '{"state": ["succeeded"], "error": "text", "metrics": 1}',
+    ],
+    "progress.json": [
+        '{"phase": "training", "done": 1, "total": 2, "loss": 1e999}',
+        '{"phase": "training", "done": 1' + "0" * 400 + ', "total": 2}',
+        r'{"phase": "\ud800\u0000", "done": 1, "total": 2, "a\ud800": 1' + "0" * 400 + "}",
+    ],
+}
+
+
+@pytest.mark.hostile("metrics with a 400-digit integer, a surrogate, 900 levels")
+@pytest.mark.hostile("a NUL byte or 1e999 in what a training wrote")
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name in LEFT for content in LEFT[name]]
+)
+def test_whatever_a_training_writes_the_runner_and_all_answers_go_on(
+    service: Service, name: str, content: str
+) -> None:
+    service.upload("evil", small_files("leave", told={"name": name, "content": content}))
+    service.upload("honest")
+    evil, honest = service.run(service.submit("evil"), service.submit("honest"))
+    assert honest.state == "succeeded"
+    assert "internal error" not in evil.reason
+    assert "\0" not in repr(evil.reason + evil.remedy) + json.dumps(evil.metrics)
+    with TestClient(create_app(service.settings), "http://127.0.0.1:8080") as http:
+        for path in ("/jobs", "/jobs/evil_1", "/", "/status_docker?process_name=evil_1"):
+            assert http.get(path).status_code == 200
+        assert http.get("/jobs/evil_1").json()["metrics"] == evil.metrics
+
+
 def test_a_full_disk_when_publishing_fails_the_job_and_says_so(service: Service) -> None:
     service.upload("luca", small_files() | {"model.onnx": bytes(3_000_000)})
     job = service.submit("luca")
@@ -478,27 +618,3 @@ def test_a_runner_told_so_stops_its_jobs(service: Service) -> None:
     job = service.queue.get("luca_1")
     assert (job.state, job.reason) == ("failed", "the service was stopped")
     assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{", '{"state": NaN}', '{"phase": 1, "done": 0, "total": 0}', "[" * 100_000],
-)
-def test_what_user_code_may_have_written_is_not_trusted(tmp_path: Path, content: str) -> None:
-    (tmp_path / "progress.json").write_text(content)
-    (tmp_path / "result.json").write_text(content)
-    assert read_progress(tmp_path) == {}
-    assert read_result(tmp_path).get("state") is None
-
-
-def test_links_and_giants_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "real.json").write_text('{"state": "succeeded"}')
-    (tmp_path / "result.json").symlink_to("real.json")
-    assert read_result(tmp_path) == {}
-    (tmp_path / "progress.json").write_text('{"phase": "' + "x" * (2 << 20) + '"}')
-    assert read_progress(tmp_path) == {}
-    (tmp_path / "progress.json").unlink()
-    os.mkfifo(tmp_path / "progress.json")
-    writer = os.open(tmp_path / "progress.json", os.O_RDWR)  # a pipe that somebody keeps open
-    assert read_progress(tmp_path) == {}
-    os.close(writer)

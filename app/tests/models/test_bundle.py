@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ import pytest
 
 from bundles import make_bundle
 from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
-from mlaas4hep.models.bundle import CARD_KEYS, Bundle, card, check_name, pack, unpack
+from mlaas4hep.models.bundle import CARD_KEYS, MOST_FILES, Bundle, card, check_name, pack, unpack
 
 LIMIT = 10 << 20
 
@@ -214,3 +215,37 @@ def test_the_module_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert out.stdout.strip() == "[]", out.stderr
+
+
+@pytest.mark.hostile("params.json of 600 MB")
+@pytest.mark.parametrize(
+    "name",
+    ["bundle.json", "params.json", "specs.json", "columns.json", "labels.txt", "metrics.json",
+     "report.html"],
+)  # fmt: skip
+def test_files_that_are_read_whole_are_bounded(tmp_path: Path, name: str) -> None:
+    path = make_bundle(tmp_path, "m")
+    (path / name).touch()
+    os.truncate(path / name, 600 << 20)
+    manifest = json.loads((path / "bundle.json").read_text()) if name != "bundle.json" else {}
+    if manifest:
+        manifest["files"][name] = ""
+        (path / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(LimitError, match=rf"{name} in the bundle m is larger than \d+ bytes"):
+        Bundle.open(path, verify=True)
+
+
+@pytest.mark.hostile("a bundle of 12,000 files")
+def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
+    files = [(f"m/d{i % 100}/f{i}", b"") for i in range(MOST_FILES)]
+    with pytest.raises(LimitError, match=f"more than {MOST_FILES} files and folders"):
+        unpack(io.BytesIO(archive_of(*files)), tmp_path, LIMIT)
+    assert list(tmp_path.iterdir()) == []
+    path = make_bundle(tmp_path, "m")
+    rewrite(
+        path,
+        "bundle.json",
+        lambda c: c["files"].update({f"f{i}": "" for i in range(MOST_FILES)}),  # type: ignore[attr-defined]
+    )
+    with pytest.raises(LimitError, match=f"names more than {MOST_FILES} files"):
+        Bundle.open(path)

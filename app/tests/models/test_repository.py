@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from bundles import constant, make_bundle
 from mlaas4hep.core.errors import BundleError, ConflictError, NotFoundError, UsageError
+from mlaas4hep.core.files import remove_tree
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
 
@@ -160,6 +162,39 @@ def test_sweep_removes_what_the_dead_left_and_nothing_else(
     assert len(versions(repository, "m")) == 1
     assert versions(repository, "gone") == []
     assert repository.get("m").name == "m"
+
+
+@pytest.mark.hostile("3,000 nested folders")
+def test_what_somebody_nested_or_locked_is_swept_too(repository: Repository) -> None:
+    for folder in (".staging/dead", ".versions/m.0000"):
+        (repository.root / folder / "m").mkdir(parents=True)
+        here = os.open(repository.root / folder / "m", os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(here)
+        (repository.root / folder / "m").chmod(0)
+    repository.sweep()
+    assert list((repository.root / ".staging").iterdir()) == []
+    assert versions(repository, "m") == []
+
+
+def test_a_folder_that_can_not_be_removed_keeps_no_other(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (repository.root / ".staging" / name).mkdir()
+
+    def refuse(path: Path) -> None:
+        if path.name == "b":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        remove_tree(path)
+
+    monkeypatch.setattr("mlaas4hep.models.repository.remove_tree", refuse)
+    repository.sweep()
+    assert [p.name for p in (repository.root / ".staging").iterdir()] == ["b"]
 
 
 def test_readers_see_the_old_or_the_new_one(repository: Repository, tmp_path: Path) -> None:

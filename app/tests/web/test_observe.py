@@ -188,3 +188,24 @@ def test_times_are_a_histogram() -> None:
     assert found["mlaas4hep_request_seconds_count", frozenset(labels)] == 6
     total = found["mlaas4hep_request_seconds_sum", frozenset(labels)]
     assert total == pytest.approx(102.315)
+
+
+@pytest.mark.hostile("missing nosniff")
+@pytest.mark.parametrize("path", ["/200", "/404", "/500"])
+def test_every_answer_has_the_security_headers(path: str) -> None:
+    sent = ask(Observe(service, Requests()), path)
+    headers = dict(sent[0]["headers"])
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    assert headers[b"content-security-policy"].startswith(b"default-src 'none'")
+    assert headers[b"cache-control"] == b"no-store"
+    assert headers[b"referrer-policy"] == b"no-referrer"
+
+
+def test_a_security_header_of_the_answer_itself_is_kept() -> None:
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"cache-control", b"max-age=60")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = ask(Observe(page, Requests()), "/")
+    assert [v for k, v in sent[0]["headers"] if k == b"cache-control"] == [b"max-age=60"]

@@ -3,18 +3,22 @@ import html
 import io
 import os
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
-from sqlalchemy import text
+from sqlalchemy import select, text
+from starlette.concurrency import run_in_threadpool
 
 from jobs.parts import Service, packed, small_files
-from mlaas4hep.jobs.database import Job, State
+from mlaas4hep.jobs.database import Folder, Job, State
+from mlaas4hep.jobs.folders import Upload
 from mlaas4hep.jobs.runner import only_runner
 from mlaas4hep.models.bundle import unpack
 from mlaas4hep.web.server import ago, create_app, docker_status
@@ -396,6 +400,94 @@ def test_a_database_that_fails_is_503(service: Service, http: TestClient) -> Non
     with service.database.write() as session:
         session.execute(text("DROP TABLE folders"))
     assert_problem(http.get("/folders"), 503, "no such table", "Try again later")
+
+
+@pytest.mark.hostile("six jobs with 60 MB of text each")
+def test_a_list_of_jobs_with_long_texts_is_short(service: Service, http: TestClient) -> None:
+    upload(http)
+    for _ in range(120):
+        submit(http)
+    with service.database.write() as session:
+        for job in session.scalars(select(Job)):
+            job.why_not, job.progress = "x" * 1_000_000, {"phase": "training"}
+    answer = http.get("/jobs")
+    assert answer.headers["content-type"] == "application/json"
+    assert [job["job_id"] for job in answer.json()] == list(range(120, 0, -1))
+    assert len(answer.content) < 120 * 3000
+    assert len(http.get("/jobs?limit=70").json()) == 70
+    assert http.get("/").status_code == 200
+
+
+def asked(service: Service, talk: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
+    """Let ``talk`` ask the application, as many things at once as it likes."""
+
+    async def run() -> None:
+        transport = httpx.ASGITransport(create_app(service.settings))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8080", timeout=60
+        ) as client:
+            await talk(client)
+
+    asyncio.run(run())
+
+
+@pytest.mark.hostile("45 small uploads of 15,000 files")
+def test_health_is_answered_while_every_thread_is_busy(service: Service) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        free = threading.Event()
+        count = int(current_default_thread_limiter().total_tokens)
+        busy = [asyncio.create_task(run_in_threadpool(free.wait, 60)) for _ in range(count + 5)]
+        try:
+            answer = await asyncio.wait_for(client.get("/healthz"), 30)
+        finally:
+            free.set()
+        assert answer.json() == {"status": "ok", "runner": "none"}
+        await asyncio.gather(*busy)
+
+    asked(service, talk)
+
+
+@pytest.mark.hostile("45 small uploads of 15,000 files")
+def test_uploads_that_are_unpacked_leave_room_for_all_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, lock = threading.Event(), threading.Lock()
+    now = most = 0
+    finish = Upload.finish
+
+    def slow(self: Upload) -> Folder:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        free.wait(60)
+        with lock:
+            now -= 1
+        return finish(self)
+
+    monkeypatch.setattr(Upload, "finish", slow)
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        archive = packed(small_files())
+        uploads = [
+            asyncio.create_task(
+                client.post("/upload", params={"name": f"u{i}"}, files={"file": ("f", archive)})
+            )
+            for i in range(45)
+        ]
+        try:
+            while len(list(service.settings.uploads.glob("*/archive"))) < 45:
+                await asyncio.sleep(0.01)
+            for path in ("/jobs", "/healthz", "/metrics", "/"):
+                assert (await asyncio.wait_for(client.get(path), 30)).status_code == 200
+            assert (await client.delete("/folders/none")).status_code == 404
+        finally:
+            free.set()
+        assert {answer.status_code for answer in await asyncio.gather(*uploads)} == {200}
+
+    asked(service, talk)
+    assert most == 2
+    assert len(service.folders.all()) == 45
 
 
 def test_strangers_pages_are_refused(service: Service, http: TestClient) -> None:

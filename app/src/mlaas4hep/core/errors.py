@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from heapq import nlargest
+from itertools import islice
 
 
 class MlaasError(Exception):
@@ -68,16 +70,39 @@ class ForbiddenError(MlaasError):
     """Who asks is known, or can't be trusted to ask by itself, and may not do this."""
 
 
+_MOST_NAMES, _MOST_LETTERS, _MOST_LIKELY = 2000, 64, 20
+"""Names that ``nearest`` looks at, letters of each, and how many of them it compares in full.
+
+A comparison takes a time that grows with the square of the length, or its cube; names are users'.
+"""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names most like ``name``, best first, ignoring case."""
-    by_folded = {k.casefold(): k for k in known}
-    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.5)
-    return [by_folded[c] for c in close]
+    """The known names most like ``name``, best first, ignoring case; of the first 2,000."""
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    matcher.set_seq2(_compared(name))
+
+    def likeness(candidate: str, measure: Callable[[], float]) -> float:
+        matcher.set_seq1(_compared(candidate))
+        return measure()
+
+    first = dict.fromkeys(islice(known, _MOST_NAMES))
+    rough = {k: likeness(k, matcher.quick_ratio) for k in first}
+    likely = nlargest(_MOST_LIKELY, (k for k in rough if rough[k] >= 0.5), rough.__getitem__)
+    exact = {k: likeness(k, matcher.ratio) for k in likely}
+    return nlargest(count, (k for k in exact if exact[k] >= 0.5), exact.__getitem__)
+
+
+def _compared(name: str) -> str:
+    """What of a name is compared: the beginning and the end of a long one."""
+    if len(name) > _MOST_LETTERS:
+        name = name[: _MOST_LETTERS // 2] + name[-_MOST_LETTERS // 2 :]
+    return name.casefold()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'a' or 'b'?``, or what there is when nothing is near."""
-    known = list(known)
+    """``Did you mean 'a' or 'b'?``, or what there is when nothing is near; bounded in time."""
+    known = list(islice(known, _MOST_NAMES))
     if close := nearest(name, known):
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     if not known:

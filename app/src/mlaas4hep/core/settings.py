@@ -40,7 +40,8 @@ class Settings(BaseSettings):
         description="Folder of uploads, jobs and models; all three services share it.",
     )
     database: str = Field(
-        "", description="Database URL of jobs and folders; empty means SQLite in the store."
+        "",
+        description="SQLite URL of jobs and folders, sqlite:////PATH; empty: in the store.",
     )
     host: str = Field("127.0.0.1", description="Address that the server and TFaaS listen on.")
     server_port: int = Field(8080, description="Port of the server; 0 takes a free one.")

@@ -1,7 +1,8 @@
-"""Folders and jobs as rows: SQLite in the store by default, any SQLAlchemy database by URL."""
+"""Folders and jobs as rows of an SQLite database, by default in the store."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
@@ -44,6 +45,9 @@ MIGRATIONS = {
     ),
 }
 """What makes a database of the version before one of this version."""
+
+
+_HOW_TO_NAME_IT = "Write sqlite:////FOLDER/FILE.sqlite, or leave it empty: a file in the store."
 
 
 class State(StrEnum):
@@ -199,30 +203,35 @@ class Database:
         self._engine.dispose()
 
 
+def is_full(error: DBAPIError) -> bool:
+    """Whether a change failed for want of room on the disk, where the journal grows first."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except ArgumentError as error:
         raise UsageError(
-            f"MLAAS4HEP_DATABASE is not a database URL: {error}",
-            "Write postgresql+psycopg://USER@HOST/NAME, or leave it empty for SQLite.",
+            f"MLAAS4HEP_DATABASE is not a database URL: {error}", _HOW_TO_NAME_IT
         ) from error
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        name = {"postgresql": "PostgreSQL", "mysql": "MySQL"}.get(
+            kind := parsed.get_backend_name(), kind
+        )
+        raise UsageError(f"MLAAS4HEP_DATABASE: {name} is not supported", _HOW_TO_NAME_IT)
+    if parsed.database in (None, "", ":memory:"):
+        raise UsageError(
+            "MLAAS4HEP_DATABASE names no file, but server and runner share one", _HOW_TO_NAME_IT
+        )
     return parsed
 
 
 def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        try:
-            return create_engine(url, pool_pre_ping=True)
-        except (ImportError, InvalidRequestError) as error:
-            raise UsageError(
-                f"the driver of {url.render_as_string()} can't be used: {error}",
-                "Install it beside mlaas4hep: pip install 'psycopg[binary]' for PostgreSQL.",
-            ) from error
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    # Readers never wait for a connection: those who write may all be waiting for each other.
+    engine = create_engine(url, max_overflow=-1)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:

@@ -24,6 +24,7 @@ from typing import Protocol
 import psutil
 
 from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.core.files import open_plain
 from mlaas4hep.jobs.offline import offline
 
 PASSED_ON = (
@@ -175,27 +176,33 @@ class ProcessExecutor:
 
     def was_started(self, home: Path) -> bool:
         """Whether the training's process ever existed."""
-        return _group(home) > 0
+        return self._group(home) > 0
 
     def is_alive(self, home: Path) -> bool:
         """Whether the training, or a process that it started, still lives."""
-        if child := self._children.get(home):
-            child.poll()  # take the ended child's status, so that it is no zombie
+        child = self._children.get(home)
+        if child and child.poll() is None:  # whatever it did to its lock
+            return True
         try:
-            with (home / "lock").open("rb") as lock:
+            with open_plain(home / "lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if home not in self._cores:  # a runner before this one started it
                 with contextlib.suppress(OSError):
-                    self._cores[home] = list(os.sched_getaffinity(_group(home)))
+                    self._cores[home] = list(os.sched_getaffinity(self._group(home)))
             return True
-        except FileNotFoundError:
+        except OSError:  # it is gone, or user code put something else there
             return False
         return False
 
+    def _group(self, home: Path) -> int:
+        """The process group of a training, also its session; 0 when nothing is known of one."""
+        child = self._children.get(home)
+        return child.pid if child else _written_group(home)
+
     def is_over(self, home: Path) -> bool:
         """Whether the training itself has ended; what still lives then was left behind."""
-        group = _group(home)
+        group = self._group(home)
         if group <= 0:  # it is about to begin: its launcher has not written yet
             return False
         try:
@@ -215,7 +222,7 @@ class ProcessExecutor:
     def memory(self, home: Path) -> int:
         """Resident bytes of all its processes together."""
         total = 0
-        for process in _members(_group(home)):
+        for process in _members(self._group(home)):
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
@@ -224,7 +231,7 @@ class ProcessExecutor:
         """Kill all its processes, at once; also one that left its session but holds the lock."""
         if not self.is_alive(home):
             return
-        for pid in {p.pid for p in _members(_group(home))} | set(_holders(home / "lock")):
+        for pid in {p.pid for p in _members(self._group(home))} | set(_holders(home / "lock")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -268,10 +275,11 @@ def environment(cores: int) -> dict[str, str]:
     return passed | training_environment(cores)
 
 
-def _group(home: Path) -> int:
+def _written_group(home: Path) -> int:
     """The process group of a training, as its launcher wrote it; 0 when it wrote none."""
     try:
-        return int((home / "lock").read_text())
+        with open_plain(home / "lock") as lock:
+            return int(lock.read(20))
     except (OSError, ValueError):
         return 0
 

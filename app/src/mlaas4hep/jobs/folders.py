@@ -9,15 +9,17 @@ else is swept. So an upload appears with its row, whole, or not at all.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import secrets
-import shutil
 import time
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from mlaas4hep.core.errors import (
@@ -28,15 +30,20 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.files import open_unlocked, remove_tree, walk
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
+from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job, is_full
 from mlaas4hep.models.archives import unpack_tar
 from mlaas4hep.models.owners import Owners, TakenError
 from mlaas4hep.models.repository import Repository
 
+log = logging.getLogger(__name__)
+
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 SETTLING = 60.0
 """Seconds that a new directory has to get its lock before it may be swept."""
+MOST_NAMES = 2000
+"""Names that are looked through for the one that was meant."""
 
 
 def check_name(name: str) -> str:
@@ -70,7 +77,11 @@ class Folders:
     def get(self, name: str, owner: str = "") -> Folder:
         """The folder of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return find(session, name, owner)
+            if folder := _find(session, name, owner):
+                return folder
+            wanted = select(Folder.name).order_by(Folder.name).limit(MOST_NAMES)
+            names = session.scalars(wanted.where(Folder.owner == owner) if owner else wanted).all()
+        raise NotFoundError(f"there is no folder {name[:120]!r}", did_you_mean(name[:120], names))
 
     def path(self, version: str) -> Path:
         """Where the content of a version is."""
@@ -87,15 +98,13 @@ class Folders:
 
     def present(self, folder: Folder) -> None:
         """Make a version the content of its folder; the one before goes when no job needs it."""
-        try:
-            with self._database.write() as session:
-                self._check_room(session, folder)
-                session.merge(folder)
-        except IntegrityError:  # the first two uploads of a name, at once: one was first
-            with self._database.write() as session:
-                self._check_room(session, folder)
-                session.merge(folder)
-        self.sweep()
+        with self._database.write() as session:
+            self._check_room(session, folder)
+            before = session.get(Folder, folder.name)
+            version = before.version if before else ""
+            session.merge(folder)
+        if version:
+            self._discard(version)
 
     def _check_room(self, session: Session, folder: Folder) -> None:
         """LimitError when the folders of one owner would hold too much with this one."""
@@ -113,43 +122,69 @@ class Folders:
 
     def delete(self, name: str, owner: str = "") -> None:
         """Remove a folder; ConflictError while a job needs it."""
+        version = self.get(name, owner).version
+        try:
+            self._forget(name, version)
+        except OperationalError as error:
+            if not is_full(error):
+                raise
+            self._vacate(name, version)
+            self._forget(name, version)
+        self._discard(version)
+
+    def _forget(self, name: str, version: str) -> None:
+        """Remove the row of a folder, unless it is in use or was replaced meanwhile."""
         with self._database.write() as session:
-            folder = find(session, name, owner, lock=True)
             _check_unused(session, name)
-            session.delete(folder)
-        self.sweep()
+            session.execute(delete(Folder).where(Folder.name == name, Folder.version == version))
+
+    def _vacate(self, name: str, version: str) -> None:
+        """Remove a folder's content before its row: a full disk has no room to note it first."""
+        path = self.settings.uploads / version
+        gone = path.with_name(f"{version}.deleted")
+        with self._database.write() as session:  # so that no job begins that needs it
+            _check_unused(session, name)
+            with suppress(FileNotFoundError):
+                path.rename(gone)
+        remove_tree(gone)
 
     def delete_specs(self, name: str, owner: str = "") -> list[str]:
         """Remove the folder's specs files, so that the next training scans again."""
-        with self._database.write() as session:
-            folder = find(session, name, owner, lock=True)
+        folder = self.get(name, owner)
+        with self._database.read() as session:
             _check_unused(session, name)
-            found = [p for p in self.path(folder.version).glob("*specs*.json") if not p.is_dir()]
-            for path in found:
-                path.unlink(missing_ok=True)
+        found = [p for p in self.path(folder.version).glob("*specs*.json") if not p.is_dir()]
+        for path in found:
+            path.unlink(missing_ok=True)
         return sorted(p.name for p in found)
 
     def sweep(self) -> None:
         """Remove directories that no row names and nobody is filling."""
         for path in self.settings.uploads.iterdir():
-            if self._needed(path.name):
-                continue
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            except OSError:
-                continue
-            try:
-                status = os.fstat(descriptor)
-                young = time.time() - status.st_ctime < SETTLING
-                if young and not (path / "files").exists():
-                    continue
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not self._needed(path.name):  # its upload may have ended just now
-                    shutil.rmtree(path, ignore_errors=True)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
+            self._discard(path.name)
+
+    def _discard(self, version: str) -> None:
+        """Remove a directory unless it belongs to someone; what can't be is logged and left."""
+        if self._needed(version):
+            return
+        path = self.settings.uploads / version
+        try:
+            descriptor = open_unlocked(path)
+        except OSError:
+            return
+        try:
+            young = time.time() - os.fstat(descriptor).st_ctime < SETTLING
+            if young and not (path / "files").exists():
+                return
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._needed(version):  # its upload may have ended just now
+                remove_tree(path)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.warning("the old folder %s can't be removed yet: %s", version, error)
+        finally:
+            os.close(descriptor)
 
     def _needed(self, version: str) -> bool:
         with self._database.read() as session:
@@ -177,9 +212,11 @@ class Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._finished:
-            shutil.rmtree(self._home, ignore_errors=True)
-        os.close(self._lock)
+        try:
+            if not self._finished:
+                remove_tree(self._home)
+        finally:
+            os.close(self._lock)
 
     def finish(self) -> Folder:
         """Unpack the archive; from now on it is the content of the folder.
@@ -205,7 +242,7 @@ class Upload:
             raise BundleError("the archive holds no file", "Pack the folder with its files.")
         top = list(unpacked.iterdir())
         only = top[0] if len(top) == 1 and top[0].is_dir() else unpacked
-        size = sum(p.stat().st_size for p in unpacked.rglob("*") if p.is_file())
+        size = sum(found.status.st_size for found in walk(unpacked) if found.is_file)
         only.rename(files)
         if only != unpacked:
             unpacked.rmdir()
@@ -222,14 +259,9 @@ class Upload:
         return folder
 
 
-def find(session: Session, name: str, owner: str = "", lock: bool = False) -> Folder:
-    """The folder's row; with ``lock`` nobody else changes it before this transaction ends."""
-    folder = session.get(Folder, name, with_for_update=lock or None)
-    if folder is None or (owner and folder.owner != owner):
-        wanted = select(Folder.name).order_by(Folder.name)
-        names = session.scalars(wanted.where(Folder.owner == owner) if owner else wanted)
-        raise NotFoundError(f"there is no folder {name[:120]!r}", did_you_mean(name[:120], names))
-    return folder
+def _find(session: Session, name: str, owner: str) -> Folder | None:
+    folder = session.get(Folder, name)
+    return None if folder is None or (owner and folder.owner != owner) else folder
 
 
 def _check_unused(session: Session, name: str) -> None:
@@ -257,9 +289,18 @@ def inside(root: Path, name: str, what: str) -> Path:
     except OSError as error:
         raise UsageError(f"{what}: {name[:120]!r}: {error.strerror}") from error
     if not exists:
-        names = (str(p.relative_to(root)) for p in sorted(root.rglob("*")) if p.is_file())
-        raise UsageError(f"{what}: the folder has no file {name!r}", did_you_mean(name, names))
+        raise UsageError(
+            f"{what}: the folder has no file {name!r}", did_you_mean(name, _file_names(root))
+        )
     return found
+
+
+def _file_names(root: Path) -> list[str]:
+    """Names of the folder's files, from its top down; not all of very many."""
+    try:
+        return sorted(found.path for found in islice(walk(root), MOST_NAMES) if found.is_file)
+    except OSError:  # a training made what can't be looked into
+        return []
 
 
 def check_upload_size(size: int, settings: Settings) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
-from sqlalchemy import func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Column, ColumnElement, Text, case, func, select, update
 from sqlalchemy.orm import Session
 
 from mlaas4hep.core.errors import (
@@ -23,10 +23,15 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.core.log import note
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.database import Counter, Database, Job, State
-from mlaas4hep.jobs.folders import Folders, check_name, find, inside
+from mlaas4hep.jobs.database import Base, Counter, Database, Folder, Job, State
+from mlaas4hep.jobs.folders import Folders, check_name, inside
 
 CANCELLED = "cancelled by its user"
+LEAST_CPUS = 0.01
+PORTION = 50
+"""Jobs of a list that are in memory at once."""
+MOST_LISTED = 1000
+"""Letters of a job's texts in lists."""
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _TABLE = (".txt", ".csv", ".lst", ".list", ".json")
 
@@ -60,6 +65,16 @@ class Names(Protocol):
     def params(self) -> str: ...  # noqa: D102
 
 
+def _listed(column: Column[Any]) -> ColumnElement[Any]:
+    if not isinstance(column.type, Text):
+        return column
+    cut = func.substr(column, 1, MOST_LISTED - 3).concat("...")
+    return case((func.length(column) > MOST_LISTED, cut), else_=column).label(column.key)
+
+
+_LISTED = [_listed(column) for column in Base.metadata.tables[Job.__tablename__].columns]
+
+
 class Queue:
     """The jobs of this installation.
 
@@ -78,15 +93,19 @@ class Queue:
         environment = check_environment(self._settings, asked.environment, asked.device)
         asked = replace(asked, environment=environment)
         self._count_waiting(owner)
-        try:
-            return self._insert(asked, owner, cpus, memory)
-        except IntegrityError:  # two first submits of a name at once, on a server database
-            return self._insert(asked, owner, cpus, memory)
+        while True:
+            folder = self._folders.get(asked.name, owner)
+            check_files(self._folders.path(folder.version), asked)  # before there is a transaction
+            if job := self._insert(asked, folder, cpus, memory):
+                note(job=job.process_name)
+                return job
 
-    def _insert(self, asked: Submission, owner: str, cpus: float, memory: int) -> Job:
+    def _insert(self, asked: Submission, folder: Folder, cpus: float, memory: int) -> Job | None:
+        """Put a job in line; None when its folder was replaced or deleted meanwhile."""
         with self._database.write() as session:
-            folder = find(session, asked.name, owner, lock=True)
-            check_files(self._folders.path(folder.version), asked)
+            present = session.get(Folder, folder.name)
+            if present is None or present.version != folder.version:
+                return None
             job = Job(
                 process_name=f"{asked.name}_{self._next(session, asked.name)}",
                 name=asked.name,
@@ -106,7 +125,6 @@ class Queue:
                 device=asked.device,
             )
             session.add(job)
-        note(job=job.process_name)
         return job
 
     def _next(self, session: Session, name: str) -> int:
@@ -149,13 +167,38 @@ class Queue:
     def get(self, process_name: str, owner: str = "") -> Job:
         """The job of that name; NotFoundError with the nearest names otherwise."""
         with self._database.read() as session:
-            return _find(session, process_name, owner)
+            job = _find(session, process_name, owner)
+        return job or self._missing(process_name, owner)
 
-    def recent(self, limit: int = 1000, owner: str = "") -> list[Job]:
-        """The newest jobs, newest first."""
-        wanted = select(Job).order_by(Job.id.desc()).limit(limit)
+    def _missing(self, process_name: str, owner: str) -> NoReturn:
+        known = select(Job.process_name).order_by(Job.id.desc()).limit(1000)
         with self._database.read() as session:
-            return list(session.scalars(wanted.where(Job.owner == owner) if owner else wanted))
+            names = session.scalars(known.where(Job.owner == owner) if owner else known).all()
+        shown = process_name[:140]
+        raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+
+    def recent(self, limit: int = 1000, owner: str = "", before: int | None = None) -> list[Job]:
+        """The newest jobs, newest first; with ``before``, those older than the job of that id.
+
+        For lists: texts are cut to MOST_LISTED letters, and of the metrics there are the numbers.
+        """
+        wanted = select(*_LISTED).order_by(Job.id.desc()).limit(limit)
+        if owner:
+            wanted = wanted.where(Job.owner == owner)
+        if before is not None:
+            wanted = wanted.where(Job.id < before)
+        with self._database.read() as session:
+            jobs = [Job(**row) for row in session.execute(wanted).mappings()]
+        for job in jobs:
+            job.metrics = {k: v for k, v in job.metrics.items() if isinstance(v, int | float)}
+        return jobs
+
+    def portions(self, limit: int, owner: str = "") -> Iterator[list[Job]]:
+        """What ``recent`` gives, a few at a time, each read when it is asked for."""
+        before = None
+        while limit > 0 and (jobs := self.recent(min(limit, PORTION), owner, before)):
+            yield jobs
+            before, limit = jobs[-1].id, limit - len(jobs)
 
     def counts(self) -> dict[State, int]:
         """How many jobs there are in each state."""
@@ -166,8 +209,10 @@ class Queue:
     def cancel(self, process_name: str, owner: str = "") -> Job:
         """End a job: at once when it waits, through the runner when it runs."""
         with self._database.write() as session:
-            job = _find(session, process_name, owner, lock=True)
-            if job.state == State.WAITING:
+            job = _find(session, process_name, owner)
+            if job is None:
+                pass
+            elif job.state == State.WAITING:
                 job.end(State.FAILED, CANCELLED)
             elif job.state == State.RUNNING:
                 job.stop = job.stop or CANCELLED
@@ -176,7 +221,7 @@ class Queue:
                     f"the job {process_name} has ended already: {job.state}",
                     "There is nothing to cancel.",
                 )
-        return job
+        return job or self._missing(process_name, owner)
 
     def home(self, job: Job) -> Path:
         """The job's folder: log.txt, progress.json, result.json, the bundle and its archive.
@@ -192,14 +237,10 @@ class Queue:
         return self._settings.jobs / job.process_name
 
 
-def _find(session: Session, process_name: str, owner: str, lock: bool = False) -> Job:
-    wanted = select(Job).where(Job.process_name == process_name)
-    job = session.scalar(wanted.with_for_update() if lock else wanted)
+def _find(session: Session, process_name: str, owner: str) -> Job | None:
+    job = session.scalar(select(Job).where(Job.process_name == process_name))
     if job is None or (owner and job.owner != owner):
-        known = select(Job.process_name).order_by(Job.id.desc()).limit(1000)
-        names = session.scalars(known.where(Job.owner == owner) if owner else known)
-        shown = process_name[:140]
-        raise NotFoundError(f"there is no job {shown!r}", did_you_mean(shown, names))
+        return None
     note(job=job.process_name)
     return job
 
@@ -228,7 +269,15 @@ def check_environment(settings: Settings, name: str, device: str) -> str:
 
 
 def check_resources(settings: Settings, cpus: float, memory: int) -> None:
-    """LimitError when a training may not have that many cores or that much memory."""
+    """LimitError when a training may not have that many cores or that much memory.
+
+    UsageError when it would have next to no core: a container engine takes that for no limit.
+    """
+    if not cpus >= LEAST_CPUS:
+        raise UsageError(
+            f"cpus: {cpus:g} is less than {LEAST_CPUS}, the least that a training can have",
+            'Write a number of cores, as "2" or "0.5".',
+        )
     if memory > settings.max_job_memory_bytes:
         raise LimitError(
             f"memory: {size(memory)} is more than the {size(settings.max_job_memory_bytes)} "
@@ -247,7 +296,7 @@ def check_files(root: Path, asked: Names) -> None:
     """UsageError unless every file that ``asked`` names is in the folder ``root``."""
     inside(root, asked.model, "model")
     inside(root, asked.params, "params")
-    for name in _parts(asked.files, "files"):
+    for name in dict.fromkeys(_parts(asked.files, "files")):
         if "://" not in name and not name.startswith("/store/"):
             inside(root, name, "files")
     labels = _parts(asked.labels, "labels")

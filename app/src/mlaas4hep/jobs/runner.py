@@ -10,27 +10,26 @@ containers; when it is away, nothing is decided until it is back.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
-from mlaas4hep.core.files import disk_use, open_plain
+from mlaas4hep.core.files import disk_use, walk
 from mlaas4hep.core.log import about
 from mlaas4hep.core.probe import is_locked
 from mlaas4hep.core.settings import Settings
@@ -39,8 +38,9 @@ from mlaas4hep.jobs.executor import AwayError, Executor, ProcessExecutor
 from mlaas4hep.jobs.expiry import expire
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.orders import order_of
+from mlaas4hep.jobs.outcome import Result, last_line, read_progress, read_result, text
 from mlaas4hep.jobs.queue import size
-from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.models.bundle import MOST_FILES, Bundle
 from mlaas4hep.models.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,8 @@ GRACE_SECONDS = 30.0
 """How long a training may live on after it has written its result."""
 WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
-MOST_JSON = 1 << 20
-"""Bytes of a progress.json or result.json that are read; user code ran where they were written."""
-
-
-MOST_TEXT = 64 << 20
-"""Bytes of one of a bundle's texts, which are read as a whole."""
+LOOK_SECONDS = 1.0
+"""How long a step waits for looks at jobs and for a sweep: what takes longer goes on beside it."""
 
 
 def executor_of(settings: Settings) -> Executor:
@@ -127,6 +123,10 @@ class Runner:
         self._repository = Repository(settings.models)
         self._swept = -SWEEP_SECONDS
         self._expired = -EXPIRY_SECONDS
+        self._lookers = ThreadPoolExecutor(max(1, settings.max_jobs), "job")
+        self._looks: dict[str, Future[None]] = {}
+        self._sweeper = ThreadPoolExecutor(1, "sweep")
+        self._sweep: Future[None] | None = None
         self._next_disk_look: dict[Path, float] = {}
 
     def safe_step(self) -> None:
@@ -141,36 +141,67 @@ class Runner:
             time.sleep(1)
 
     def step(self) -> None:
-        """Look after every running job, start what may start, sweep now and then."""
-        away: AwayError | None = None
-        for job in self._running():
-            try:
-                with about(job=job.process_name):
-                    self._look_after(job)
-            except AwayError as error:  # perhaps of this job's container alone
-                away = error
-        if away:
-            raise away
+        """Look after every running job, start what may start, sweep now and then.
+
+        What fails for one job is raised when all others were looked after.
+        """
+        problems = self._look_after_all()
+        for problem in problems:
+            if isinstance(problem, AwayError):  # perhaps of this job's container alone
+                raise problem
         while claimed := self._claim():
             with about(job=claimed.process_name):
                 self._start(claimed)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
-            self._folders.sweep()
-            self._repository.sweep()
+            self._sweep_beside()
             self._executor.sweep({self._home(job) for job in self._running()})
+        if problems:
+            raise problems[0]
+
+    def _look_after_all(self) -> list[BaseException]:
+        """Look after the running jobs beside each other; returns what was raised.
+
+        So one whose files take long to look at or to publish keeps no other waiting.
+        """
+        # Known before the rows are read, so that a job which ends just now is not looked at again.
+        going_on = {name: look for name, look in self._looks.items() if not look.done()}
+        ended = [look for name, look in self._looks.items() if name not in going_on]
+        new = {
+            job.process_name: self._lookers.submit(self._look_after, job)
+            for job in self._running()
+            if job.process_name not in going_on
+        }
+        done, late = wait(new.values(), LOOK_SECONDS)
+        self._looks = going_on | {name: look for name, look in new.items() if look in late}
+        return [problem for look in (*ended, *done) if (problem := look.exception())]
+
+    def _sweep_beside(self) -> None:
+        """Remove what nobody needs any more, in its own time, unless that goes on already."""
+        if self._sweep and not self._sweep.done():
+            return
+        parts: list[Callable[[], object]] = [self._folders.sweep, self._repository.sweep]
         if self._settings.keep_days and time.monotonic() - self._expired > EXPIRY_SECONDS:
             self._expired = time.monotonic()
-            expire(self._settings, self._database)
+            parts.append(lambda: expire(self._settings, self._database))
+
+        def sweep() -> None:
+            for part in parts:
+                try:
+                    part()
+                except Exception:  # whatever somebody left there
+                    log.exception("a sweep failed; trying again later")
+
+        self._sweep = self._sweeper.submit(sweep)
+        wait([self._sweep], LOOK_SECONDS)
 
     def stop_jobs(self) -> None:
         """Kill all running trainings; they have failed."""
         deadline = time.monotonic() + STOP_SECONDS
         for job in self._running():
             self._stop(job, "the service was stopped", "Submit it again.")
-        while (jobs := self._running()) and time.monotonic() < deadline:
-            for job in jobs:
-                self._look_after(job)
+        while self._running() and time.monotonic() < deadline:
+            self._look_after_all()
             time.sleep(0.05)
 
     def _running(self) -> list[Job]:
@@ -204,7 +235,7 @@ class Runner:
             first = first.where(Job.owner.not_in([o for o, n in owners.items() if n >= most]))
         if "gpu" in [device for _, device in running]:
             first = first.where(Job.device != "gpu")
-        return session.scalar(first.with_for_update())
+        return session.scalar(first)
 
     def _home(self, job: Job) -> Path:
         return (self._settings.jobs / job.process_name).absolute()
@@ -218,23 +249,32 @@ class Runner:
         except MlaasError as error:
             self._end(job, State.FAILED, error.message, error.remedy)
             self._executor.forget(self._home(job))
+        except SQLAlchemyError:
+            raise
         except OSError as error:
             self._end(job, State.FAILED, f"the training can't be started: {error}")
             self._executor.forget(self._home(job))
+        except Exception as error:
+            self._give_up(job, error)
 
     def _look_after(self, job: Job) -> None:
-        try:
-            if self._executor.is_alive(self._home(job)):
-                self._watch(job)
-            else:
-                self._conclude(job)
-        except (SQLAlchemyError, AwayError):
-            raise
-        except Exception as error:  # one strange job must not keep all others waiting
-            log.exception("job can't be handled", extra={"job": job.process_name})
-            self._executor.kill(self._home(job))
-            self._end(job, State.FAILED, f"internal error: {type(error).__name__}: {error}")
-            self._executor.forget(self._home(job))
+        with about(job=job.process_name):
+            try:
+                if self._executor.is_alive(self._home(job)):
+                    self._watch(job)
+                else:
+                    self._conclude(job)
+            except (SQLAlchemyError, AwayError):
+                raise
+            except Exception as error:
+                self._give_up(job, error)
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        """One strange job must not keep all others waiting."""
+        log.exception("job can't be handled", extra={"job": job.process_name})
+        self._executor.kill(self._home(job))
+        self._end(job, State.FAILED, f"internal error: {type(error).__name__}: {error}")
+        self._executor.forget(self._home(job))
 
     def _watch(self, job: Job) -> None:
         """A living training: note its progress; kill it when it must not go on."""
@@ -288,7 +328,7 @@ class Runner:
     def _stop(self, job: Job, reason: str, remedy: str) -> None:
         """Kill a training. The reason is noted first: a runner killed in between leaves it."""
         with self._database.write() as session:
-            row = session.get_one(Job, job.id, with_for_update=True)
+            row = session.get_one(Job, job.id)
             if not row.stop:
                 row.stop, row.remedy = reason, remedy
         self._executor.kill(self._home(job))
@@ -304,7 +344,7 @@ class Runner:
         home = self._home(job)
         if not self._executor.was_started(home):
             with self._database.write() as session:  # the runner was killed before it could start
-                row = session.get_one(Job, job.id, with_for_update=True)
+                row = session.get_one(Job, job.id)
                 if row.stop:
                     row.end(State.FAILED, row.stop, row.remedy)
                 else:
@@ -312,23 +352,23 @@ class Runner:
             return
         self._note_progress(job)
         result = read_result(home)
-        if result.get("state") == "succeeded":
+        if result.state == "succeeded":
             self._publish(job, result)
         elif job.stop:
             self._end(job, State.FAILED, job.stop, job.remedy)
         elif why := self._why_too_large(job):  # it was quicker than the watch
             self._end(job, State.FAILED, why, WRITE_LESS)
-        elif "state" not in result and (cause := self._executor.cause_of_death(home)):
+        elif not result.state and (cause := self._executor.cause_of_death(home)):
             self._end(job, State.FAILED, *cause)
-        elif isinstance(error := result.get("error"), dict):
-            message, remedy = (str(error.get(key, ""))[:10_000] for key in ("message", "remedy"))
+        elif result.error:
+            message, remedy = result.error
             self._end(job, State.FAILED, message or "the training failed; see its log", remedy)
         else:
             self._end(job, State.FAILED, *_how_it_died(self._executor.exit_code(home), home))
         self._executor.forget(home)
         self._next_disk_look.pop(home, None)
 
-    def _publish(self, job: Job, result: dict[str, Any]) -> None:
+    def _publish(self, job: Job, result: Result) -> None:
         """Put the bundle into the repository and end the job; once more does no harm."""
         path = self._home(job) / job.process_name
         try:
@@ -347,77 +387,48 @@ class Runner:
             self._end(
                 job,
                 State.FAILED,
-                f"the model can't be published: {_said(error)}",
+                f"the model can't be published: {error}",
                 "Tell the operator; when there is space, submit it again.",
             )
             return
-        metrics = result.get("metrics")
         self._end(
             job,
             State.SUCCEEDED,
-            metrics=metrics if isinstance(metrics, dict) else {},
+            metrics=result.metrics,
             servable=bundle.servable,
-            why_not=bundle.manifest.why_not,
+            why_not=text(bundle.manifest.why_not),
         )
 
     def _end(
         self, job: Job, state: State, reason: str = "", remedy: str = "", **values: Any
     ) -> None:
         with self._database.write() as session:
-            row = session.get_one(Job, job.id, with_for_update=True)
-            row.end(state, reason, remedy)
+            row = session.get_one(Job, job.id)
+            row.end(state, text(reason), text(remedy))
             row.exit_code = self._executor.exit_code(self._home(job))
             for name, value in values.items():
                 setattr(row, name, value)
-        log.info("job %s", state, extra={"job": job.process_name, "reason": reason})
+        log.info("job %s", state, extra={"job": job.process_name, "reason": text(reason)})
 
 
 def check_plain(bundle: Path, most: int) -> None:
-    """BundleError when a bundle holds anything but files and folders, or is too large to be read.
+    """BundleError when a bundle holds anything but files and folders, or too much of them.
 
-    User code ran there: a link leads out of it, a pipe never ends, a text may fill the memory.
+    User code ran there: a link leads out of it, a pipe never ends, many files take long to read.
     """
-    if disk_use(bundle, most) > most:
-        raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
-    for path in [bundle, *bundle.rglob("*")]:
-        if not os.path.lexists(path):  # that there is no bundle is said by who opens it
-            continue
-        status = path.lstat()
-        mode = status.st_mode
-        if stat.S_ISLNK(mode):
-            raise BundleError(f"the bundle holds a link: {path.name}")
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise BundleError(f"the bundle holds what is no file: {path.name}")
-        if path.suffix in (".json", ".txt") and status.st_size > MOST_TEXT:
-            raise BundleError(f"{path.name} in the bundle is larger than {size(MOST_TEXT)}")
-
-
-def read_progress(home: Path) -> dict[str, Any]:
-    """progress.json as {phase, done, total, figures}; empty when there is no valid one."""
-    found = _read(home / "progress.json")
-    phase, done, total = (found.pop(key, None) for key in ("phase", "done", "total"))
-    if not (isinstance(phase, str) and isinstance(done, int) and isinstance(total, int)):
-        return {}
-    figures = {k: v for k, v in list(found.items())[:50] if isinstance(v, (int, float))}
-    return {"phase": phase[:100], "done": done, "total": total, "figures": figures}
-
-
-def read_result(home: Path) -> dict[str, Any]:
-    """result.json; empty when there is no valid one."""
-    return _read(home / "result.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        with open_plain(path) as stream:
-            content = stream.read(MOST_JSON + 1)
-        value = json.loads(content, parse_constant=refuse) if len(content) <= MOST_JSON else None
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    if bundle.is_symlink():
+        raise BundleError(f"the bundle is a link: {bundle.name}")
+    total = 0
+    for number, found in enumerate(walk(bundle), 1):
+        total += found.status.st_size
+        if number > MOST_FILES:
+            raise BundleError(f"the bundle holds more than {MOST_FILES} files and folders")
+        if total > most:
+            raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
+        if stat.S_ISLNK(found.status.st_mode):
+            raise BundleError(f"the bundle holds a link: {found.name}")
+        if not (found.is_file or found.is_folder):
+            raise BundleError(f"the bundle holds what is no file: {found.name}")
 
 
 def _age(path: Path) -> float:
@@ -426,24 +437,6 @@ def _age(path: Path) -> float:
         return time.time() - path.lstat().st_mtime
     except OSError:
         return 0.0
-
-
-def _said(error: OSError) -> str:
-    """What went wrong with a file; of a folder's copy, what went wrong first."""
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])
-    return str(error)
-
-
-def _last_line(log: Path) -> str:
-    """What the training said last, at most 300 characters: of a traceback, the error."""
-    try:
-        with open_plain(log) as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
-            lines = stream.read(4096).decode(errors="replace").splitlines()
-    except OSError:
-        return "nothing"
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing")
 
 
 def _how_it_died(exit_code: int | None, home: Path) -> tuple[str, str]:
@@ -458,10 +451,12 @@ def _how_it_died(exit_code: int | None, home: Path) -> tuple[str, str]:
             "Submit it again, alone or with less memory.",
         )
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        return f"the training crashed: signal {-exit_code} ({name})", "See the end of its log."
+        named = f"signal {-exit_code}"
+        with suppress(ValueError):  # real-time signals have no names
+            named += f" ({signal.Signals(-exit_code).name})"
+        return f"the training crashed: {named}", "See the end of its log."
     return (
         f"the training ended with exit code {exit_code}, without a result; it said last: "
-        + _last_line(home / "log.txt"),
+        + last_line(home / "log.txt"),
         "See its log.",
     )

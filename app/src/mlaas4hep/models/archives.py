@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tarfile
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, MlaasError
+from mlaas4hep.core.files import remove_tree
 
 PIECE = 1 << 20
 """Bytes that are in memory at once, and the most that the headers before one member may take."""
@@ -91,7 +92,8 @@ def unpack_tar(stream: IO[bytes], into: Path, max_bytes: int, max_files: int) ->
         temporary.chmod(0o755)
         temporary.rename(into)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(temporary)
         raise _explained(error, into) from error
     return files
 

@@ -22,15 +22,14 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from mlaas4hep.core.errors import BundleError, ConflictError, UsageError
-from mlaas4hep.core.files import write_json
+from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
+from mlaas4hep.core.files import temporary_folder, walk, write_json
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.models.archives import unpack_tar
 
@@ -51,6 +50,18 @@ CARD_KEYS = (
     "timestamp",
 )
 """The keys of TFaaS's params.json, in the order in which it prints them."""
+MOST_FILES = 1000
+"""Files and folders of a bundle; a large SavedModel has some ten."""
+_MOST_BYTES = {
+    "bundle.json": 4 << 20,
+    "params.json": 1 << 20,
+    "labels.txt": 1 << 20,
+    "metrics.json": 4 << 20,
+    "specs.json": 16 << 20,
+    "columns.json": 16 << 20,
+    "report.html": 16 << 20,
+}
+"""Of the files that are read as a whole: a bundle comes from where user code ran."""
 _ALWAYS = ("params.json", "specs.json", "columns.json", "labels.txt", "metrics.json")
 _ONNX = "1/model.onnx"
 
@@ -107,6 +118,7 @@ class Bundle:
             file = path / name
             if name not in manifest.files or not file.is_file():
                 raise BundleError(f"the bundle {path.name} lacks {name}", "Train or upload again.")
+            check_size(file, name)
             if verify and _sha256(file) != manifest.files[name]:
                 raise BundleError(
                     f"{name} in the bundle {path.name} is not what bundle.json says (sha256)",
@@ -175,6 +187,15 @@ class Bundle:
         return card
 
 
+def check_size(file: Path, name: str) -> None:
+    """LimitError when ``name`` of a bundle is too large to be read as a whole."""
+    if name in _MOST_BYTES and file.stat().st_size > _MOST_BYTES[name]:
+        raise LimitError(
+            f"{name} in the bundle {file.parent.name} is larger than {_MOST_BYTES[name]} bytes",
+            "Leave out of it what no prediction needs.",
+        )
+
+
 def card(name: str, framework: str, description: str, timestamp: str) -> dict[str, Any]:
     """TFaaS's model card: all 12 keys, with what the original needs to serve a Keras model."""
     keras = framework == "keras"
@@ -237,7 +258,8 @@ def pack(path: Path, archive: Path | None = None) -> Path:
             gzip.GzipFile("", "wb", fileobj=raw, mtime=when, compresslevel=6) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
-            for item in sorted([path, *path.rglob("*")]):
+            inside = sorted((found.path for found in walk(path)), key=lambda name: name.split("/"))
+            for item in [path, *(path / name for name in inside)]:
                 info = tarfile.TarInfo(Path(bundle.name, item.relative_to(path)).as_posix())
                 info.mtime = when
                 if item.is_dir():
@@ -255,15 +277,15 @@ def pack(path: Path, archive: Path | None = None) -> Path:
     return archive
 
 
-def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = 10_000) -> Path:
+def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = MOST_FILES) -> Path:
     """Unpack a bundle's tar or tar.gz from a stranger into the folder ``into``; returns into/NAME.
 
     The archive holds one top folder, NAME, which is one of our bundles and whole (every sha256).
     Nothing is left after a failure: BundleError, LimitError, or ConflictError when into/NAME is
     there already.
     """
-    with tempfile.TemporaryDirectory(dir=into, prefix=".unpack.") as folder:
-        files = unpack_tar(stream, Path(folder, "archive"), max_bytes, max_files)
+    with temporary_folder(into, ".unpack.") as folder:
+        files = unpack_tar(stream, folder / "archive", max_bytes, max_files)
         tops = sorted({name.split("/")[0] for name in files})
         if len(tops) != 1 or f"{tops[0]}/bundle.json" not in files:
             raise BundleError(
@@ -271,7 +293,7 @@ def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = 10_00
                 f"with bundle.json; found {', '.join(tops[:5]) or 'nothing'}",
                 "Upload the NAME.tar.gz that a training wrote.",
             )
-        unpacked = Path(folder, "archive", tops[0])
+        unpacked = folder / "archive" / tops[0]
         name = Bundle.open(unpacked, verify=True).name
         target = into / name
         if target.exists():
@@ -313,6 +335,8 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{where}: {manifest.name!r} can't be the name of a model")
     if len(manifest.classes) < 2 or not all(isinstance(c, str) for c in manifest.classes):
         raise BundleError(f"{where}: classes must be at least two names")
+    if len(manifest.files) > MOST_FILES:
+        raise LimitError(f"{where} names more than {MOST_FILES} files")
     for name, digest in manifest.files.items():
         if name.startswith("/") or ".." in name.split("/") or not isinstance(digest, str):
             raise BundleError(f"{where}: {name!r} is not a file of the bundle")
@@ -324,17 +348,18 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _read_json(path: Path) -> Any:
+    check_size(path, path.name)
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
 
 
-def _files(path: Path) -> Iterator[str]:
+def _files(path: Path) -> list[str]:
     """Relative names of all files of a bundle but bundle.json, sorted."""
-    for item in sorted(path.rglob("*")):
-        if item.is_file() and item != path / "bundle.json":
-            yield item.relative_to(path).as_posix()
+    return sorted(
+        name for found in walk(path) if found.is_file and (name := found.path) != "bundle.json"
+    )
 
 
 def _sha256(path: Path) -> str:

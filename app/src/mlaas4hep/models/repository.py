@@ -16,7 +16,6 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from mlaas4hep.core.errors import (
     NotFoundError,
     did_you_mean,
 )
+from mlaas4hep.core.files import copy_tree, remove_tree, sync, sync_tree
 from mlaas4hep.models.bundle import NAME, Bundle, check_name, pack
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class Repository:
                     try:
                         yield folder
                     finally:
-                        shutil.rmtree(folder, ignore_errors=True)
+                        with suppress(OSError):  # the next sweep tries again
+                            remove_tree(folder)
                     return
 
     def spool(self) -> IO[bytes]:
@@ -131,7 +132,7 @@ class Repository:
         """
         with self.staging() as folder:
             copy = folder / check_name(name)
-            shutil.copytree(bundle, copy)
+            copy_tree(bundle, copy)
             return self.adopt(copy, name)
 
     def adopt(self, bundle: Path, name: str) -> Bundle:
@@ -141,7 +142,7 @@ class Repository:
                 f"the bundle was trained as {found!r}, it can't be published as {name!r}",
                 f"Publish it as {found!r}, or train it under the new name.",
             )
-        _flush(bundle)
+        sync_tree(bundle)
         version = self._versions / f"{name}.{secrets.token_hex(8)}"
         with self._switching():
             previous = self._target(name)
@@ -150,18 +151,23 @@ class Repository:
             link = bundle.parent / f"{name}.link"
             link.symlink_to(Path(".versions", version.name, name))
             link.rename(self.root / name)
-            _sync(version)
-            _sync(self.root)
-            self._remove_versions(name, {version.name, previous})
-            return Bundle.open(version / name)  # here, where no other writer can replace it
+            sync(version)
+            sync(self.root)
+            adopted = Bundle.open(version / name)  # here, where no other writer can replace it
+            unused = self._unused(name, {version.name, previous})
+        for folder in unused:
+            _discard(folder)
+        return adopted
 
     def delete(self, name: str) -> None:
         """Remove the model ``name``; NotFoundError, naming the nearest, when there is none."""
         with self._switching():
             self.version(name)
             (self.root / name).unlink()
-            _sync(self.root)
-            self._remove_versions(name, set())
+            sync(self.root)
+            unused = self._unused(name, set())
+        for folder in unused:
+            _discard(folder)
 
     def archive(self, bundle: Bundle) -> Path:
         """NAME.tar.gz of a bundle that ``reading`` gave: packed once for each version."""
@@ -170,11 +176,13 @@ class Repository:
 
     def sweep(self) -> None:
         """Remove what killed processes left behind, and versions that nobody reads any more."""
-        for folder in self._staging.iterdir():
-            _discard(folder)
+        unused = list(self._staging.iterdir())
         with self._switching():
-            for name in {path.name.rpartition(".")[0] for path in self._versions.iterdir()}:
-                self._remove_versions(name, {self._target(name)})
+            for folder in self._versions.iterdir():
+                if folder.name != self._target(folder.name.rpartition(".")[0]):
+                    unused.append(folder)
+        for folder in unused:
+            _discard(folder)
 
     def _target(self, name: str) -> str:
         """The folder in .versions that the model is in, "" when there is no such model."""
@@ -183,10 +191,14 @@ class Repository:
         except (OSError, IndexError):
             return ""
 
-    def _remove_versions(self, name: str, kept: set[str]) -> None:
-        for folder in self._versions.glob(f"{name}.*"):
-            if folder.name not in kept:
-                _discard(folder)
+    def _unused(self, name: str, kept: set[str]) -> Sequence[Path]:
+        """Versions of the model other than ``kept``: they never become its version again."""
+        with os.scandir(self._versions) as entries:
+            return [
+                self._versions / entry.name
+                for entry in entries
+                if entry.name.rpartition(".")[0] == name and entry.name not in kept
+            ]
 
     @contextmanager
     def _switching(self) -> Iterator[None]:
@@ -218,21 +230,10 @@ def _locked(path: Path, how: int) -> Iterator[bool]:
 
 
 def _discard(folder: Path) -> None:
-    """Remove ``folder``, unless somebody holds it."""
-    with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
-        if held:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    """Bring everything in ``folder`` to disk, so that a power failure leaves no empty files."""
-    for path in [folder, *folder.rglob("*")]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Remove ``folder``, unless somebody holds it; what can't be removed is logged and left."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            if held:
+                remove_tree(folder)
+    except OSError as error:
+        _log.warning("%s can't be removed yet: %s", folder, error)

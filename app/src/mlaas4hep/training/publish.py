@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 import mlaas4hep
 from mlaas4hep.core.errors import LimitError, UsageError
-from mlaas4hep.core.files import write_json
+from mlaas4hep.core.files import remove_tree, write_json
 from mlaas4hep.frameworks import Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
 from mlaas4hep.models.bundle import (
@@ -97,7 +97,8 @@ def staging(target: Path) -> Iterator[Path]:
                 raise LimitError(f"{where}: {full}", "Make room, then train again.") from error
         raise LimitError(f"{where}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(folder)
 
 
 def publish(trained: Trained, folder: Path, target: Path) -> tuple[Bundle, Path]:
@@ -185,10 +186,10 @@ def _onnx(trained: Trained, folder: Path) -> tuple[dict[str, Any], str]:
         trained.framework.to_onnx(trained.model, path, rows.shape[1])
         comparison = compare(path, rows, native)
     except NotServable as error:
-        shutil.rmtree(path.parent)
+        remove_tree(path.parent)
         return {}, error.message
     if comparison["outside"]:
-        shutil.rmtree(path.parent)
+        remove_tree(path.parent)
         return comparison, (
             f"ONNX and the native model differ by up to {comparison['max_abs_difference']:.2g} "
             f"in {comparison['outside']} of {len(rows)} rows"

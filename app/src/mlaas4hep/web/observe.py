@@ -25,6 +25,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Asked every few seconds by machines: only their failures are worth a line."""
 
+SECURITY = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+"""Headers of every answer that does not set its own."""
+
 _log = logging.getLogger(__name__)
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -114,7 +122,10 @@ class Observe:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                headers = message["headers"] = list(message["headers"])
+                present = {name for name, _ in headers}
+                headers += [header for header in SECURITY if header[0] not in present]
+                headers.append((b"x-request-id", request_id))
             else:
                 size += len(message.get("body", b""))
             return send(message)

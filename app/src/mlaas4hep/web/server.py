@@ -8,15 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
@@ -41,7 +44,7 @@ from mlaas4hep.web.observe import Observe, Requests
 from mlaas4hep.web.server_status import JobFigures, lacks
 from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
-from mlaas4hep.web.uploads import receive_file
+from mlaas4hep.web.uploads import Turns, receive_file
 
 PIECE = 1 << 20
 MOST_BODY = 1 << 20
@@ -244,6 +247,7 @@ def create_app(settings: Settings) -> FastAPI:
     database = Database(settings.database_url)
     folders = Folders(settings, database)
     queue = Queue(settings, database)
+    unpacking, removing = Turns(), Turns()
     pages = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
     pages.filters |= {"ago": ago, "size": size, "iso": iso}
 
@@ -306,7 +310,8 @@ def create_app(settings: Settings) -> FastAPI:
         with suppress(ValueError):  # a length that is no number is the HTTP parser's affair
             check_upload_size(int(request.headers.get("content-length", 0)) - PIECE, settings)
         try:
-            with folders.upload(name, who.owner) as incoming:
+            coming = await run_in_threadpool(folders.upload, name, who.owner)
+            async with contextmanager_in_threadpool(coming) as incoming:
                 with incoming.archive.open("xb") as target:
                     written = await receive_file(
                         request.headers.get("content-type", ""),
@@ -315,7 +320,7 @@ def create_app(settings: Settings) -> FastAPI:
                         lambda seen: check_upload_size(seen - PIECE, settings),
                     )
                 check_upload_size(written, settings)
-                await run_in_threadpool(incoming.finish)
+                await unpacking.run(who.owner, incoming.finish)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it; nothing is left of the upload
         return PlainTextResponse("Successfully uploaded!\n")
@@ -362,9 +367,9 @@ def create_app(settings: Settings) -> FastAPI:
         return "Specs deletion completed!\n"
 
     @app.get("/delete_folder", tags=["prototype"], response_class=PlainTextResponse)
-    def delete_folder(name: Name, who: Who) -> str:
+    async def delete_folder(name: Name, who: Who) -> str:
         """Remove a folder; its jobs and models stay."""
-        folders.delete(name, who.owner)
+        await removing.run(who.owner, folders.delete, name, who.owner)
         return "Folder deletion completed!\n"
 
     # The JSON API
@@ -375,9 +380,9 @@ def create_app(settings: Settings) -> FastAPI:
         return [folder_view(folder) for folder in folders.all(who.owner)]
 
     @app.delete("/folders/{name}", status_code=204, tags=["api"])
-    def remove_folder(name: str, who: Who) -> None:
+    async def remove_folder(name: str, who: Who) -> None:
         """Remove a folder; its jobs and models stay."""
-        folders.delete(name, who.owner)
+        await removing.run(who.owner, folders.delete, name, who.owner)
 
     @app.delete("/folders/{name}/specs", status_code=204, tags=["api"])
     def remove_specs(name: str, who: Who) -> None:
@@ -392,10 +397,15 @@ def create_app(settings: Settings) -> FastAPI:
             for name, environment in settings.job_environments.items()
         ]
 
-    @app.get("/jobs", tags=["api"])
-    def list_jobs(who: Who, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> list[JobView]:
-        """Your newest jobs, newest first."""
-        return [job_view(job) for job in queue.recent(limit, who.owner)]
+    @app.get("/jobs", tags=["api"], response_model=list[JobView])
+    def list_jobs(who: Who, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
+        """Your newest jobs, newest first; long texts are cut, metrics are numbers only."""
+        portions = queue.portions(limit, who.owner)
+        first = next(portions, [])  # what fails now is still an answer of its own
+        return StreamingResponse(
+            _json_array([job_view(job) for job in jobs] for jobs in chain([first], portions)),
+            media_type="application/json",
+        )
 
     @app.get("/jobs/{process_name}", tags=["api"])
     def get_job(process_name: str, who: Who) -> JobView:
@@ -419,9 +429,8 @@ def create_app(settings: Settings) -> FastAPI:
         return response
 
     @app.get("/healthz", tags=["api"])
-    def healthz() -> dict[str, str]:
-        """Whether the server and its database answer, and whether a runner is at work."""
-        database.check()
+    async def healthz() -> dict[str, str]:
+        """Whether the server answers, and whether a runner is at work; waits for nothing."""
         return {"status": "ok", "runner": "at work" if is_at_work(settings.store) else "none"}
 
     @app.get("/readyz", tags=["api"])
@@ -568,6 +577,16 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem(503, f"the database can't be used now: {cause}", "Try again later.")
 
 
+def _json_array(portions: Iterable[list[JobView]]) -> Iterator[str]:
+    """An array, a portion at a time: as a whole it is in nobody's memory."""
+    before = "["
+    for portion in portions:
+        if portion:
+            yield before + ",".join(job.model_dump_json() for job in portion)
+            before = ","
+    yield "]" if before == "," else "[]"
+
+
 def _download(root: Path, name: str, attachment: str, media_type: str) -> Response:
     """The file ``root/name`` as it is now; user code ran there, so links are not followed."""
     try:
@@ -603,6 +622,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; says on stdout where it listens."""
     listening = listen(settings, settings.server_port)
     app = create_app(settings)
+    sys.setswitchinterval(0.001)  # unpacking keeps others waiting less
     print(f"server listens on {address(listening)}", flush=True)
     observed = Observe(Lingering(app), app.state.requests)
     config = uvicorn.Config(

@@ -1,9 +1,14 @@
-"""A multipart body written to disk as it comes: nothing of it is kept in memory or in /tmp."""
+"""A multipart body written to disk as it comes, and turns for the work that follows.
+
+Nothing of a body is kept in memory or in /tmp.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import IO
+from typing import IO, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 from mlaas4hep.core.errors import UsageError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PIECE = 1 << 20
 HOW = "Send it as curl does: curl -F file=@FOLDER.tar.gz 'SERVER/upload?name=NAME'"
 
@@ -59,6 +66,26 @@ async def receive_file(
     if not parts.ended:
         raise UsageError("the body ends in the middle: the upload was interrupted", "Upload again.")
     return parts.size
+
+
+class Turns:
+    """Long work of users, in threads: a few at a time, first come, first served.
+
+    Of one owner one fewer runs, so that the others need not wait until all of theirs is done. What
+    waits for its turn holds no thread.
+    """
+
+    def __init__(self, at_once: int = 2) -> None:
+        self._at_once = at_once
+        self._all = asyncio.Semaphore(at_once)
+        self._owners: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def run(self, owner: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns; the owner "" is everybody."""
+        mine = self._at_once - 1 if owner else self._at_once
+        turn = self._owners.setdefault(owner, asyncio.Semaphore(max(1, mine)))
+        async with turn, self._all:
+            return await run_in_threadpool(work, *args, **kwargs)
 
 
 class _Parts:
