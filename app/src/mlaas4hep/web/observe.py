@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _PLAIN = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _GONE = 499
 """Stands for the status where the client went away before there was one."""
 
@@ -114,7 +115,10 @@ class Observe:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                headers = [*message["headers"], (b"x-request-id", request_id)]
+                if _NOSNIFF not in headers:
+                    headers.append(_NOSNIFF)
+                message["headers"] = headers
             else:
                 size += len(message.get("body", b""))
             return send(message)
