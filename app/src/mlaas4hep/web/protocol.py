@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from time import monotonic
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -59,10 +58,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unframed = 0  # bytes since the last that were a body's: of a head or of trailers
         self._received = 0
         self._requests = 0
-        self._in_body = False
         self._status = 400  # what a request that can't be parsed is answered
         self._ended = False
-        self._since = monotonic()  # when it was made, or last answered
+        self._made = self.loop.time()
         self._looked: tuple[tuple[int, bool] | None, int, int] = (None, 0, 0)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -106,24 +104,12 @@ class BoundedProtocol(HttpToolsProtocol):
             raise RefusedError
         self._unframed = 0
         self._requests += 1
-        self._in_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._unframed = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """End a request."""
-        self._unframed = 0
-        self._in_body = False
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """End an answer."""
-        self._since = monotonic()
-        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser does not take."""
@@ -144,6 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self._timer.cancel()
         self.transport.write(_ANSWERS[status])
+        self.transport.write_eof()
         # Not at once: that could destroy the answer on its way to who is still sending.
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
@@ -154,6 +141,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _answered(self) -> bool:
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _in_body(self) -> bool:
+        """Whether the newest request's body has still to come."""
+        return not self._answered() and self.cycle.more_body
 
     def _look(self) -> None:
         """End the connection if the other side has not done its part since the last look."""
@@ -177,9 +169,17 @@ class BoundedProtocol(HttpToolsProtocol):
         ready = not (self.flow.read_paused or self.cycle.waiting_for_100_continue)
         return (self._requests, True) if self._in_body and ready else None
 
+    def _idle(self, now: float) -> float:
+        """Seconds since the last answer, or since there is a connection; 0 while it is used."""
+        if not self._answered():
+            return 0.0
+        if self.timeout_keep_alive_task is None:  # a head has not come to its end
+            return now - self._made
+        return now - (self.timeout_keep_alive_task.when() - self.timeout_keep_alive)
+
     def _make_room(self) -> bool:
         """Close the connections without a request; False if there are none to close."""
-        now = monotonic()
+        now = self.loop.time()
         if now - BoundedProtocol._room_made < 0.25:
             return False
         BoundedProtocol._room_made = now
@@ -187,9 +187,8 @@ class BoundedProtocol(HttpToolsProtocol):
             other
             for other in self.connections
             if isinstance(other, BoundedProtocol)
-            and other._answered()
             and not other._ended
-            and now - other._since > IDLE_SECONDS
+            and other._idle(now) > IDLE_SECONDS
         ]
         for other in idle:
             other.transport.close()

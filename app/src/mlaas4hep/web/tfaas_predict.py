@@ -170,9 +170,7 @@ class Predictions:
         return b"".join(pieces)
 
     async def _parsed(self, parse: Callable[[bytes], Parsed], body: bytes) -> Parsed:
-        """``parse(body)``; large bodies one by one, in a quarter of the event loop's time."""
-        if len(body) <= SMALL:
-            return parse(body)
+        """``parse(body)`` of a large body: one by one, in a quarter of the event loop's time."""
         async with self._parsing:
             start = perf_counter()
             gc.disable()  # it would look through millions of new lists again and again
@@ -191,7 +189,7 @@ class Predictions:
             raise self._owners.missing(name, owner) from None
 
     async def _json(self, body: bytes, owner: str) -> bytes:
-        content = await self._parsed(_row, body)
+        content = _row(body) if len(body) <= SMALL else await self._parsed(_row, body)
         values, keys = content.get("values"), content.get("keys")
         if type(values) is not list:
             raise UsageError("values must be a list of numbers", "One for each column, in order.")
@@ -202,7 +200,8 @@ class Predictions:
         return orjson.dumps(answers[0], option=_NUMPY)
 
     async def _proto(self, body: bytes, owner: str) -> bytes:
-        name, values, keys = await self._parsed(read_row, body)
+        row = read_row(body) if len(body) <= SMALL else await self._parsed(read_row, body)
+        name, values, keys = row
         model = await self._model(_model_name({"model": name or None}), owner)
         answers = await model.predict(model.row(values, keys))
         return write_predictions(answers[0].tolist(), model.classes[-answers.shape[1] :])
@@ -215,7 +214,10 @@ class Predictions:
             return await self._answer_events(body, owner)
 
     async def _answer_events(self, body: bytes, owner: str) -> bytes:
-        content = await self._parsed(_event_fields, body)
+        if len(body) <= SMALL:
+            content = _event_fields(body)
+        else:
+            content = await self._parsed(_event_fields, body)
         model = await self._model(_model_name(content), owner)
         answers, truncated = await predict_events(model, content.get("events"))
         return orjson.dumps(
