@@ -86,6 +86,12 @@ def test_the_main_job(client: Client, folder: Path, tmp_path: Path) -> None:
     assert answers.dtype == np.float32
     np.testing.assert_allclose(answers, expected, rtol=1e-5)
 
+    many = {name: branch[np.arange(3000) % 3] for name, branch in list(events.items())[:2]}
+    lists = np.arange(3001)
+    many |= {"unused": Jagged(lists * 100, np.ones(300_000))}  # goes as more than one request
+    many_answers = client.predict_events(job, many)
+    np.testing.assert_array_equal(many_answers, answers[np.arange(3000) % 3])
+
     client.delete_specs("my_folder")
     client.delete_folder("my_folder")
     assert client.folders() == []

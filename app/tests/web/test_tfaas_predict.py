@@ -4,16 +4,20 @@ import json
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from bundles import constant, layer, make_bundle, make_specs, onnx_graph
 from mlaas4hep.models.repository import Repository
@@ -270,7 +274,7 @@ def test_a_large_request_is_answered_and_lets_others_through(
 ) -> None:
     Repository(tmp_path / "store/models").put(make_bundle(tmp_path), "luca_1")
     rows = events(1000)
-    content = {name: [event[name] for event in rows] * 60 for name in rows[0]}
+    content = {name: [event[name] for event in rows] * 20 for name in rows[0]}
     order: list[str] = []
 
     def large() -> list[list[float]]:
@@ -285,7 +289,7 @@ def test_a_large_request_is_answered_and_lets_others_through(
         while not answers.done():
             assert process.predict(VALUES).status_code == 200
             order.append("small")
-        assert len(answers.result()) == 60_000
+        assert len(answers.result()) == 20_000
         np.testing.assert_allclose(
             answers.result()[:1000], [[expected(row_of(event))] for event in rows], rtol=1e-5
         )
@@ -349,6 +353,159 @@ def test_too_many_waiting_get_503_and_come_again(tmp_path: Path) -> None:
     refused = next(response for response in found if response.status_code == 503)
     assert refused.headers["retry-after"] == "1"
     assert "1 requests wait for the model m" in error_of(refused)
+
+
+@pytest.mark.hostile("clients that come again at once")
+def test_a_refusal_does_not_take_the_time_of_answers(tmp_path: Path) -> None:
+    wide = [layer(1, 3000)[0], layer(3000, 3000)[0], layer(3000, 1)[0]]
+    specs = make_specs(("met",), {})
+    Repository(tmp_path / "store/models").put(
+        make_bundle(tmp_path, "m", onnx_graph(wide), specs=specs), "m"
+    )
+    with tfaas_process(tmp_path / "store", max_waiting_requests=1, max_batch_rows=1) as process:
+        until = time.monotonic() + 4
+
+        def insist(_: int) -> list[int]:
+            found = []
+            with httpx.Client(base_url=process.url, timeout=60) as http:
+                while time.monotonic() < until:
+                    found.append(
+                        http.post("/json", json={"model": "m", "values": [0.5]}).status_code
+                    )
+            return found
+
+        with ThreadPoolExecutor(20) as pool:
+            found = [status for one in pool.map(insist, range(20)) for status in one]
+    assert found.count(200) > found.count(503) > 0
+    assert found.count(503) <= 20 * 5
+
+
+HEAD = b"POST /%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+LIMIT = 4 << 20
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
+    """A service with its default limits, and a model of a million columns."""
+    folder = tmp_path_factory.mktemp("usual")
+    repository = Repository(folder / "store" / "models")
+    repository.put(make_bundle(folder), "luca_1")
+    mean = helper.make_node("ReduceMean", ["inputs"], ["outputs"], axes=[1], keepdims=1)
+    value = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])
+        for name, width in (("inputs", 1_000_000), ("outputs", 1))
+    ]
+    graph = helper.make_graph([mean], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    specs = make_specs((), {"x": 1_000_000})
+    repository.put(make_bundle(folder, "wide", model.SerializeToString(), specs=specs), "wide")
+    with tfaas_process(folder / "store") as process:
+        yield process
+
+
+@pytest.mark.hostile("unfinished bodies")
+def test_bodies_that_do_not_end_leave_room_for_others(usual: TFaaSProcess) -> None:
+    memory = psutil.Process(usual.process.pid).memory_info
+    before = memory().rss
+
+    def begin(connection: socket.socket, i: int) -> None:
+        connection.sendall(HEAD % ((b"json", b"predict/events")[i % 2], LIMIT))
+        connection.settimeout(3)
+        with suppress(OSError):  # the refused are not read
+            connection.sendall(b"[" * (LIMIT - 1))
+
+    opened = [socket.create_connection(("127.0.0.1", usual.port), timeout=30) for _ in range(60)]
+    try:
+        with ThreadPoolExecutor(60) as pool:
+            list(pool.map(begin, opened, range(60)))
+        assert usual.predict(VALUES).status_code == 200
+        small = {"model": "luca_1", "events": [GOOD]}
+        assert usual.http.post("/predict/events", json=small).status_code == 200
+        large = b'{"model": "luca_1", "values": [' + b" " * 100_000
+        refused = usual.http.post("/json", content=large)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert memory().rss < before + 200 * 2**20
+    finally:
+        for connection in opened:
+            connection.close()
+    until = time.monotonic() + 30
+    while usual.http.post("/json", content=large).status_code == 503:
+        assert time.monotonic() < until
+
+
+def filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
+    return begin + piece * ((LIMIT - len(begin) - len(end)) // len(piece)) + end
+
+
+@pytest.mark.hostile("one JSON body stalls the loop")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/json", filled(b'{"model":"luca_1","values":[', b"[],", b"[]]}")),
+        ("/json", filled(b'{"model":"luca_1","values":[', b"1,", b"1]}")),
+        ("/json", filled(b'{"model":"luca_1","keys":["",', b'"a",', b'"a"],"values":[]}')),
+        ("/predict/events", filled(b'{"model":"luca_1","events":[', b"{},", b"{}]}")),
+        ("/predict/events", filled(b'{"model":"luca_1","events":[', b'{"a":[[1]]},', b"{}]}")),
+        ("/predict/events", filled(b'{"model":"luca_1","events":', b"[", b"")),
+        ("/proto", filled(b"", b"\x0a\x00", b"")),
+    ],
+)
+def test_others_do_not_wait_for_a_large_body(usual: TFaaSProcess, path: str, body: bytes) -> None:
+    def large(_: int) -> httpx.Response:
+        return httpx.post(usual.url + path, content=body, timeout=60, trust_env=False)
+
+    waited = []
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(large, i) for i in range(4)]
+        while not all(answer.done() for answer in answers):
+            start = time.monotonic()
+            assert usual.predict(VALUES).status_code == 200
+            waited.append(time.monotonic() - start)
+    assert {answer.result().status_code for answer in answers} <= {400, 413, 503}
+    assert max(waited) < 2  # seconds; 3 to 21 with a body of 64 MiB
+
+
+def test_large_bodies_one_after_the_other_are_answered(usual: TFaaSProcess) -> None:
+    rows = events(20_000)
+    for _ in range(8):  # what one held is free again
+        body = json.dumps({"model": "luca_1", "events": rows}).encode()
+        assert len(body) > 1_000_000
+        assert usual.http.post("/predict/events", content=body).status_code == 200
+
+
+@pytest.mark.hostile("a million columns, many events")
+def test_events_of_a_wide_model_are_bounded(usual: TFaaSProcess) -> None:
+    def ask(count: int) -> httpx.Response:
+        body = {"model": "wide", "events": {"x": [[0.5]] * count}}
+        return usual.http.post("/predict/events", json=body)
+
+    memory = psutil.Process(usual.process.pid).memory_info
+    assert ask(1).status_code == 200
+    before = memory().rss
+    answers = ask(60).json()["predictions"]
+    assert answers == [[pytest.approx(0.5 / 100 / 1_000_000)]] * 60
+    refused = ask(1024)
+    assert refused.status_code == 413
+    assert "1024 events" in error_of(refused)
+    assert "at most 67 events" in error_of(refused)
+    assert memory().rss < before + 300 * 2**20
+
+
+def test_every_answer_says_that_its_type_is_not_to_be_guessed(usual: TFaaSProcess) -> None:
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/models"),
+        ("GET", "/healthz"),
+        ("GET", "/params/luca_1"),
+        ("GET", "/nothing"),
+        ("GET", "/json"),
+        ("POST", "/json"),
+        ("POST", "/upload"),
+        ("DELETE", "/delete"),
+    ):
+        headers = usual.http.request(method, path).headers
+        assert headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 json_values = st.recursive(

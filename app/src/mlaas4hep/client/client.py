@@ -29,6 +29,9 @@ from mlaas4hep.data.events import Branch, Events, Jagged
 PATIENCE_SECONDS = 30.0
 """How long ``wait`` asks again when the server is away, as while it restarts."""
 
+VALUES_AT_ONCE = 100_000
+"""Values of a request for predictions: some 2 MB; more go as more requests."""
+
 
 class Client:
     """Both HTTP services behind one object; an error of theirs becomes an MlaasError."""
@@ -206,10 +209,16 @@ class Client:
         k is 1 for two classes (the probability of class 1), else the number of classes. The
         model's specs do the padding and normalising.
         """
-        body = {"model": model, "events": {name: _lists(events[name]) for name in events}}
-        answer = self._ask("POST", f"{self._tfaas}/predict/events", json=body).json()
-        found = np.array(answer["predictions"], np.float32)
-        return found.reshape(len(found), -1)
+        count = max(map(len, events.values()), default=0)
+        values = sum(_size(branch) for branch in events.values())
+        step = max(1, VALUES_AT_ONCE * count // max(values, 1))
+        found = []
+        for start in range(0, max(count, 1), step):
+            part = {name: _lists(events[name][start : start + step]) for name in events}
+            body = {"model": model, "events": part}
+            answer = self._ask("POST", f"{self._tfaas}/predict/events", json=body).json()
+            found += answer["predictions"]
+        return np.array(found, np.float32).reshape(len(found), -1)
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
         with _explained(url):
@@ -269,11 +278,16 @@ def _archive(path: Path) -> Iterator[IO[bytes]]:
         raise NotFoundError(f"no such folder or archive: {path}")
 
 
+def _size(branch: Branch) -> int:
+    return int(branch.counts.sum()) if isinstance(branch, Jagged) else len(branch)
+
+
 def _lists(branch: Branch) -> list[Any]:
     """A branch as JSON takes it: None for what is not finite."""
     if isinstance(branch, Jagged):
-        bounds = zip(branch.offsets[:-1].tolist(), branch.offsets[1:].tolist(), strict=True)
-        content = _finite(branch.content)
+        offsets = branch.offsets - branch.offsets[0]
+        bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        content = _finite(branch.content[branch.offsets[0] : branch.offsets[-1]])
         return [content[start:stop] for start, stop in bounds]
     return _finite(branch)
 

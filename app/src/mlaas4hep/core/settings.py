@@ -144,7 +144,11 @@ class Settings(BaseSettings):
         " 0 keeps them for ever. Models stay.",
     )
 
-    max_request_bytes: int = Field(64 * MiB, description="Largest body of a prediction request.")
+    max_request_bytes: int = Field(
+        4 * MiB,
+        description="Largest body of a prediction request: others wait while it is parsed, and six "
+        "of them, parsed, must fit into memory.",
+    )
     max_batch_rows: int = Field(128, description="Most single-row requests answered as one batch.")
     max_waiting_requests: int = Field(
         4096, description="Prediction requests that may wait for one model; more get 503."

@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import UsageError, did_you_mean
+from mlaas4hep.core.errors import LimitError, UsageError, did_you_mean
 from mlaas4hep.data.events import Branch, Jagged
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.inference.engine import Answers, Model
 
 SLICE = 1024
 """Events that are encoded at once; other requests have their turn between two slices."""
+SLICE_CELLS = 4 << 20
+"""Numbers that a slice may have at most, if that is more than one event."""
+MOST_CELLS = 64 << 20
+"""Numbers, events times the model's columns, of one request."""
+MOST_ANSWERS = 1 << 20
+"""Numbers, events times the model's classes, of one answer."""
 
 _NUMBERS = {int, float, bool, type(None)}
 
@@ -71,7 +77,7 @@ class EventTable:
                 if name not in event:
                     raise UsageError(
                         f"event {i} lacks the branch {name!r}",
-                        did_you_mean(name, islice(event, 1000)),
+                        _near(name, event),
                     ) from None
             raise
 
@@ -81,7 +87,7 @@ class EventTable:
             if name not in content:
                 raise UsageError(
                     f"the events lack the branch {name!r}",
-                    did_you_mean(name, islice(content, 1000)),
+                    _near(name, content),
                 )
             if not isinstance(content[name], list):
                 raise UsageError(
@@ -103,14 +109,32 @@ async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
     """
     table = EventTable(content, model.specs)
     encoder = model.encoder()
+    check_events(len(table), model)
+    size = max(1, min(SLICE, SLICE_CELLS // model.width))
     answers = []
-    for start in range(0, max(len(table), 1), SLICE):
+    for start in range(0, max(len(table), 1), size):
 
         def encode(start: int = start) -> NDArray[np.float32]:
-            return encoder.encode(table.read(start, start + SLICE))
+            return encoder.encode(table.read(start, start + size))
 
         answers.append(await model.predict_many(await asyncio.to_thread(encode)))
     return np.concatenate(answers), encoder.truncated
+
+
+def check_events(count: int, model: Model) -> None:
+    """LimitError when the events would take too much memory as rows, or their answers would."""
+    most = max(1, min(MOST_CELLS // model.width, MOST_ANSWERS // len(model.classes)))
+    if count > most:
+        raise LimitError(
+            f"{count} events are too many for one request: the model {model.name} has "
+            f"{model.width} columns and {len(model.classes)} classes",
+            f"Send at most {most} events at once.",
+        )
+
+
+def _near(name: str, known: dict[str, Any]) -> str:
+    """What a client may have meant; of its names, which may be any number, only some are seen."""
+    return did_you_mean(name[:100], [key[:100] for key in islice(known, 100)])
 
 
 def _flat(values: Sequence[Any], name: str, start: int) -> NDArray[np.float64]:

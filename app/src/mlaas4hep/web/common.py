@@ -26,6 +26,7 @@ from mlaas4hep.core.errors import (
     UsageError,
 )
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.web.protocol import allow_connections
 
 Scope = MutableMapping[str, Any]
 
@@ -75,6 +76,7 @@ def listen(settings: Settings, port: int) -> socket.socket:
     host = settings.host
     if not settings.issuer and not settings.unsafe_no_sign_in:
         require_loopback(host)
+    allow_connections()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

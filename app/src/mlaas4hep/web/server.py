@@ -41,6 +41,7 @@ from mlaas4hep.jobs.runner import is_at_work
 from mlaas4hep.web.common import address, listen, problem, status_of
 from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import Observe, Requests
+from mlaas4hep.web.protocol import BoundedProtocol
 from mlaas4hep.web.server_status import JobFigures, lacks
 from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
@@ -627,6 +628,7 @@ def serve(settings: Settings) -> None:
     observed = Observe(Lingering(app), app.state.requests)
     config = uvicorn.Config(
         observed,
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -41,6 +41,7 @@ from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.common import Scope, address, listen, status_of
 from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import PROBES, Observe, Requests
+from mlaas4hep.web.protocol import BoundedProtocol
 from mlaas4hep.web.sign_in import SIGN_OUT, SignIn, caller_of, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
 from mlaas4hep.web.tfaas_predict import (
@@ -332,7 +333,7 @@ def serve(settings: Settings) -> None:
     gc.freeze()
     config = uvicorn.Config(
         Observe(Lingering(application), application.requests, application.quiet),
-        http="httptools",
+        http=BoundedProtocol,
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import orjson
 
-from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError, did_you_mean
+from mlaas4hep.core.errors import (
+    BusyError,
+    LimitError,
+    MlaasError,
+    NotFoundError,
+    UsageError,
+    did_you_mean,
+)
 from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.events import predict_events
 from mlaas4hep.inference.registry import Registry
@@ -26,12 +37,45 @@ _log = logging.getLogger(__name__)
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _ROW = frozenset(("model", "values", "keys"))
 _EVENTS = frozenset(("model", "events"))
-_LARGE = 1 << 20
-"""Bytes of a body from which on only two are read as events at the same time."""
+SMALL = 64 * 1024
+"""Bytes of a body or an answer up to which it is held without asking: one row, a few events."""
+AT_ONCE = 6
+"""How many of the largest bodies may be held at once; parsed, each may take 25 times its size."""
+MOST_ANSWER_BYTES = 64 << 20
+"""Bytes of large answers that wait for those who asked to read them."""
+EVENTS_AT_ONCE = 16
+"""Requests with events of one user that are answered at once; the others wait."""
+BODY_SECONDS = 30.0
+REFUSAL_SECONDS = 1.0
+"""How long a refusal for want of room takes.
+
+Clients that come again at once would else take the time of those that are answered.
+"""
+_PIECE = 1 << 20
+
+Parsed = TypeVar("Parsed")
 
 
 class GoneError(Exception):
     """The client went away before its request was whole."""
+
+
+class Held:
+    """The bytes of large bodies and answers that may be in memory at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold ``size`` bytes; BusyError when there is no room for them."""
+        if size > self._free:
+            raise BusyError("too many large requests are being answered", "Try again in a second.")
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
 
 
 class Predictions:
@@ -44,7 +88,10 @@ class Predictions:
         self._registry = registry
         self._owners = owners
         self._max_bytes = max_bytes
-        self._large = asyncio.Semaphore(2)
+        self._bodies = Held(AT_ONCE * max_bytes)
+        self._answers = Held(MOST_ANSWER_BYTES)
+        self._parsing = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         json, proto = (self._json, b"application/json"), (self._proto, b"application/octet-stream")
         self.routes: dict[str, tuple[Callable[[bytes, str], Awaitable[bytes]], bytes]] = {
             "/json": json,
@@ -60,34 +107,78 @@ class Predictions:
             await send_error(send, 405, "use POST", (b"allow", b"POST"))
             return
         handler, content_type = self.routes[scope["path"]]
+        owner = caller_of(scope).owner
         try:
-            answer = await handler(await self._body(receive), caller_of(scope).owner)
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            if message.get("more_body") or len(body) > SMALL:
+                size = self._size(scope, message)
+                with self._bodies.hold(size if size > SMALL else 0):
+                    async with asyncio.timeout(BODY_SECONDS):
+                        body = await self._body(receive, message)
+                    answer = await handler(body, owner)
+            elif message["type"] == "http.disconnect":
+                return
+            else:
+                answer = await handler(body, owner)
+            if len(answer) > SMALL:
+                with self._answers.hold(len(answer)):
+                    await send_answer(send, 200, answer, content_type)
+                return
+        except BusyError as error:
+            await asyncio.sleep(REFUSAL_SECONDS)
+            await send_failure(send, error)
         except MlaasError as error:
             await send_failure(send, error)
         except GoneError:
             return
+        except TimeoutError:
+            text = f"the body did not come to its end in {BODY_SECONDS:.0f} seconds"
+            await send_error(send, 408, text, (b"connection", b"close"))
         except Exception:
             _log.exception("a prediction failed")
             await send_error(send, 500, "the prediction failed; the service's log says why")
         else:
             await send_answer(send, 200, answer, content_type)
 
-    async def _body(self, receive: Receive) -> bytes:
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        pieces, size = [body], len(body)
-        while message.get("more_body") and size <= self._max_bytes:
-            message = await receive()
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-        if message["type"] == "http.disconnect":
-            raise GoneError
+    def _size(self, scope: Scope, message: MutableMapping[str, Any]) -> int:
+        """Bytes of the body that has begun to come, at most; LimitError if it is too large."""
+        size = len(message.get("body", b""))
+        if message.get("more_body"):
+            lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+            size = int(lengths[0]) if lengths else max(size, self._max_bytes)
+        self._check_size(size)
+        return size
+
+    def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise LimitError(
                 f"the request is larger than {self._max_bytes} bytes",
                 "Send fewer events at once (the limit is MLAAS4HEP_MAX_REQUEST_BYTES).",
             )
-        return b"".join(pieces) if len(pieces) > 1 else body
+
+    async def _body(self, receive: Receive, message: MutableMapping[str, Any]) -> bytes:
+        pieces = [message.get("body", b"")]
+        size = len(pieces[0])
+        while message.get("more_body"):
+            message = await receive()
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            self._check_size(size)
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        return b"".join(pieces)
+
+    async def _parsed(self, parse: Callable[[bytes], Parsed], body: bytes) -> Parsed:
+        """``parse(body)`` of a large body: one by one, in a quarter of the event loop's time."""
+        async with self._parsing:
+            start = perf_counter()
+            gc.disable()  # it would look through millions of new lists again and again
+            try:
+                return parse(body)
+            finally:
+                gc.enable()
+                await asyncio.sleep(3 * (perf_counter() - start))
 
     async def _model(self, name: str, owner: str) -> Model:
         """The model; NotFoundError, naming the nearest of the owner's, when it is not theirs."""
@@ -98,7 +189,7 @@ class Predictions:
             raise self._owners.missing(name, owner) from None
 
     async def _json(self, body: bytes, owner: str) -> bytes:
-        content = _fields(body, _ROW, '{"model": NAME, "values": [...]}', strict=False)
+        content = _row(body) if len(body) <= SMALL else await self._parsed(_row, body)
         values, keys = content.get("values"), content.get("keys")
         if type(values) is not list:
             raise UsageError("values must be a list of numbers", "One for each column, in order.")
@@ -109,19 +200,24 @@ class Predictions:
         return orjson.dumps(answers[0], option=_NUMPY)
 
     async def _proto(self, body: bytes, owner: str) -> bytes:
-        name, values, keys = read_row(body)
+        row = read_row(body) if len(body) <= SMALL else await self._parsed(read_row, body)
+        name, values, keys = row
         model = await self._model(_model_name({"model": name or None}), owner)
         answers = await model.predict(model.row(values, keys))
         return write_predictions(answers[0].tolist(), model.classes[-answers.shape[1] :])
 
     async def _events(self, body: bytes, owner: str) -> bytes:
-        if len(body) < _LARGE:
-            return await self._answer_events(body, owner)
-        async with self._large:
+        turn = self._turns.get(owner)
+        if turn is None:
+            turn = self._turns[owner] = asyncio.Semaphore(EVENTS_AT_ONCE)
+        async with turn:
             return await self._answer_events(body, owner)
 
     async def _answer_events(self, body: bytes, owner: str) -> bytes:
-        content = _fields(body, _EVENTS, '{"model": NAME, "events": [{BRANCH: VALUE or LIST}]}')
+        if len(body) <= SMALL:
+            content = _event_fields(body)
+        else:
+            content = await self._parsed(_event_fields, body)
         model = await self._model(_model_name(content), owner)
         answers, truncated = await predict_events(model, content.get("events"))
         return orjson.dumps(
@@ -142,6 +238,11 @@ async def send_answer(
     length = (b"content-length", b"%d" % len(body))
     all_headers = [(b"content-type", content_type), length, *headers]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    if len(body) > SMALL:  # each piece waits until the one before it is on its way
+        for start in range(0, len(body), _PIECE):
+            piece = body[start : start + _PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        body = b""
     await send({"type": "http.response.body", "body": body})
 
 
@@ -192,6 +293,14 @@ def _fields(
             raise UsageError(f"unknown field {shown!r}", did_you_mean(shown, sorted(known)))
         folded[field.casefold()] = value
     return folded
+
+
+def _row(body: bytes) -> dict[str, Any]:
+    return _fields(body, _ROW, '{"model": NAME, "values": [...]}', strict=False)
+
+
+def _event_fields(body: bytes) -> dict[str, Any]:
+    return _fields(body, _EVENTS, '{"model": NAME, "events": [{BRANCH: VALUE or LIST}]}')
 
 
 def _model_name(content: dict[str, Any]) -> str:
