@@ -32,11 +32,14 @@ test: lint lint-stack test-collection test-tosca  ## what CI runs: all tests (ro
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
 
-test-app: .venv/test  ## the tests of the application
+test-app: .venv/test root-files  ## the tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
 test-hostile: .venv/test  ## what strangers tried, and how it ends now
 	cd app && ../$(BIN)/pytest -m hostile tests
+
+root-files: .venv-root/made  ## the files that ROOT writes for the tests, once, into the cache
+	@.venv-root/bin/python app/tests/real/write.py
 
 test-engine: .venv/test  ## trainings in containers (root)
 	$(PARTS) up engine
@@ -105,7 +108,7 @@ lock-images:  ## what each image installs: the versions of app/locks/app.txt
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
 lock-stack:  ## the tools of the stack's tests
-	for name in stack core216 im node; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
+	for name in stack core216 im node root; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
 	cd tests/stack && npm install --package-lock-only --silent
 
 deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
@@ -118,7 +121,7 @@ lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
 	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-stack .venv-core216 .venv-im demo build
+	rm -rf .venv .venv-stack .venv-core216 .venv-im .venv-root demo build
 
 # The environment: exactly the versions of the lock, each file checked against its hash.
 .venv/made:
@@ -141,7 +144,13 @@ clean:  ## remove what the other targets made
 .venv-core216/made: tests/locks/core216.txt
 # The Infrastructure Manager, which dodas talks to.
 .venv-im/made: tests/locks/im.txt
-.venv-stack/made .venv-core216/made .venv-im/made: | .venv/made
+# ROOT. It compiles C++ when it runs, and takes the standard library's headers from the machine.
+.venv-root/made: tests/locks/root.txt | c++
+c++:
+	@command -v g++ >/dev/null || { echo "ROOT, which writes files for the tests, needs g++: apt install g++" >&2; exit 2; }
+
+.venv-stack/made .venv-core216/made .venv-im/made .venv-root/made: | .venv/made
+	@echo "Installing what $< names into $(@D)"
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -149,5 +158,5 @@ clean:  ## remove what the other targets made
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
 .DEFAULT_GOAL := help

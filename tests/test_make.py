@@ -49,7 +49,11 @@ def test_without_the_venv_module_it_names_debians_package(folder: Path) -> None:
 
 
 def test_without_a_python_it_can_use_it_names_the_versions(folder: Path) -> None:
-    ended = make(folder, "PYTHON=")
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+        old = folder / "bin" / name
+        old.write_text("#!/bin/sh\nexit 1\n")  # what sys.exit(not supported) gives
+        old.chmod(0o755)
+    ended = make(folder)
     assert ended.returncode == 2
     assert "Python 3.11 to 3.13" in ended.stderr
 
@@ -67,3 +71,19 @@ def test_an_old_python_is_passed_over(folder: Path) -> None:
         text=True,
     )
     assert said.stdout.strip() == "python3.13"
+
+
+def test_without_a_compiler_for_root_it_names_debians_package(folder: Path) -> None:
+    for name in ("bash", "echo", "make"):
+        found = shutil.which(name)
+        assert found
+        (folder / "bin" / name).symlink_to(found)
+    ended = subprocess.run(
+        ["make", "c++"],
+        cwd=folder,
+        env=environment(str(folder / "bin")),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert "apt install g++" in ended.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import awkward as ak
@@ -16,31 +15,6 @@ settings.register_profile(
     "tests", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("tests")
-
-REAL_FILES = (
-    "nanoAOD_2015_CMS_Open_Data_ttbar.root",
-    "uproot-HZZ.root",
-    "uproot-Zmumu.root",
-)
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of REAL_FILES, which ROOT wrote; without them tests fail, they aren't skipped."""
-    beside_repository = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("MLAAS4HEP_TEST_DATA", beside_repository))
-    if all((folder / name).is_file() for name in REAL_FILES):
-        return folder
-    try:
-        from skhep_testdata import data_path
-
-        return {Path(data_path(name)).parent for name in REAL_FILES}.pop()
-    except Exception as error:
-        pytest.fail(
-            f"the files {', '.join(REAL_FILES)} are neither in {folder} nor to be had from"
-            f" scikit-hep-testdata ({error!r}). Set MLAAS4HEP_TEST_DATA to a folder with them, or"
-            " run `pip install scikit-hep-testdata` where there is internet."
-        )
 
 
 @pytest.fixture(scope="session")

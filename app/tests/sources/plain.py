@@ -28,9 +28,26 @@ def plain_tree(file: Path, tree: str) -> Any:
     return uproot.open({str(file): tree})
 
 
+@cache
+def plain_branches(file: Path, tree: str) -> dict[str, Any]:
+    """Its branches by name; of several with one name (Delphes has such) the first."""
+    found: dict[str, Any] = {}
+    for name, branch in plain_tree(file, tree).iteritems(recursive=True):
+        found.setdefault(name, branch)
+    return found
+
+
+def one_list(values: ak.Array) -> ak.Array:
+    """The numbers of each event as one list: x[3][3] is a list of nine."""
+    while values.ndim > 2:
+        values = ak.flatten(values, axis=2)
+    return values
+
+
 def assert_same(found: Branch, file: Path, tree: str, branch: str, start: int, stop: int) -> None:
     """Assert that ``found`` is what uproot reads: values, lengths of lists and dtype."""
-    wanted = plain_tree(file, tree)[branch].array(entry_start=start, entry_stop=stop)
+    read = plain_branches(file, tree)[branch]
+    wanted = one_list(read.array(entry_start=start, entry_stop=stop))
     assert len(found) == stop - start
     if isinstance(found, Jagged):
         assert found.counts.tolist() == ak.num(wanted).tolist(), branch

@@ -13,6 +13,7 @@ from uproot.models.TBasket import Model_TBasket
 from mlaas4hep.data import Jagged
 from mlaas4hep.sources.columns import Column, layout
 from mlaas4hep.sources.root import RootFile
+from real.files import RealFile, each
 from sources.plain import assert_same, write_tree
 
 
@@ -62,11 +63,12 @@ def test_kinds_by_interpretation(
         assert layout(branch).kind == kind
 
 
+@each("hzz")
 def test_lists_written_without_offsets_are_counted_by_their_counter(
-    real_data: Path, monkeypatch: pytest.MonkeyPatch
+    real: RealFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some CMS files have no offsets in their baskets (ROOT's IO feature kGenerateOffsetMap)."""
-    path = real_data / "uproot-HZZ.root"
+    path = real.path
     monkeypatch.setattr(Model_TBasket, "byte_offsets", property(lambda self: None))
     with RootFile(str(path), "events") as file:
         events = file.read(["Jet_Px", "Muon_Charge", "Muon_Px"], 5, 2300)

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import uproot
 
-from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.root import RootFile
-
-TREES = dict(zip(REAL_FILES, ("Events", "events", "events"), strict=True))
+from real.files import EMPTY, REAL, RealFile, each
 
 
 def damaged(file: Path, folder: Path, at: int, content: bytes) -> Path:
@@ -31,14 +29,14 @@ def read_all(path: Path, tree: str) -> None:
 
 
 @pytest.mark.parametrize("tenth", range(10))
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_truncated_anywhere(real_data: Path, tmp_path: Path, name: str, tenth: int) -> None:
-    whole = (real_data / name).read_bytes()
-    length = [7, 30, *range(len(whole) // 8, len(whole), len(whole) // 8)][tenth]
+@each(files=REAL + EMPTY)
+def test_truncated_anywhere(real: RealFile, tmp_path: Path, tenth: int) -> None:
+    name, whole = real.name, real.path.read_bytes()
+    length = [7, 30, *(len(whole) * part // 8 for part in range(1, 8)), len(whole) - 1][tenth]
     path = tmp_path / name
-    path.write_bytes(whole[: min(length, len(whole) - 1)])
+    path.write_bytes(whole[:length])
     with pytest.raises(DataError, match=f"{name} is truncated: it has {length}") as error:
-        read_all(path, TREES[name])
+        read_all(path, real.tree)
     assert error.value.remedy
 
 
@@ -83,15 +81,13 @@ def test_corrupted_offsets_in_a_plain_basket(tmp_path: Path, offset: bytes, entr
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_damage_is_an_error_that_names_the_file_or_none(
-    real_data: Path, tmp_path: Path, seed: int
-) -> None:
-    name = REAL_FILES[1 + seed % 2]
+def test_any_damage_is_an_error_that_names_the_file_or_none(tmp_path: Path, seed: int) -> None:
+    real = REAL[seed % len(REAL)]
     rng = np.random.default_rng(seed)
-    size = (real_data / name).stat().st_size
+    size = real.path.stat().st_size
     place = int(rng.integers(24, size - 64))
-    path = damaged(real_data / name, tmp_path, place, rng.bytes(int(rng.integers(1, 64))))
+    path = damaged(real.path, tmp_path, place, rng.bytes(int(rng.integers(1, 64))))
     try:
-        read_all(path, "events")
+        read_all(path, real.tree)
     except DataError as error:
         assert "damaged.root" in error.message  # noqa: PT017

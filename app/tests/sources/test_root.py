@@ -1,44 +1,86 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
 import pytest
 import uproot
 
-from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Jagged
 from mlaas4hep.sources.root import RootFile, known_trees
-from sources.plain import assert_same, write_tree
+from real.files import EMPTY, REAL, RealFile, each, written
+from sources.plain import assert_same, plain_branches, write_tree
 
-TREES = dict(zip(REAL_FILES, ("Events", "events", "events"), strict=True))
+
+def can_be_read(branch: Any) -> bool:
+    """By uproot."""
+    try:
+        branch.array()
+    except Exception:
+        return False
+    return True
 
 
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_every_branch_of_real_files_is_what_uproot_reads(real_data: Path, name: str) -> None:
-    path, tree = real_data / name, TREES[name]
+@each(files=REAL + EMPTY)
+def test_every_branch_of_real_files_is_what_uproot_reads(real: RealFile) -> None:
+    path, tree = real.path, real.tree
     with RootFile(str(path), tree) as file, uproot.open(path) as plain:
-        assert file.trees() == [tree]
+        assert tree in file.trees()
         assert file.entries == plain[tree].num_entries
         assert file.uuid == str(plain.file.uuid)
         assert file.size == path.stat().st_size
-        assert list(file.branches) == plain[tree].keys()
-        events = file.read(list(file.branches))
+        branches = plain_branches(path, tree)
+        assert list(file.branches) == list(branches)
+        usable = [n for n, b in file.branches.items() if b.kind in ("flat", "jagged", "string")]
+        readable = [name for name in usable if can_be_read(branches[name])]
+        assert readable
+        events = file.read(readable)
+        for unreadable in set(usable) - set(readable):
+            with pytest.raises(DataError, match=unreadable):
+                file.read([unreadable])
     for branch, values in events.items():
         assert_same(values, path, tree, branch, 0, file.entries)
 
 
-def test_kinds_of_branches_in_real_files(real_data: Path) -> None:
-    with RootFile(str(real_data / "uproot-Zmumu.root"), "events") as file:
+@each("zmumu")
+def test_a_text_in_a_real_file(real: RealFile) -> None:
+    with RootFile(str(real.path), "events") as file:
         assert file.branches["Type"].kind == "string"
         assert file.branches["E1"].kind == "flat"
         assert set(file.read(["Type"])["Type"]) == {"GT", "GG", "TT"}
-    with RootFile(str(real_data / REAL_FILES[0]), "Events") as file:
+
+
+@each("nanoaod")
+def test_kinds_of_branches_in_real_files(real: RealFile) -> None:
+    with RootFile(str(real.path), "Events") as file:
         kinds = {b.type: b.kind for b in file.branches.values()}
     assert kinds["uint64_t"] == kinds["bool"] == kinds["uint8_t"] == "flat"
     assert kinds["bool[]"] == kinds["float[]"] == kinds["uint8_t[]"] == "jagged"
+
+
+def test_what_root_writes_and_uproot_cannot() -> None:
+    """Every type of number is read; objects, texts and lists of lists aren't."""
+    with RootFile(str(written() / "kinds.root"), "kinds") as file:
+        kinds = {name: branch.kind for name, branch in file.branches.items()}
+    prefixes = {"flat": "flat_", "jagged": ("three_", "list_")}
+    for kind, prefix in prefixes.items():
+        found = {name: k for name, k in kinds.items() if name.startswith(prefix)}
+        assert set(found.values()) == {kind}, found
+        assert len(found) >= 13
+    assert kinds["label"] == kinds["name"] == "string"
+    assert kinds["ranged"] == "flat"
+    objects = ("p4", "point", "nested", "pair")
+    assert {kinds[name] for name in objects} == {"unsupported"}
+
+
+def test_an_rntuple_that_root_wrote_is_refused_by_name() -> None:
+    path = written() / "rntuple.root"
+    with pytest.raises(DataError, match="'Events' is an RNTuple"):
+        RootFile(str(path), "Events")
+    assert known_trees(str(path)) == []
 
 
 def test_part_of_the_events(small_files: list[Path]) -> None:

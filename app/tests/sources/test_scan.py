@@ -8,13 +8,13 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Encoder, Specs
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
-from sources.plain import plain_tree, write_tree
+from real.files import WRITTEN, RealFile, each
+from sources.plain import one_list, plain_branches, plain_tree, write_tree
 
 
 def scanned(files: list[Path], selection: Selection, nevts: int = -1) -> Specs:
@@ -27,7 +27,8 @@ def assert_specs_are_those_of_plain_uproot(
     specs: Specs, files: list[Path], nevts: int | None = None
 ) -> None:
     for branch in specs.flat + specs.jagged:
-        arrays = [plain_tree(f, specs.tree)[branch].array(entry_stop=nevts) for f in files]
+        found = [plain_branches(f, specs.tree)[branch] for f in files]
+        arrays = [one_list(each.array(entry_stop=nevts)) for each in found]
         if branch in specs.jagged:
             assert specs.jdim[branch] == max(int(ak.max(ak.num(a), initial=0)) for a in arrays)
         values = np.concatenate([ak.to_numpy(ak.flatten(a, axis=None)) for a in arrays])
@@ -51,23 +52,47 @@ def test_specs_of_two_files(small_files: list[Path], nevts: int) -> None:
     assert specs.jagged == ["Jet_eta", "Jet_id", "Jet_pt"]
 
 
-def test_specs_of_real_files(real_data: Path) -> None:
-    for name, tree in zip(REAL_FILES, ("Events", "events", "events"), strict=True):
-        # The one branch of the NanoAOD file that is NaN in every event must be left out by name.
-        exclude = ("HTXS_Higgs_y",) if tree == "Events" else ()
-        specs = scanned([real_data / name], Selection(tree, exclude_branches=exclude))
-        assert_specs_are_those_of_plain_uproot(specs, [real_data / name])
-    assert "NJet" in scanned([real_data / REAL_FILES[1]], Selection("events")).flat
+# Branches that must be left out by name: NaN in every event, or nothing that uproot can read.
+LEFT_OUT = {"Events": ("HTXS_Higgs_y",), "Delphes": ("*Particle.fBits",)}
 
 
-def test_a_branch_that_is_all_nan_is_named(real_data: Path) -> None:
+@each()
+def test_specs_of_real_files_are_what_uproot_reads(real: RealFile) -> None:
+    selection = Selection(real.tree, exclude_branches=LEFT_OUT.get(real.tree, ()), identifier=())
+    specs = scanned([real.path], selection)
+    assert specs.flat
+    assert_specs_are_those_of_plain_uproot(specs, [real.path])
+
+
+@each(files=WRITTEN)
+def test_specs_are_what_root_itself_finds(real: RealFile) -> None:
+    """RDataFrame is the second opinion: it shares no code with uproot."""
+    selection = Selection(real.tree, exclude_branches=LEFT_OUT.get(real.tree, ()), identifier=())
+    specs = scanned([real.path], selection)
+    opinion = real.opinion()
+    for branch in specs.flat + specs.jagged:
+        if branch.endswith(".fBits"):  # ROOT has no opinion: in memory it adds bits of its own
+            continue
+        root = opinion.pop(branch.rpartition("/")[2])
+        assert specs.missing.get(branch, 0) == root["missing"], branch
+        assert specs.jdim.get(branch) == root["most"], branch
+        if root["values"]:
+            assert (specs.minv[branch], specs.maxv[branch]) == (root["low"], root["high"]), branch
+    # Nothing that ROOT takes for a number is overlooked: a text's bytes are, and a pair of leaves.
+    left_out = {"HTXS_Higgs_y", "Type", "label", "pair.a", "pair.b"}
+    assert {name for name in opinion if "more." not in name} <= left_out
+
+
+@each("nanoaod")
+def test_a_branch_that_is_all_nan_is_named(real: RealFile) -> None:
     with pytest.raises(DataError, match="HTXS_Higgs_y") as error:
-        scanned([real_data / REAL_FILES[0]], Selection("Events"))
+        scanned([real.path], Selection("Events"))
     assert "exclude_branches" in error.value.remedy
 
 
-def test_rows_of_real_events(real_data: Path) -> None:
-    path = real_data / "uproot-HZZ.root"
+@each("hzz")
+def test_rows_of_real_events(real: RealFile) -> None:
+    path = real.path
     specs = scanned([path], Selection("events", selected_branches=("MET_px", "Muon_*", "NMuon")))
     with RootFile(str(path), "events") as file:
         rows = Encoder(specs).encode(file.read(specs.flat + specs.jagged))

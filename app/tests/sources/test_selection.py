@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import REAL_FILES
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.selection import Selected, Selection, select
+from real.files import RealFile, each
 from sources.plain import plain_tree, write_tree
 
 NO_IDENTIFIER = Selection("events", identifier=())
@@ -48,34 +48,43 @@ def test_names_and_wildcards(
     assert [*found.flat, *found.jagged] == names
 
 
-def test_nanoaod_by_name_and_wildcard(real_data: Path) -> None:
+@each("nanoaod")
+def test_nanoaod_by_name_and_wildcard(real: RealFile) -> None:
     selection = Selection(selected_branches=("MET_pt", "Jet_p*", "HLT_IsoMu2?"))
-    found = chosen([real_data / REAL_FILES[0]], selection)
-    every = plain_tree(real_data / REAL_FILES[0], "Events").keys()
+    found = chosen([real.path], selection)
+    every = plain_tree(real.path, "Events").keys()
     triggers = [k for k in every if k.startswith("HLT_IsoMu2") and len(k) == len("HLT_IsoMu2x")]
     assert found.flat == sorted(["MET_pt", *triggers])
     assert found.jagged == sorted(k for k in every if k.startswith("Jet_p"))
 
 
-def test_the_label_branch_is_no_feature(real_data: Path) -> None:
-    path = real_data / "uproot-Zmumu.root"
+@each("zmumu")
+def test_the_label_branch_is_no_feature(real: RealFile) -> None:
+    path = real.path
     found = chosen([path], Selection("events", label_branch="Q1"))
     assert "Q1" not in found.flat
     for label, said in (("Tpye", "no branch 'Tpye'"), ("q1", "no branch 'q1'")):
-        with pytest.raises(DataError, match=f"uproot-Zmumu.root: {said}") as error:
+        with pytest.raises(DataError, match=f"{real.name}: {said}") as error:
             chosen([path], Selection("events", label_branch=label))
         assert "Did you mean" in error.value.remedy
+
+
+@each("hzz")
+def test_labels_come_from_no_list(real: RealFile) -> None:
     with pytest.raises(DataError, match="labels can't be taken from Jet_Px, which is jagged"):
-        chosen([real_data / "uproot-HZZ.root"], Selection("events", label_branch="Jet_Px"))
+        chosen([real.path], Selection("events", label_branch="Jet_Px"))
 
 
-def test_a_text_is_left_out_and_refused_by_name(real_data: Path) -> None:
-    path = real_data / "uproot-Zmumu.root"
+@each("zmumu")
+def test_a_text_is_left_out_and_refused_by_name(real: RealFile) -> None:
+    path = real.path
     found = chosen([path], Selection("events"))
     assert list(found.left_out) == ["Type"]
     assert "char*" in found.left_out["Type"]
     assert chosen([path], Selection("events", selected_branches=("[TE]*",))).left_out
-    with pytest.raises(DataError, match=r"selected_branches: the branch Type of .*Zmumu.* char"):
+    with pytest.raises(
+        DataError, match=f"selected_branches: the branch Type of .*{real.name}.* char"
+    ):
         chosen([path], Selection("events", selected_branches=("E1", "Type")))
 
 

@@ -16,6 +16,7 @@ from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, membership
 from mlaas4hep.training.dataset import Dataset, _ahead, open_files, scan_files
 from mlaas4hep.training.params import Params
+from real.files import RealFile, each
 from training.root_files import content, rows_of, two, write
 
 FLAT, JAGGED = ["constant", "good", "half", "id", "kind", "met", "njet_id", "njet_pt"], [
@@ -259,9 +260,9 @@ def test_a_branch_of_nan_names_the_remedy(tmp_path: Path, stack: ExitStack) -> N
     assert "bad" not in data.specs.columns
 
 
-def test_unusable_branches_are_told(tmp_path: Path, real_data: Path, stack: ExitStack) -> None:
-    file = real_data / "uproot-Zmumu.root"
-    data = make(stack, [file], ["Q1"], cwd=tmp_path, branch="events")
+@each("zmumu")
+def test_unusable_branches_are_told(tmp_path: Path, real: RealFile, stack: ExitStack) -> None:
+    data = make(stack, [real.path], ["Q1"], cwd=tmp_path, branch="events")
     assert data.warnings == ["1 branches can't be used: Type"]
 
 

@@ -21,6 +21,7 @@ from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training.publish import code_hash
 from mlaas4hep.training.train import TrainRequest, TrainResult, train
+from real.files import RealFile, each
 from training.root_files import two
 
 KERAS = """
@@ -159,9 +160,10 @@ def test_from_five_files_to_a_bundle(tmp_path: Path) -> None:
     }
 
 
+@each("zmumu")
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
-def test_three_classes_from_a_string_branch(tmp_path: Path, real_data: Path, loss: str) -> None:
-    file = real_data / "uproot-Zmumu.root"
+def test_three_classes_from_a_string_branch(tmp_path: Path, real: RealFile, loss: str) -> None:
+    file = real.path
     result = run(
         tmp_path,
         str(file),
@@ -188,8 +190,9 @@ def test_three_classes_from_a_string_branch(tmp_path: Path, real_data: Path, los
     assert history["loss"][-1] < history["loss"][0] < 1.5
 
 
-def test_scikit_learn_with_a_counter_as_label(tmp_path: Path, real_data: Path) -> None:
-    file = real_data / "uproot-HZZ.root"
+@each("hzz")
+def test_scikit_learn_with_a_counter_as_label(tmp_path: Path, real: RealFile) -> None:
+    file = real.path
     result = run(
         tmp_path,
         str(file),
@@ -213,8 +216,9 @@ def test_scikit_learn_with_a_counter_as_label(tmp_path: Path, real_data: Path) -
     assert bundle.classes == ["0", "1", "2", "3", "4"]
 
 
-def test_branches_by_name_and_wildcard_of_nanoaod(tmp_path: Path, real_data: Path) -> None:
-    file = real_data / "nanoAOD_2015_CMS_Open_Data_ttbar.root"
+@each("nanoaod")
+def test_branches_by_name_and_wildcard_of_nanoaod(tmp_path: Path, real: RealFile) -> None:
+    file = real.path
     result = run(
         tmp_path,
         str(file),
