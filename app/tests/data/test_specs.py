@@ -90,7 +90,7 @@ def test_no_events_is_an_error_that_names_the_files() -> None:
 
 def test_an_absurdly_long_list_is_named() -> None:
     long = Jagged(np.array([0, MAX_COLUMNS + 1]), np.zeros(MAX_COLUMNS + 1, np.int8))
-    with pytest.raises(DataError, match=f"{MAX_COLUMNS + 1}, is in huge"):
+    with pytest.raises(DataError, match=f"{MAX_COLUMNS + 1} values, is in huge"):
         scanned(huge=long)
 
 

@@ -37,7 +37,9 @@ def test_all_branches_but_the_identifier(small_files: list[Path]) -> None:
         (("[xy]", "Jet_?t?"), (), ["x", "y", "Jet_eta"]),
         ((), ("Jet_*", "n*"), ["x", "y"]),
         ((), ("nJet",), ["n", "x", "y", "Jet_eta", "Jet_id", "Jet_pt"]),
-        (("x", "Jet_*"), ("Jet_pt", "x"), ["x", "Jet_eta", "Jet_id", "Jet_pt"]),
+        (("Jet_*",), ("Jet_eta",), ["Jet_id", "Jet_pt"]),
+        (("x", "Jet_*"), ("Jet_p*",), ["x", "Jet_eta", "Jet_id"]),
+        (("Jet_pt", "Jet_*"), ("Jet_*t*",), ["Jet_id", "Jet_pt"]),
     ],
 )
 def test_names_and_wildcards(

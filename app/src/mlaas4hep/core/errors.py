@@ -34,6 +34,19 @@ class DataError(MlaasError):
     """A file, tree or branch can't be read or holds what can't be used."""
 
 
+class EventError(DataError):
+    """An event contradicts itself; ``event`` counts from the first of those looked at."""
+
+    def __init__(self, event: int, about: str, remedy: str = "", where: str = "") -> None:
+        super().__init__(f"{where}event {event}: {about}", remedy)
+        self.event, self.about = event, about
+
+    def after(self, events: int, file: str = "") -> EventError:
+        """The same with ``events`` others before it, in that file."""
+        where = f"{file}: " if file else ""
+        return EventError(self.event + events, self.about, self.remedy, where)
+
+
 class ModelError(MlaasError):
     """The user's model file, or the model that it returns, can't be used."""
 
@@ -71,7 +84,7 @@ class ForbiddenError(MlaasError):
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like ``name``, best first, ignoring case."""
     by_folded = {k.casefold(): k for k in known}
-    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.6)
     return [by_folded[c] for c in close]
 
 

@@ -69,12 +69,20 @@ def selection_of(params: Params, label_branch: str | None = None) -> Selection:
 
 
 def scan_files(
-    names: Sequence[str], params: Params, cwd: Path, progress: Progress = silent
+    names: Sequence[str],
+    params: Params,
+    cwd: Path,
+    labels: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> Specs:
-    """The specs of the files alone: what ``mlaas4hep specs`` writes."""
+    """The specs of the files alone: what ``mlaas4hep specs`` writes.
+
+    With ``labels``, those of a training with the same: a label branch is no feature.
+    """
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
-        return scan(files, selection_of(params), params.nevts, progress)
+        selection = selection_of(params, _label_branch(labels, files))
+        return scan(files, selection, params.nevts, progress)
 
 
 @dataclass(frozen=True)
@@ -202,16 +210,14 @@ class Dataset:
             )
         label_branch = _label_branch(labels, files)
         selection = selection_of(params, label_branch)
-        left_out = select(files, selection).left_out
-        if left_out:
-            shown = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-            self.warnings.append(f"{len(left_out)} branches can't be used: {shown}")
+        self.warnings += select(files, selection).warnings
         self.labels = (
             Labels.in_branch(label_branch, files, self._used)
             if label_branch
             else Labels.per_files(labels, files)
         )
         self.specs = self._find_specs(selection, specs, cwd, progress)
+        self.warnings += self.specs.warnings
         self.width = self.specs.width
         if not self.width:
             raise DataError("no column is left to train on", "Select more branches.")

@@ -18,7 +18,9 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
     names = _read(text, cwd, "--files")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"--files names {twice!r} twice", "Its events would be in training and test at once."
+            f"--files names {twice!r} twice",
+            "Its events would be in training and test at once. Two trees of one file: write each to"
+            " a file of its own, under one name.",
         )
     return names
 
