@@ -208,7 +208,10 @@ class Specs:
             if ours.get(key) != theirs.get(key):
                 differences.append(f"{key} was {ours.get(key)!r}, is {theirs.get(key)!r}")
         if differences:
-            raise DataError(f"stale specs: {'; '.join(differences)}", _ANEW)
+            remedy = _ANEW
+            if ours.get("label_branch") != theirs.get("label_branch"):
+                remedy += " For a label branch: mlaas4hep specs --labels NAME."
+            raise DataError(f"stale specs: {'; '.join(differences)}", remedy)
 
 
 def by_reason(left_out: Mapping[str, str]) -> str:

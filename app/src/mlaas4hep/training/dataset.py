@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,14 +210,16 @@ class Dataset:
             )
         label_branch = _label_branch(labels, files)
         selection = selection_of(params, label_branch)
-        self.warnings += select(files, selection).warnings
+        chosen = select(files, selection)
+        self.warnings += chosen.warnings
         self.labels = (
             Labels.in_branch(label_branch, files, self._used)
             if label_branch
             else Labels.per_files(labels, files)
         )
         self.specs = self._find_specs(selection, specs, cwd, progress)
-        self.warnings += self.specs.warnings
+        left_out = chosen.left_out | self.specs.left_out  # older specs don't know them
+        self.warnings += replace(self.specs, left_out=left_out).warnings
         self.width = self.specs.width
         if not self.width:
             raise DataError("no column is left to train on", "Select more branches.")
