@@ -89,10 +89,14 @@ def test_specs_warn_of_what_they_leave_out(command, tmp_path):
     with uproot.recreate(tmp_path / "t.root") as file:
         file.mktree("Events", {"x": "float64", "name": ak.type(texts).content})
         file["Events"].extend({"x": np.arange(3.0), "name": texts})
-    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "p.json").write_text(
+        '{"selected_branches": ["x", "n*"], "exclude_branches": ["x*"]}'
+    )
     ended = command(
         "specs", f"--files={tmp_path}/t.root", f"--params={tmp_path}/p.json",
         f"--fout={tmp_path}/s.json",
     )  # fmt: skip
     assert ended.code == 0, ended.err
-    assert "1 branch can't be used: name (of type " in " ".join(ended.err.split())
+    said = " ".join(ended.err.split())
+    assert "1 branch can't be used: name (of type " in said
+    assert "exclude_branches: 'x*' leaves nothing out" in said

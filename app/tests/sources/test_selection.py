@@ -172,6 +172,7 @@ def test_an_identifier_that_no_file_has(small_files: list[Path]) -> None:
         chosen(small_files, Selection("events", identifier=("x", "rum")))
     assert "'run'" in error.value.remedy
     assert "x" not in chosen(small_files, Selection("events", identifier=("x", "r*"))).flat
+    assert chosen(small_files, Selection("events", identifier=("event", "run", "x"))).flat
 
 
 def test_all_that_cannot_be_used_is_named_with_its_type(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ class TestSpecsFile:
         files = two(tmp_path)
         names = [str(file) for file in files]
         params, _ = Params.parse({"exclude_branches": ["kind"]}, "params.json", tmp_path)
-        specs = scan_files(names, params, tmp_path)
+        specs, _ = scan_files(names, params, tmp_path)
         specs.save(tmp_path / "mine.json")
         data = make(stack, files, specs=Path("mine.json"), exclude_branches=["kind"])
         assert data.specs == specs

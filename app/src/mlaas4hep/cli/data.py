@@ -42,14 +42,14 @@ def specs(
     for warning in warnings:
         warn(warning)
     with Bars() as bars:
-        found = scan_files(
+        found, told = scan_files(
             read_files_option(files, Path.cwd()),
             settings,
             Path.cwd(),
             read_labels_option(labels, Path.cwd()) if labels else (),
             bars,
         )
-    for warning in found.warnings:
+    for warning in told:
         warn(warning)
     found.save(fout)
     typer.echo(

@@ -88,9 +88,9 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     known = list(dict.fromkeys(name for file in files for name in file.branches))
     where = files[0].name if len(files) == 1 else f"the {len(files)} files"
     for key in ("selected_branches", "exclude_branches", "identifier"):
-        if key == "identifier" and selection.identifier == IDENTIFIER:
-            continue  # the default suits many files, not all
         for pattern in getattr(selection, key):
+            if key == "identifier" and pattern in IDENTIFIER:
+                continue  # the default suits many files, not all
             if not any(_matches(name, pattern) for name in known):
                 raise DataError(
                     f"{key}: no branch {pattern!r} in the tree {selection.tree} of {where}",

@@ -74,15 +74,16 @@ def scan_files(
     cwd: Path,
     labels: Sequence[str] = (),
     progress: Progress = silent,
-) -> Specs:
-    """The specs of the files alone: what ``mlaas4hep specs`` writes.
+) -> tuple[Specs, list[str]]:
+    """The specs of the files alone, which ``mlaas4hep specs`` writes, and warnings.
 
     With ``labels``, those of a training with the same: a label branch is no feature.
     """
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
         selection = selection_of(params, _label_branch(labels, files))
-        return scan(files, selection, params.nevts, progress)
+        specs = scan(files, selection, params.nevts, progress)
+        return specs, select(files, selection).warnings + specs.warnings
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Params(BaseModel):
         IDENTIFIER,
         "a list of branch names",
         "Branches that identify an event, left out of the input; empty means the default."
-        " Those that you name must be in some file.",
+        " Others that you name must be in some file.",
     )
     selected_branches: tuple[str, ...] = _key(
         (), "a list of branch names", "Branches to use, names or wildcards; empty means all."
