@@ -14,6 +14,12 @@ def test_a_text_file(tmp_path: Path) -> None:
     assert read_files_option(str(tmp_path / "files.txt"), Path("/")) == ["a.root", "/store/b.root"]
 
 
+def test_a_text_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files.txt").write_text("a.root\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_files_option("~/files.txt", Path("/")) == ["a.root"]
+
+
 def test_a_comma_list(tmp_path: Path) -> None:
     assert read_files_option("a.root, root://h//b.root,", tmp_path) == [
         "a.root",
