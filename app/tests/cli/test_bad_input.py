@@ -169,17 +169,19 @@ def test_no_events(refused, five_files):
 
 
 def test_a_branch_of_nan_only(refused, five_files):
+    write_params(five_files, identifier=[])
     for name in ("signal.root", "background.root"):
         replace(five_files / name, pt=np.arange(50.0), mass=np.full(50, np.nan))
     refused(1, "mass", "exclude_branches")
 
 
 def test_files_whose_branches_differ(command, refused, five_files):
+    write_params(five_files, identifier=[])
     rng = np.random.default_rng(1)
     replace(five_files / "signal.root", pt=rng.normal(2, 1, 400), mva=rng.random(400))
     replace(five_files / "background.root", pt=rng.normal(0, 1, 400))
     refused(1, "mva", "background.root", '"branches": "common"')
-    write_params(five_files, branches="common")
+    write_params(five_files, branches="common", identifier=[])
     assert command(*FIVE, script="workflow.py").code == 0
     assert json.loads((five_files / "trained_model/columns.json").read_text()) == ["pt"]
 

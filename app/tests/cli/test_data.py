@@ -41,3 +41,62 @@ def test_specs_alone(command, five_files):
     assert specs["minv"]["HT"] == float(both.min())
     assert specs["maxv"]["HT"] == float(both.max())
     assert "3000 events" in ended.out
+
+
+def test_specs_with_a_label_branch_fit_the_training(command, five_files):
+    """A branch that holds the label is no feature, in `specs` as in `train`."""
+    rng = np.random.default_rng(2)
+    with uproot.recreate("labelled.root") as file:
+        kind = rng.integers(0, 2, 600).astype(np.int32)
+        met = rng.normal(kind, 1, 600)
+        file.mktree("events", {"met": "float64", "kind": "int32"})
+        file["events"].extend({"met": met, "kind": kind})
+    (five_files / "p.json").write_text('{"branch": "events", "epochs": 1}')
+    options = ("--files=labelled.root", "--labels=kind", "--params=p.json")
+    ended = command("specs", *options, "--fout=s.json")
+    assert ended.code == 0, ended.err
+    assert json.loads((five_files / "s.json").read_text())["fkeys"] == ["met"]
+    ended = command("train", *options, "--model=model.py", "--specs=s.json", "--fout=out")
+    assert ended.code == 0, ended.err
+    assert command("specs", "--files=labelled.root", "--params=p.json", "--fout=t.json").code == 0
+    ended = command("train", *options, "--model=model.py", "--specs=t.json", "--fout=other")
+    assert ended.code == 1
+    assert "label_branch was None, is 'kind'" in ended.err
+    assert "specs --labels" in ended.err
+
+
+def test_specs_with_a_label_per_file(command, five_files):
+    options = ("--files=files.txt", "--labels=labels.txt", "--params=params.json")
+    assert command("specs", *options, "--fout=s.json").code == 0
+    assert command("train", *options, "--model=model.py", "--specs=s.json").code == 0
+
+
+def test_inspect_names_rntuples_beside_trees(command, tmp_path):
+    path = tmp_path / "both.root"
+    with uproot.recreate(path) as file:
+        file.mktree("old", {"x": "float64"}).extend({"x": np.arange(3.0)})
+        file.mkrntuple("new", {"x": np.arange(3.0)})
+    ended = command("inspect", path)
+    assert ended.code == 0
+    assert "old: 3 events" in ended.out
+    assert "new is an RNTuple" in ended.err
+    assert "Write it as a TTree" in ended.err
+    assert "RNTuple" not in command("inspect", path, "--tree=old").err
+
+
+def test_specs_warn_of_what_they_leave_out(command, tmp_path):
+    texts = ak.Array(["a", "b", "c"])
+    with uproot.recreate(tmp_path / "t.root") as file:
+        file.mktree("Events", {"x": "float64", "name": ak.type(texts).content})
+        file["Events"].extend({"x": np.arange(3.0), "name": texts})
+    (tmp_path / "p.json").write_text(
+        '{"selected_branches": ["x", "n*"], "exclude_branches": ["x*"]}'
+    )
+    ended = command(
+        "specs", f"--files={tmp_path}/t.root", f"--params={tmp_path}/p.json",
+        f"--fout={tmp_path}/s.json",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.err.split())
+    assert "1 branch can't be used: name (of type " in said
+    assert "exclude_branches: 'x*' leaves nothing out" in said

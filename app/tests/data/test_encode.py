@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, EventError
 from mlaas4hep.data import Encoder, Events, Jagged, Specs, SpecsScan
 
 DTYPES = st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_])
@@ -204,3 +204,19 @@ def test_events_that_do_not_fit_are_named(change: dict[str, Any], said: str) -> 
 def test_specs_without_a_column_are_refused() -> None:
     with pytest.raises(DataError, match="no column"):
         Encoder(specs_of({"x": lists([], [])}))
+
+
+def test_lists_of_one_collection_must_have_one_length() -> None:
+    def jagged(*lengths: int) -> Jagged:
+        return Jagged(np.cumsum([0, *lengths]), np.ones(sum(lengths)))
+
+    names = ["Jet_eta", "Jet_pt", "Muon_pt"]
+    specs = Specs(
+        "Events", [], names, dict.fromkeys(names, 0.0), dict.fromkeys(names, 2.0),
+        dict.fromkeys(names, 3), collections=[["Jet_eta", "Jet_pt"]],
+    )  # fmt: skip
+    good = {"Jet_eta": jagged(2, 0, 3), "Jet_pt": jagged(2, 0, 3), "Muon_pt": jagged(1, 1, 1)}
+    assert Encoder(specs).encode(good).sum() == (5 + 5 + 3) / 2
+    with pytest.raises(EventError, match="event 2: Jet_eta has 3 values, Jet_pt has 2") as error:
+        Encoder(specs).encode(good | {"Jet_pt": jagged(2, 0, 2)})
+    assert error.value.after(10, "a.root").message.startswith("a.root: event 12: Jet_eta has 3")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def test_no_events_is_an_error_that_names_the_files() -> None:
 
 def test_an_absurdly_long_list_is_named() -> None:
     long = Jagged(np.array([0, MAX_COLUMNS + 1]), np.zeros(MAX_COLUMNS + 1, np.int8))
-    with pytest.raises(DataError, match=f"{MAX_COLUMNS + 1}, is in huge"):
+    with pytest.raises(DataError, match=f"{MAX_COLUMNS + 1} values, is in huge"):
         scanned(huge=long)
 
 
@@ -192,3 +193,36 @@ def test_stale_specs_are_refused_naming_what_differs() -> None:
         with pytest.raises(DataError, match=f"stale specs: .*{said}") as error:
             specs.check_fits(files, selection)
         assert "made anew" in error.value.remedy
+
+
+def test_collections_are_those_of_all_parts() -> None:
+    def scan(*branches: Jagged) -> SpecsScan:
+        names = [f"j{i}" for i in range(len(branches))]
+        found = SpecsScan("Events", [], names, FILES, collections=[names])
+        found.add(0, dict(zip(names, branches, strict=True)))
+        return found
+
+    one = scan(lists([1], [2, 3]), lists([4], [5, 6]), lists([7], [8, 9]), lists([], []))
+    assert one.result().collections == [["j0", "j1", "j2"]]
+    other = scan(lists([1, 2]), lists([3]), lists([4, 5]), lists([]))
+    assert other.result().collections == [["j0", "j2"]]
+    one.merge(other)
+    assert one.result().collections == [["j0", "j2"]]
+
+
+def test_specs_of_earlier_releases_know_no_collections() -> None:
+    value = scanned(x=np.arange(3.0), y=lists([1], [2, 3], [])).to_json()
+    del value["collections"], value["left_out"]
+    assert Specs.from_json(value, "old.json").collections == []
+    for wrong in ({"collections": [["x"]]}, {"collections": "y"}, {"left_out": {"z": 1}}):
+        with pytest.raises(DataError, match=f"old.json: {next(iter(wrong))}"):
+            Specs.from_json(value | wrong, "old.json")
+
+
+def test_warnings_name_what_is_left_out_and_the_longest_list() -> None:
+    specs = scanned(x=np.arange(1.0), long=lists([0.5] * 1500), short=lists([0.5]))
+    specs = replace(specs, left_out={"a": "of type A", "b": "of type B", "c": "of type A"})
+    left_out, many = specs.warnings
+    assert left_out == "3 branches can't be used: a, c (of type A); b (of type B)"
+    assert many.startswith("1502 columns; the longest list, of 1500 values, is in long")
+    assert scanned(x=np.arange(2.0)).warnings == []

@@ -83,3 +83,13 @@ def test_a_file_without_trees(tmp_path: Path) -> None:
         file["h"] = np.histogram([1, 2, 3])
     with pytest.raises(DataError, match=r"histogram\.root holds no tree"):
         describe(str(path))
+
+
+def test_what_is_no_tree_but_an_rntuple(tmp_path: Path) -> None:
+    path = tmp_path / "new.root"
+    with uproot.recreate(path) as file:
+        for name in ("Events", "Runs"):
+            file.mkrntuple(name, {"x": np.arange(3.0)})
+    with pytest.raises(DataError, match=r"RNTuple Events, Runs") as error:
+        describe(str(path))
+    assert "TTree" in error.value.remedy

@@ -65,3 +65,40 @@ def test_without_redirector_the_remedy_names_it(name: str, tmp_path: Path) -> No
     with pytest.raises(DataError, match="no such file") as error:
         resolve(name, "", tmp_path)
     assert "redirector" in error.value.remedy
+
+
+@pytest.mark.parametrize("redirector", ["", REDIRECTOR])
+@pytest.mark.parametrize(
+    ("name", "why", "remedy"),
+    [
+        ("sig*.root", "wildcards are not expanded", "List the files"),
+        ("/data/sig[12].root", "wildcards are not expanded", "List the files"),
+        ("store/a?.root", "wildcards are not expanded", "List the files"),
+        ("a.root:Events", "FILE:TREE is not understood", '"branch": "Events" in params.json'),
+        ("/data/a.root:dir/Events", "FILE:TREE is not understood", '"branch": "dir/Events"'),
+    ],
+)
+def test_names_that_are_no_files(
+    name: str, why: str, remedy: str, redirector: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="no such file: ") as error:
+        resolve(name, redirector, tmp_path)
+    assert why in error.value.message
+    assert name in error.value.message
+    assert remedy in error.value.remedy
+
+
+def test_odd_names_of_files_that_exist(tmp_path: Path) -> None:
+    for name in ("a*[1].root", "b.root:Events", "c d.root", "~nobody-of-that-name"):
+        (tmp_path / name).touch()
+        assert resolve(name, REDIRECTOR, tmp_path) == str(tmp_path / name)
+
+
+def test_home_and_file_addresses_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.root"
+    file.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("~/a.root", f"file:{file}", f"file://{file}", f"file://localhost{file}"):
+        assert resolve(name, REDIRECTOR, Path("/nowhere")) == str(file)
+    with pytest.raises(DataError, match=f"no such file: {tmp_path}/none.root"):
+        resolve("~/none.root", REDIRECTOR, Path("/nowhere"))

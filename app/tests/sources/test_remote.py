@@ -133,3 +133,41 @@ def test_xrootd_after_tensorflow_is_an_error_instead_of_a_crash() -> None:
 def test_tensorflow_after_xrootd_works() -> None:
     before = "from XRootD import client\nimport tensorflow\ntensorflow.zeros(1)"
     assert "can't be read" in said_on_opening("root://127.0.0.1:1//a.root", before)
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+def test_a_server_without_ranges(small_files: list[Path], version: str) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        protocol_version = version
+
+        def log_message(self, *args: object) -> None:
+            """Keep quiet."""
+
+    folder = str(small_files[0].parent)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *args: Quiet(*args, directory=folder)
+    ) as web:
+        threading.Thread(target=web.serve_forever).start()
+        host = f"127.0.0.1:{web.server_port}"
+        try:
+            with (
+                pytest.raises(DataError, match=f"{host} doesn't answer range requests") as error,
+                RootFile(f"http://{host}/a.root", "events") as file,
+            ):
+                file.read(["x", "Jet_pt"])
+            assert "Copy the file" in error.value.remedy
+            assert "damaged" not in error.value.message
+            with pytest.raises(DataError, match="FILE:TREE is not understood"):
+                RootFile(f"http://{host}/a.root:events", "events")
+        finally:
+            web.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "use"),
+    [("davs", "https"), ("dav", "http"), ("gsiftp", "root"), ("srm", "root"), ("xrootd", "root")],
+)
+def test_a_scheme_that_is_not_supported(scheme: str, use: str) -> None:
+    with pytest.raises(DataError, match=f"{scheme}:// is not supported") as error:
+        RootFile(f"{scheme}://host.cern.ch//store/a.root", "events")
+    assert f"Use {use}://" in error.value.remedy

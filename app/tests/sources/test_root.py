@@ -186,3 +186,20 @@ def test_files_that_are_none(tmp_path: Path, small_files: list[Path]) -> None:
             RootFile(str(path), "events")
         assert str(path) in error.value.message
         assert error.value.remedy
+
+
+def test_file_addresses_and_names_that_are_no_files(small_files: list[Path]) -> None:
+    for name in (f"file:{small_files[0]}", f"file://{small_files[0]}"):
+        with RootFile(name, "events") as file:
+            assert file.name == str(small_files[0])
+    with pytest.raises(DataError, match="FILE:TREE is not understood"):
+        RootFile(f"{small_files[0]}:events", "events")
+    with pytest.raises(DataError, match="wildcards are not expanded"):
+        RootFile(str(small_files[0].parent / "*.root"), "events")
+
+
+def test_another_name_of_the_tree(small_files: list[Path]) -> None:
+    with pytest.raises(DataError, match=r"a\.root: no tree 'events_nominal'") as error:
+        RootFile(str(small_files[0]), "events_nominal")
+    assert "'events'" in error.value.remedy
+    assert "one name, `branch`, in all files" in error.value.remedy

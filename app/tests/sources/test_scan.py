@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -141,3 +142,49 @@ def test_progress_goes_to_the_end(small_files: list[Path]) -> None:
     with RootFile(str(small_files[0]), "events") as a, RootFile(str(small_files[1]), "events") as b:
         scan([a, b], Selection("events"), -1, lambda *args, **figures: seen.append(args))
     assert seen == [("specs", 700, 1000), ("specs", 1000, 1000)]
+
+
+def lists(lengths: list[int], seed: int = 1) -> ak.Array:
+    return ak.unflatten(np.random.default_rng(seed).normal(size=sum(lengths)), lengths)
+
+
+def test_collections_have_one_counter_and_one_length(small_files: list[Path]) -> None:
+    specs = scanned(small_files, Selection("events"))
+    assert specs.collections == [["Jet_eta", "Jet_id", "Jet_pt"]]
+    assert Specs.from_json(specs.to_json(), "here") == specs
+
+
+@pytest.mark.parametrize(("events", "known"), [(200, True), (3, False)])
+def test_collections_without_counter_are_known_by_name(
+    tmp_path: Path, events: int, known: bool
+) -> None:
+    """std::vector has no counter: here the counter's name is taken off the branches."""
+    random = np.random.default_rng(4)
+    jets, muons = (random.poisson(2, events) + 1 for _ in range(2))
+    branches = {
+        name: lists(lengths.tolist(), i)
+        for i, (name, lengths) in enumerate(
+            [("Jet_a", jets), ("Jet_b", jets), ("Jet_c", muons), ("Muon_a", muons), ("pt", jets)]
+        )
+    }
+    path = write_tree(tmp_path / "v.root", "t", branches)
+    specs = scanned([path], Selection("t"))
+    assert specs.collections == []  # each has a counter of its own
+
+    with RootFile(str(path), "t") as file:
+        for name, info in file.branches.items():
+            file.branches[name] = replace(info, counter="")
+        specs = scan([file], Selection("t"))
+    assert specs.collections == ([["Jet_a", "Jet_b"]] if known else [])
+
+
+def test_a_collection_ends_where_one_event_differs(tmp_path: Path) -> None:
+    """All events count, those of a second file too."""
+    lengths = [2, 1, 3] * 50
+    jets = {"a": lists(lengths), "b": lists(lengths, 2), "c": lists(lengths, 3)}
+    first = write_tree(tmp_path / "1.root", "t", {"Jet": ak.zip(jets)})
+    assert scanned([first], Selection("t")).collections == [["Jet_a", "Jet_b", "Jet_c"]]
+    other = {"Jet_a": lists([1, 2]), "Jet_b": lists([2, 1]), "Jet_c": lists([1, 2])}
+    second = write_tree(tmp_path / "2.root", "t", {"nJet": np.array([1, 2], np.int32)} | other)
+    selection = Selection("t", selected_branches=("Jet_*",))
+    assert scanned([first, second], selection).collections == [["Jet_a", "Jet_c"]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 
@@ -37,7 +38,9 @@ def test_all_branches_but_the_identifier(small_files: list[Path]) -> None:
         (("[xy]", "Jet_?t?"), (), ["x", "y", "Jet_eta"]),
         ((), ("Jet_*", "n*"), ["x", "y"]),
         ((), ("nJet",), ["n", "x", "y", "Jet_eta", "Jet_id", "Jet_pt"]),
-        (("x", "Jet_*"), ("Jet_pt", "x"), ["x", "Jet_eta", "Jet_id", "Jet_pt"]),
+        (("Jet_*",), ("Jet_eta",), ["Jet_id", "Jet_pt"]),
+        (("x", "Jet_*"), ("Jet_p*",), ["x", "Jet_eta", "Jet_id"]),
+        (("Jet_pt", "Jet_*"), ("Jet_*t*",), ["Jet_id", "Jet_pt"]),
     ],
 )
 def test_names_and_wildcards(
@@ -147,3 +150,69 @@ def test_more_than_ten_differences_are_counted(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="; and 4 more"):
         chosen(files, NO_IDENTIFIER)
+
+
+def test_selected_and_excluded_by_the_same_name(small_files: list[Path]) -> None:
+    selection = Selection("events", selected_branches=("x", "Jet_*"), exclude_branches=("x",))
+    with pytest.raises(DataError, match="x: in selected_branches and in exclude_branches"):
+        chosen(small_files, selection)
+
+
+@pytest.mark.parametrize(
+    ("selected", "exclude", "idle"),
+    [
+        (("x",), ("Jet_*",), ["Jet_*"]),
+        (("Jet_*",), ("Jet_pt", "n*"), ["n*"]),
+        (("Jet_pt",), ("Jet_p*",), ["Jet_p*"]),
+        (("x",), ("run",), []),
+        ((), ("Jet_*",), []),
+    ],
+)
+def test_an_exclusion_that_leaves_nothing_out_is_a_warning(
+    small_files: list[Path], selected: tuple[str, ...], exclude: tuple[str, ...], idle: list[str]
+) -> None:
+    selection = Selection("events", selected_branches=selected, exclude_branches=exclude)
+    found = chosen(small_files, selection).warnings
+    assert [warning.split("'")[1] for warning in found] == idle
+
+
+def test_an_identifier_that_no_file_has(small_files: list[Path]) -> None:
+    with pytest.raises(DataError, match="identifier: no branch 'rum'") as error:
+        chosen(small_files, Selection("events", identifier=("x", "rum")))
+    assert "'run'" in error.value.remedy
+    assert "x" not in chosen(small_files, Selection("events", identifier=("x", "r*"))).flat
+    assert chosen(small_files, Selection("events", identifier=("event", "run", "x"))).flat
+
+
+def test_all_that_cannot_be_used_is_named_with_its_type(tmp_path: Path) -> None:
+    texts = ak.Array(["a", "b"])
+    path = write_tree(tmp_path / "t.root", "t", {f"text{i:02d}": texts for i in range(30)})
+    with pytest.raises(DataError, match=r"no branch is left .*text00, .*text29 \(of type") as error:
+        chosen([path], Selection("t"))
+    assert "Loosen" not in error.value.remedy
+
+
+def test_arrays_of_different_lengths(tmp_path: Path) -> None:
+    def file(name: str, values: np.ndarray | ak.Array) -> Path:
+        return write_tree(tmp_path / name, "t", {"x": values, "y": np.arange(2.0)})
+
+    three, four = file("three.root", np.zeros((2, 3))), file("four.root", np.zeros((2, 4)))
+    lists = file("lists.root", ak.unflatten(np.zeros(4), [1, 3]))
+    with pytest.raises(DataError, match=r"x holds 3 values .*three\.root, 4 values .*four\.root"):
+        chosen([three, four], Selection("t"))
+    with pytest.raises(DataError, match=r"x holds 3 values .*, any number of values"):
+        chosen([three, lists], Selection("t", selected_branches=("x",)))
+    common = chosen([three, four], Selection("t", branches="common"))
+    assert (common.flat, common.jagged) == (["y"], [])
+
+
+def test_whole_and_real_numbers_are_merged_with_a_warning(tmp_path: Path) -> None:
+    files = [
+        write_tree(tmp_path / "i.root", "t", {"x": np.arange(2), "y": np.arange(2)}),
+        write_tree(tmp_path / "f.root", "t", {"x": np.arange(2.0), "y": np.arange(2)}),
+    ]
+    found = chosen(files, Selection("t"))
+    assert found.flat == ["x", "y"]
+    [warning] = found.warnings
+    assert "x is int64_t in" in warning
+    assert "double in" in warning

@@ -19,6 +19,12 @@ def test_a_text_file_that_begins_with_a_root_address(tmp_path: Path) -> None:
     assert read_files_option("files.txt", tmp_path) == ["root://h//a.root", "root://h//b.root"]
 
 
+def test_a_text_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files.txt").write_text("a.root\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_files_option("~/files.txt", Path("/")) == ["a.root"]
+
+
 def test_a_comma_list(tmp_path: Path) -> None:
     assert read_files_option("a.root, root://h//b.root,", tmp_path) == [
         "a.root",

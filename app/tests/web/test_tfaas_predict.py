@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
     repository.put(make_bundle(folder, "log", logarithm), "log")
     repository.put(make_bundle(folder, "zero", lambda width: constant(width, 0)), "zero")
     repository.put(make_bundle(folder, "broken", b"no graph"), "broken")
+    jets = replace(make_specs(), collections=[["jet_eta", "jet_pt"]])
+    repository.put(make_bundle(folder, "jets", specs=jets), "jets")
     repository.put(make_bundle(folder, "unserved", why_not="it has a Lambda layer"), "unserved")
     with tfaas_process(folder / "store", max_request_bytes=200_000) as process:
         yield process
@@ -267,6 +270,23 @@ def test_events_name_what_is_wrong(service: TFaaSProcess, content: Any, parts: l
     assert response.status_code == 400
     for part in parts:
         assert part in error_of(response)
+
+
+@pytest.mark.parametrize("by_branch", [False, True])
+@pytest.mark.parametrize("place", [0, 1500])
+def test_lists_of_one_collection_differ_in_length(
+    service: TFaaSProcess, by_branch: bool, place: int
+) -> None:
+    rows = [GOOD] * place + [{**GOOD, "jet_pt": [1, 2, 3]}]
+    content = {name: [row[name] for row in rows] for name in GOOD} if by_branch else rows
+    response = service.http.post("/predict/events", json={"model": "jets", "events": content})
+    assert response.status_code == 422
+    said = error_of(response)
+    assert f"event {place}: jet_eta has 2 values, jet_pt has 3" in said
+    good = service.http.post("/predict/events", json={"model": "jets", "events": [GOOD]})
+    assert good.status_code == 200
+    other = service.http.post("/predict/events", json={"model": "luca_1", "events": rows[-1:]})
+    assert other.status_code == 200
 
 
 def test_a_large_request_is_answered_and_lets_others_through(

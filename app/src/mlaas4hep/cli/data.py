@@ -18,6 +18,12 @@ from mlaas4hep.core.progress import Bars
 def specs(
     files: Files,
     params: Params = Path("params.json"),
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="As for train: needed if a branch holds the label, which is no feature then."
+        ),
+    ] = "",
     fout: Annotated[Path, typer.Option(help="File to write.")] = Path("global-specs.json"),
 ) -> None:
     """Find range and multiplicity of every branch in one pass, and write them as JSON.
@@ -29,14 +35,22 @@ def specs(
         mlaas4hep specs --files signal.root,background.root --params params.json
     """
     from mlaas4hep.training.dataset import scan_files
-    from mlaas4hep.training.inputs import read_files_option
+    from mlaas4hep.training.inputs import read_files_option, read_labels_option
     from mlaas4hep.training.params import Params as TrainingParams
 
     settings, warnings = TrainingParams.load(params)
     for warning in warnings:
         warn(warning)
     with Bars() as bars:
-        found = scan_files(read_files_option(files, Path.cwd()), settings, Path.cwd(), bars)
+        found, told = scan_files(
+            read_files_option(files, Path.cwd()),
+            settings,
+            Path.cwd(),
+            read_labels_option(labels, Path.cwd()) if labels else (),
+            bars,
+        )
+    for warning in told:
+        warn(warning)
     found.save(fout)
     typer.echo(
         f"{fout}: {found.scanned} events, {len(found.flat)} flat and {len(found.jagged)} jagged"
@@ -50,6 +64,7 @@ def inspect(
 ) -> None:
     """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""
     from mlaas4hep.sources.inspect import describe
+    from mlaas4hep.sources.root import WRITE_A_TREE, known_rntuples
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for found in describe(file, tree or None):
@@ -65,3 +80,5 @@ def inspect(
         for branch in found.branches:
             table.add_row(*branch.cells())
         console.print(table)
+    for name in () if tree else known_rntuples(file):
+        warn(f"{name} is an RNTuple, which can't be read yet. {WRITE_A_TREE}")

@@ -36,6 +36,19 @@ class DataError(MlaasError):
     """A file, tree or branch can't be read or holds what can't be used."""
 
 
+class EventError(DataError):
+    """An event contradicts itself; ``event`` counts from the first of those looked at."""
+
+    def __init__(self, event: int, about: str, remedy: str = "", where: str = "") -> None:
+        super().__init__(f"{where}event {event}: {about}", remedy)
+        self.event, self.about = event, about
+
+    def after(self, events: int, file: str = "") -> EventError:
+        """The same with ``events`` others before it, in that file."""
+        where = f"{file}: " if file else ""
+        return EventError(self.event + events, self.about, self.remedy, where)
+
+
 class ModelError(MlaasError):
     """The user's model file, or the model that it returns, can't be used."""
 
@@ -88,9 +101,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
     first = dict.fromkeys(islice(known, _MOST_NAMES))
     rough = {k: likeness(k, matcher.quick_ratio) for k in first}
-    likely = nlargest(_MOST_LIKELY, (k for k in rough if rough[k] >= 0.5), rough.__getitem__)
+    likely = nlargest(_MOST_LIKELY, (k for k in rough if rough[k] >= 0.6), rough.__getitem__)
     exact = {k: likeness(k, matcher.ratio) for k in likely}
-    return nlargest(count, (k for k in exact if exact[k] >= 0.5), exact.__getitem__)
+    return nlargest(count, (k for k in exact if exact[k] >= 0.6), exact.__getitem__)
 
 
 def _compared(name: str) -> str:

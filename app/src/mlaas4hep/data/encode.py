@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mlaas4hep.core.errors import DataError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, did_you_mean
 from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.specs import Specs
 
@@ -46,6 +46,7 @@ class Encoder:
                 scale = _Scale(specs.minv[branch], specs.maxv[branch])
                 self._jagged.append((branch, scale, column, length))
                 column += length
+        self._first_of = {k: group[0] for group in specs.collections for k in group[1:]}
         self._branches = [*(k for k, _ in self._flat), *(item[0] for item in self._jagged)]
 
     def encode(self, events: Events, out: Values | None = None, mask: Mask | None = None) -> Values:
@@ -54,7 +55,8 @@ class Encoder:
         ``out``, such a matrix, is filled and returned if given. ``mask``, int8 of the same shape,
         is set to 1 where there was padding or a missing value, to 0 elsewhere. Branches beyond
         those of the specs are ignored. Raises DataError naming a branch that is absent, not
-        numeric, jagged where it should be flat (or the other way round), or of another length.
+        numeric, jagged where it should be flat (or the other way round), or of another length;
+        EventError naming two branches whose lists, of one collection, differ in length.
         """
         n = self._count(events)
         if out is None:
@@ -82,12 +84,16 @@ class Encoder:
     def _fill_jagged(self, events: Events, out: Values, mask: Mask | None) -> None:
         cells, gaps = out.reshape(-1), None if mask is None else mask.reshape(-1)
         known: list[_Lists] = []
+        lists_of: dict[str, _Lists] = {}
         for branch, scale, column, length in self._jagged:
             values = events[branch]
             if not isinstance(values, Jagged):
                 raise DataError(f"the branch {branch} is flat, expected a list per event")
             offsets = values.offsets
-            lists = _find(known, offsets, self.width)
+            lists = lists_of[branch] = _find(known, offsets, self.width)
+            first = self._first_of.get(branch)
+            if first and lists is not lists_of[first]:
+                _refuse(first, lists_of[first].counts, branch, lists.counts)
             index, kept = lists.within(length)
             scaled, missing = scale(values.content[offsets[0] : offsets[-1]])
             if kept is not None:
@@ -177,6 +183,16 @@ class _Lists:
         begins = np.repeat(self.offsets[:-1] - self.offsets[0], self.counts)
         kept = np.arange(len(self._index)) - begins < length
         return self._index[kept], kept
+
+
+def _refuse(first: str, counts: NDArray[np.int64], second: str, others: NDArray[np.int64]) -> None:
+    event = int(np.flatnonzero(counts != others)[0])
+    raise EventError(
+        event,
+        f"{first} has {counts[event]} values, {second} has {others[event]}: in the training both"
+        " had the same number in every event",
+        "Lists that describe the same objects have one length.",
+    )
 
 
 def _find(known: list[_Lists], offsets: NDArray[np.int64], width: int) -> _Lists:

@@ -22,6 +22,9 @@ VERSION = 1
 MAX_COLUMNS = 1_000_000
 """More columns than that are taken for a mistake: no training can use them."""
 
+MANY_COLUMNS = 1000
+"""Beyond that many, it is worth knowing which list made them."""
+
 _ANEW = "Delete the file, or leave --specs out, to have specs made anew."
 
 
@@ -46,7 +49,9 @@ class Specs:
     float64 (so 64-bit integers beyond 2**53 are rounded to the nearest such number); ``jdim`` is
     the longest list; ``missing`` counts NaN and infinite values, where there are any; ``scanned``
     are the events looked at; ``selection`` is whatever decided what was read. A jagged branch that
-    was empty in every event has jdim 0, no range and no column.
+    was empty in every event has jdim 0, no range and no column. ``collections`` are groups of
+    jagged branches whose lists had the same lengths in every event, as they describe the same
+    objects; ``left_out`` says why other branches can't be used.
     """
 
     tree: str
@@ -60,6 +65,8 @@ class Specs:
     scanned: int = 0
     selection: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    collections: list[list[str]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -70,6 +77,20 @@ class Specs:
     def width(self) -> int:
         """Number of columns, counted without naming them."""
         return len(self.flat) + sum(self.jdim[k] for k in self.jagged)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What whoever trains on it should know: branches left out, columns from one long list."""
+        found = []
+        if self.left_out:
+            one = len(self.left_out) == 1
+            found.append(
+                f"{len(self.left_out)} branch{'' if one else 'es'} can't be used:"
+                f" {by_reason(self.left_out)}"
+            )
+        if self.jagged and self.width > MANY_COLUMNS:
+            found.append(f"{_many(self.width, self.jdim)}; exclude_branches leaves branches out")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The prototype's keys and ours; always valid JSON."""
@@ -91,6 +112,8 @@ class Specs:
                 for f in self.files
             ],
             "selection": self.selection,
+            "collections": self.collections,
+            "left_out": self.left_out,
         }
 
     def _zero(self, branch: str) -> float:
@@ -144,6 +167,8 @@ class Specs:
             files=read.files(),
             scanned=read.get("scanned", int),
             selection=read.get("selection", dict),
+            collections=read.collections([k for k in jagged if jdim[k]]),
+            left_out=read.texts("left_out"),
         )
 
     def save(self, path: Path) -> None:
@@ -183,7 +208,23 @@ class Specs:
             if ours.get(key) != theirs.get(key):
                 differences.append(f"{key} was {ours.get(key)!r}, is {theirs.get(key)!r}")
         if differences:
-            raise DataError(f"stale specs: {'; '.join(differences)}", _ANEW)
+            remedy = _ANEW
+            if ours.get("label_branch") != theirs.get("label_branch"):
+                remedy += " For a label branch: mlaas4hep specs --labels NAME."
+            raise DataError(f"stale specs: {'; '.join(differences)}", remedy)
+
+
+def by_reason(left_out: Mapping[str, str]) -> str:
+    """All names of branches that can't be used, those of the same reason together."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items())
+
+
+def _many(width: int, lengths: Mapping[str, int]) -> str:
+    longest = max(lengths, key=lambda k: lengths[k])
+    return f"{width} columns; the longest list, of {lengths[longest]} values, is in {longest}"
 
 
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +282,21 @@ class _Reader:
                 raise self.wrong(key, f"{branch!r} has {number!r}, expected a number")
             result[branch] = kind(number)
         return result
+
+    def texts(self, key: str) -> dict[str, str]:
+        """Texts by name; none where the key is absent, as in specs of earlier releases."""
+        found = self.get(key, dict) if key in self._value else {}
+        if not all(isinstance(text, str) for text in found.values()):
+            raise self.wrong(key, "expected texts")
+        return dict(found)
+
+    def collections(self, jagged: Sequence[str]) -> list[list[str]]:
+        """Groups of jagged branches; none where the key is absent, as in earlier releases."""
+        groups = self.get("collections", list) if "collections" in self._value else []
+        for group in groups:
+            if not isinstance(group, list) or any(name not in jagged for name in group):
+                raise self.wrong("collections", "expected lists of jagged branches")
+        return [list(group) for group in groups if len(group) > 1]
 
     def files(self) -> list[FileRecord]:
         records = []
@@ -303,12 +359,15 @@ class SpecsScan:
         jagged: Iterable[str],
         files: Sequence[FileRecord] = (),
         selection: Mapping[str, Any] | None = None,
+        collections: Iterable[Sequence[str]] = (),
     ) -> None:
+        """``collections`` are the jagged branches whose lists may be of the same lengths."""
         self._tree = tree
         self._flat = {k: Range() for k in sorted(flat)}
         self._jagged = {k: Range() for k in sorted(jagged)}
         self._files = list(files)
         self._selection = dict(selection or {})
+        self._collections = [list(group) for group in collections]
         self.scanned: dict[int, int] = {}
         """Events seen so far, by the file's position."""
 
@@ -334,6 +393,9 @@ class SpecsScan:
                 longest[id(offsets)] = int(lists.counts.max())
             found.longest = max(found.longest, longest[id(offsets)])
             found.add(lists.content[offsets[0] : offsets[-1]])
+        self._collections = [
+            part for group in self._collections for part in _same_lengths(group, events)
+        ]
         self.scanned[file_index] = self.scanned.get(file_index, 0) + count
 
     def merge(self, other: SpecsScan) -> None:
@@ -343,6 +405,12 @@ class SpecsScan:
                 raise ValueError("only scans of the same branches can be merged")
             for branch, found in theirs.items():
                 mine[branch].merge(found)
+        self._collections = [
+            part
+            for mine in self._collections
+            for theirs in other._collections
+            if len(part := [k for k in mine if k in theirs]) > 1
+        ]
         for index, count in other.scanned.items():
             self.scanned[index] = self.scanned.get(index, 0) + count
 
@@ -364,10 +432,8 @@ class SpecsScan:
             )
         width = len(self._flat) + sum(r.longest for r in self._jagged.values())
         if width > MAX_COLUMNS:
-            longest = max(self._jagged, key=lambda k: self._jagged[k].longest)
             raise DataError(
-                f"{width} columns are too many; the longest list, of"
-                f" {self._jagged[longest].longest}, is in {longest}",
+                f"too many: {_many(width, {k: r.longest for k, r in self._jagged.items()})}",
                 "Name such branches in exclude_branches.",
             )
         return Specs(
@@ -381,4 +447,24 @@ class SpecsScan:
             files=self._files,
             scanned=scanned,
             selection=_as_json(self._selection),
+            collections=[
+                group
+                for names in self._collections
+                if len(group := [k for k in names if self._jagged[k].longest]) > 1
+            ],
         )
+
+
+def _same_lengths(group: Sequence[str], events: Events) -> list[list[str]]:
+    """The jagged branches of the group as groups whose lists have the same lengths."""
+    parts: list[tuple[Jagged, list[str]]] = []
+    for branch in group:
+        lists = events[branch]
+        assert isinstance(lists, Jagged)  # noqa: S101
+        for other, names in parts:
+            if lists.offsets is other.offsets or np.array_equal(lists.counts, other.counts):
+                names.append(branch)
+                break
+        else:
+            parts.append((lists, [branch]))
+    return [names for _, names in parts if len(names) > 1]

@@ -179,6 +179,8 @@ def five_files(upload: Path, inputs: Inputs) -> Path:
     (upload / "labels.txt").write_text("".join(f"{label}\n" for label in inputs.labels))
     shutil.copyfile(inputs.model, upload / "model.py")
     params = json.loads(inputs.params.read_text()) | {"branch": inputs.tree}
+    if inputs.params == EXAMPLE / "params.json" and not inputs.predict:
+        del params["identifier"]  # those of the simulated files
     write_json(upload / "params.json", params)
     return upload
 

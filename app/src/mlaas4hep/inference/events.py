@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import LimitError, UsageError, did_you_mean
+from mlaas4hep.core.errors import EventError, LimitError, UsageError, did_you_mean
 from mlaas4hep.data.events import Branch, Jagged
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.inference.engine import Answers, Model
@@ -105,7 +105,8 @@ class EventTable:
 async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
     """The answers to events as they are in the tree, and how many values were dropped.
 
-    Dropped are values of an event beyond the most that the training saw in their branch.
+    Dropped are values of an event beyond the most that the training saw in their branch. Raises
+    UsageError, or EventError where lists of one collection differ in length.
     """
     table = EventTable(content, model.specs)
     encoder = model.encoder()
@@ -115,7 +116,10 @@ async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
     for start in range(0, max(len(table), 1), size):
 
         def encode(start: int = start) -> NDArray[np.float32]:
-            return encoder.encode(table.read(start, start + size))
+            try:
+                return encoder.encode(table.read(start, start + size))
+            except EventError as error:
+                raise error.after(start) from None
 
         answers.append(await model.predict_many(await asyncio.to_thread(encode)))
     return np.concatenate(answers), encoder.truncated

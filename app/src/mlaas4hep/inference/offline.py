@@ -12,7 +12,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Encoder, Events
 from mlaas4hep.inference.engine import open_session
@@ -49,22 +49,29 @@ def predict_files(
 ) -> Iterator[Scores]:
     """The scores of all events of the files, in their order, ``ROWS`` at a time.
 
-    Raises DataError naming the file and the branches that it lacks.
+    Raises DataError naming the file and the branches that it lacks, or the event whose lists of one
+    collection differ in length.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(RootFile(name, tree)) for name in names]
         for file in files:
-            for branch in branches:
-                if branch not in file.branches:
-                    raise DataError(
-                        f"{file.name}: no branch {branch!r} in the tree {tree}, the model needs it",
-                        did_you_mean(branch, file.branches),
-                    )
+            if absent := [branch for branch in branches if branch not in file.branches]:
+                more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+                others = [name for name in file.branches if name not in branches]
+                raise DataError(
+                    f"{file.name}: no branch {', '.join(map(repr, absent[:10]))}{more} in the tree"
+                    f" {tree}; the model needs {'it' if len(absent) == 1 else 'them'}",
+                    did_you_mean(absent[0], others) if others else "It has no others.",
+                )
         done, total = 0, sum(file.entries for file in files)
         for file in files:
             reader = file.reader(branches)
             for start in range(0, file.entries, ROWS):
-                scores = answer(reader.take(min(ROWS, file.entries - start)))
+                events = reader.take(min(ROWS, file.entries - start))
+                try:
+                    scores = answer(events)
+                except EventError as error:
+                    raise error.after(start, file.name) from None
                 done += len(scores)
                 progress("predicting", done, total)
                 yield scores

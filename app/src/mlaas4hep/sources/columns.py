@@ -14,12 +14,33 @@ from uproot.interpretation.strings import AsStrings
 from uproot.models.TBasket import Model_TBasket
 from uproot.source.cursor import Cursor
 
+from mlaas4hep.core.errors import DataError
+
 Kind = Literal["flat", "jagged", "string", "unsupported"]
 Piece: TypeAlias = Any
 """The events of one basket: an array, big-endian as on disk, or a JaggedArray of such content."""
 
 _NUMPY = NumPy()
+_STATUS_BITS = 15
+"""The streamer type of TObject::fBits (kBits): 4 bytes, or 6 of an object that is referenced."""
+_IS_REFERENCED = 1 << 4
 _NO_LISTS = np.zeros(1, np.int64)
+
+
+class NotUnderstoodError(ValueError):
+    """Bytes that are whole, but aren't laid out as uproot takes the branch's type to be."""
+
+
+class UnreadableError(DataError):
+    """uproot can't read branches, though the file is whole; ``branches`` says why, by name."""
+
+    def __init__(self, file: str, branches: dict[str, str]) -> None:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in branches.items())
+        few = f"the branch {reasons}" if len(branches) == 1 else f"the branches {reasons}"
+        super().__init__(
+            f"{file}: uproot can't read {few}", "Name what can't be read in exclude_branches."
+        )
+        self.file, self.branches = file, branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +98,9 @@ class Column:
         self.content = np.empty(0, self.layout.dtype)
         self.offsets = _NO_LISTS if self.layout.kind == "jagged" else None
         self._interpretation = branch.interpretation
+        self._is_status = branch.has_member("fStreamerType") and (
+            branch.member("fStreamerType") == _STATUS_BITS
+        )
         self._context = dict(branch.context)
 
     def start_at(self, entry: int) -> None:
@@ -116,23 +140,40 @@ class Column:
         byte_offsets = basket.byte_offsets
         if byte_offsets is None and isinstance(self._interpretation, AsJagged):
             byte_offsets = self._counted_offsets(number)
-        piece = self._interpretation.basket_array(
-            basket.data,
-            byte_offsets,
-            basket,
-            self.branch,
-            self._context,
-            basket.member("fKeylen"),
-            _NUMPY,
-            {},
-        )
-        if len(piece) != expected:
-            raise ValueError(f"a basket holds {len(piece)} events, expected {expected}")
+        try:
+            piece = self._interpretation.basket_array(
+                basket.data,
+                byte_offsets,
+                basket,
+                self.branch,
+                self._context,
+                basket.member("fKeylen"),
+                _NUMPY,
+                {},
+            )
+            if len(piece) != expected:
+                raise ValueError(f"a basket holds {len(piece)} events, expected {expected}")
+        except Exception as error:
+            # What was compressed has been unpacked to its full size, so these bytes are whole.
+            if basket.compressed_bytes < basket.uncompressed_bytes or self._is_status:
+                raise self._not_understood(str(error).strip().partition("\n")[0]) from error
+            raise
+        if self._is_status:
+            self._check_status(piece)
         if self.layout.kind == "string":
             piece = self._interpretation.final_array(
                 {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
             )
         return piece
+
+    def _check_status(self, piece: Piece) -> None:
+        """Up to the first referenced object each has 4 bytes, and its bits say that it is one."""
+        bits = piece.content if isinstance(self._interpretation, AsJagged) else piece
+        if (np.asarray(bits) & _IS_REFERENCED).any():
+            raise self._not_understood("bits of referenced objects, 4 bytes for some, 6 for others")
+
+    def _not_understood(self, reason: str) -> NotUnderstoodError:
+        return NotUnderstoodError(f"of type {self.branch.typename}: {reason}")
 
     def _counted_offsets(self, number: int) -> NDArray[np.int32]:
         """Byte offsets of a basket that was written without them, from the counter branch."""

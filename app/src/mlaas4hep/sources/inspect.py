@@ -10,7 +10,8 @@ import numpy as np
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data.events import Jagged
 from mlaas4hep.data.specs import Range
-from mlaas4hep.sources.root import RootFile, known_trees
+from mlaas4hep.sources.columns import UnreadableError
+from mlaas4hep.sources.root import WRITE_A_TREE, RootFile, known_rntuples, known_trees
 
 _STEP = 10_000
 
@@ -57,6 +58,11 @@ def describe(name: str, tree: str | None = None) -> list[TreeReport]:
     Raises DataError where the file, or that tree in it, can't be read, or it holds no tree.
     """
     trees = [tree] if tree else known_trees(name)
+    if not trees and (others := known_rntuples(name)):
+        raise DataError(
+            f"{name} holds no tree, but what can't be read yet: RNTuple {', '.join(others)}",
+            WRITE_A_TREE,
+        )
     if not trees:
         raise DataError(f"{name} holds no tree", "Give a file with a TTree.")
     return [_describe_tree(name, each) for each in trees]
@@ -65,22 +71,20 @@ def describe(name: str, tree: str | None = None) -> list[TreeReport]:
 def _describe_tree(name: str, tree: str) -> TreeReport:
     with RootFile(name, tree) as file:
         numeric = [b.name for b in file.branches.values() if b.kind in ("flat", "jagged")]
-        ranges = {branch: Range() for branch in numeric}
-        least = dict.fromkeys(numeric, file.entries and 2**63)
-        reader = file.reader(numeric)
-        while reader.position < file.entries:
-            for branch, values in reader.take(_STEP).items():
-                found = ranges[branch]
-                if isinstance(values, Jagged):
-                    counts = values.counts
-                    least[branch] = min(least[branch], int(counts.min()))
-                    found.longest = max(found.longest, int(counts.max()))
-                    values = np.asarray(values.content[values.offsets[0] : values.offsets[-1]])
-                found.add(values)
+        unreadable: dict[str, str] = {}
+        while True:
+            try:
+                ranges, least = _ranges(file, [k for k in numeric if k not in unreadable])
+                break
+            except UnreadableError as error:
+                unreadable |= error.branches
         reports = []
         for info in file.branches.values():
             if info.name not in ranges:
-                reports.append(BranchReport(info.name, info.kind, info.type))
+                kind, title = str(info.kind), info.type
+                if info.name in unreadable:
+                    kind, title = "unreadable", f"can't be read: {unreadable[info.name]}"
+                reports.append(BranchReport(info.name, kind, title))
                 continue
             found = ranges[info.name]
             some = math.isfinite(found.low)
@@ -97,3 +101,20 @@ def _describe_tree(name: str, tree: str) -> TreeReport:
                 )
             )
         return TreeReport(tree, file.entries, reports)
+
+
+def _ranges(file: RootFile, branches: list[str]) -> tuple[dict[str, Range], dict[str, int]]:
+    """What one pass finds of each branch: its range, and the length of its shortest list."""
+    ranges = {branch: Range() for branch in branches}
+    least = dict.fromkeys(branches, file.entries and 2**63)
+    reader = file.reader(branches)
+    while reader.position < file.entries:
+        for branch, values in reader.take(_STEP).items():
+            found = ranges[branch]
+            if isinstance(values, Jagged):
+                counts = values.counts
+                least[branch] = min(least[branch], int(counts.min()))
+                found.longest = max(found.longest, int(counts.max()))
+                values = np.asarray(values.content[values.offsets[0] : values.offsets[-1]])
+            found.add(values)
+    return ranges, least

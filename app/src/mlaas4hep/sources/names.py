@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mlaas4hep.core.errors import DataError
 
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_WITH_TREE = re.compile(r"^(.+\.root):([^/:][^:]*)$")
 
 
 def is_url(name: str) -> bool:
@@ -15,21 +16,64 @@ def is_url(name: str) -> bool:
     return bool(_URL.match(name))
 
 
+def scheme_of(name: str) -> str:
+    """What stands before ``://``, in lower case; "" for a path."""
+    found = _URL.match(name)
+    return found[1].lower() if found else ""
+
+
+def local(name: str) -> str:
+    """The path that ``file:/PATH``, ``file:///PATH`` and ``~/PATH`` mean; other names as is."""
+    if name[:5].lower() == "file:":
+        path = name[5:].removeprefix("//").removeprefix("localhost")
+        return path if path.startswith("/") else name
+    if name.startswith("~"):
+        try:
+            return str(Path(name).expanduser())
+        except RuntimeError:  # nobody of that name
+            return name
+    return name
+
+
+def missing(name: str, remedy: str) -> DataError:
+    """The error "no such file", with the reason where the name tells it, else ``remedy``."""
+    return misread(name) or DataError(f"no such file: {name}", remedy)
+
+
+def misread(name: str) -> DataError | None:
+    """The error for a name that is no file's: one with wildcards, or with a tree in it."""
+    if found := _WITH_TREE.match(name):
+        return DataError(
+            f"no such file: {name}: FILE:TREE is not understood",
+            f'Give {found[1]}; the tree, one name for all files, is "branch": "{found[2]}" in'
+            " params.json (--tree of inspect, --branch of predict).",
+        )
+    if any(c in name for c in ("*" if is_url(name) else "*?[")):
+        return DataError(
+            f"no such file: {name}: wildcards are not expanded",
+            "List the files: one name a line in a text file, or joined by commas.",
+        )
+    return None
+
+
 def resolve(name: str, redirector: str, cwd: Path) -> str:
     """The path or URL to open for a name in the list of files.
 
-    - A URL is used as it is.
+    - A URL is used as it is; ``file:/PATH`` and ``~/PATH`` are paths.
     - A relative name that exists in ``cwd`` is that file; it stays relative if that is the
       working directory, so that messages and provenance name it as the user did.
     - A name that starts with /store and doesn't exist here, or a relative one that doesn't, is
       asked of the ``redirector`` ("" = none).
     - Any other missing path is DataError "no such file", at once.
     """
+    name = local(name)
     if is_url(name):
         return name
     path = cwd / name
     if _exists(path):
         return name if cwd == Path.cwd() else str(path)
+    if error := misread(name):
+        raise error
     remote = not name.startswith("/") or name == "/store" or name.startswith("/store/")
     if remote and redirector:
         slash = "/" if redirector.startswith("http") else "//"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.data import Events, Jagged
-from mlaas4hep.sources.columns import Column, SharedOffsets
+from mlaas4hep.sources.columns import Column, SharedOffsets, UnreadableError
 
 Fetch = Callable[[list[tuple[int, int]]], Iterator[Any]]
 """Gives a filled uproot Chunk for each byte range, in order."""
@@ -81,14 +81,19 @@ class Reader:
         wanted = {name: column.baskets_before(until) for name, column in self._columns.items()}
         chunks = self._fetch([b for baskets in wanted.values() for _, b in baskets if b])
         shared: SharedOffsets = {}
+        unreadable: list[UnreadableError] = []
         for name, baskets in wanted.items():
             column = self._columns[name]
-            with self._guard(name):
-                pieces = [
-                    column.decode(number, place, next(chunks) if place else None)
-                    for number, place in baskets
-                ]
-                column.extend(pieces, self.position, shared)
+            mine = [(*basket, next(chunks) if basket[1] else None) for basket in baskets]
+            try:
+                with self._guard(name):
+                    pieces = [column.decode(*basket) for basket in mine]
+                    column.extend(pieces, self.position, shared)
+            except UnreadableError as error:
+                unreadable.append(error)
+        if unreadable:
+            reasons = {name: why for e in unreadable for name, why in e.branches.items()}
+            raise UnreadableError(unreadable[0].file, reasons)
         self._loaded = until
 
 

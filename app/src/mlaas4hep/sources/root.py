@@ -7,28 +7,39 @@ import os
 import queue
 import struct
 import sys
+import urllib.request
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import fsspec
 import numpy as np
 import uproot
 from uproot.source.chunk import Chunk
 
 from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean
 from mlaas4hep.data import Events, FileRecord
-from mlaas4hep.sources.columns import Column, Kind, layout
-from mlaas4hep.sources.names import is_url
+from mlaas4hep.sources.columns import (
+    Column,
+    Kind,
+    Layout,
+    NotUnderstoodError,
+    UnreadableError,
+    layout,
+)
+from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of
 from mlaas4hep.sources.reader import Reader
 
 WINDOW_BYTES = 16 * 2**20
 """Bytes that a Reader unpacks at a time."""
 _GAP = 64 * 1024
 """Bytes between two baskets that are rather read than jumped over."""
+_PATIENCE = 10
+"""Seconds to wait for a web server that is asked what it can do."""
 _COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
 
 
@@ -37,12 +48,16 @@ class BranchInfo:
     """A branch: its kind, and its type as C++ names it.
 
     "flat" is one number per event, "jagged" a list of numbers (a fixed-size array is one whose
-    lists all have the same length), "string" a text; "unsupported" is everything else.
+    lists all have the same length, ``fixed``), "string" a text; "unsupported" is everything else.
+    ``counter`` is the branch that holds the lengths of its lists; "" where there is none.
     """
 
     name: str
     kind: Kind
     type: str
+    fixed: int = field(default=0, compare=False)
+    is_real: bool = field(default=False, compare=False)
+    counter: str = field(default="", compare=False)
 
 
 @contextmanager
@@ -53,11 +68,14 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
         yield
     except MlaasError:
         raise
+    except NotUnderstoodError as error:
+        raise UnreadableError(file, {branch: str(error)}) from error
     except FileNotFoundError:
-        raise DataError(f"no such file: {file}", "Give a path or URL that exists.") from None
+        raise missing(file, "Give a path or URL that exists.") from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EISDIR):
             raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+        _check_url(file)
         remedy = _COPY_AGAIN
         if is_url(file):
             remedy = "Check the address, and whether the server answers and lets you read."
@@ -67,6 +85,7 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
             f"{where} can't be opened: {_first_line(error)}", "Install that package."
         ) from error
     except Exception as error:
+        _check_url(file)
         raise DataError(
             f"{where} can't be read, it seems damaged: {_first_line(error)}", _COPY_AGAIN
         ) from error
@@ -75,6 +94,37 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"
+
+
+def _check_url(name: str) -> None:
+    """After a failure: raise DataError if it lies in the URL, or in a server without ranges."""
+    if is_url(name) and (error := misread(name)):
+        raise error
+    if scheme_of(name) not in ("http", "https"):
+        return
+    part = urllib.request.Request(name, headers={"Range": "bytes=0-0"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(part, timeout=_PATIENCE) as answer:  # noqa: S310
+            whole = answer.status == 200
+    except (OSError, ValueError):
+        return
+    if whole:
+        host = name.split("/")[2]
+        raise DataError(
+            f"{name} can't be read: {host} doesn't answer range requests (HTTP Range)",
+            "Copy the file here, or ask for it by root:// or from a server that does.",
+        )
+
+
+_SCHEMES = {"davs": "https", "dav": "http", "xroot": "root", "xrootd": "root"}
+"""Schemes of the grid that are others by another name."""
+
+
+def _check_scheme(name: str) -> None:
+    scheme = scheme_of(name)
+    if scheme not in fsspec.available_protocols():
+        use = _SCHEMES.get(scheme, "root:// or https")
+        raise DataError(f"{name} can't be opened: {scheme}:// is not supported", f"Use {use}://.")
 
 
 def _check_local(path: Path) -> None:
@@ -115,11 +165,14 @@ half an hour for one that hangs. What the environment says already is kept."""
 
 def open_file(name: str) -> Any:
     """The uproot file of that path or URL; DataError says why it can't be opened."""
+    name = local(name)
     with reading(name):
         if not is_url(name):
             _check_local(Path(name))
         elif name.startswith(("root://", "roots://")):
             _prepare_xrootd(name)
+        else:
+            _check_scheme(name)
         return uproot.open({name: None})  # in this form a colon is part of the name
 
 
@@ -142,26 +195,40 @@ def known_trees(name: str) -> list[str]:
         return tree_names(file)
 
 
+def known_rntuples(name: str) -> list[str]:
+    """Names of the RNTuples in the file of that path or URL, with their folders."""
+    with open_file(name) as file, reading(name):
+        return [k for k, kind in _classes(file).items() if "RNTuple" in kind]
+
+
 def tree_names(directory: Any) -> list[str]:
     """Names of the trees in an open file, with their folders, in the file's order."""
-    classes = directory.classnames(recursive=True, cycle=False)
-    return [name for name, kind in classes.items() if kind.startswith(("TTree", "TNtuple"))]
+    kinds = _classes(directory).items()
+    return [name for name, kind in kinds if kind.startswith(("TTree", "TNtuple"))]
+
+
+def _classes(directory: Any) -> dict[str, str]:
+    found: dict[str, str] = directory.classnames(recursive=True, cycle=False)
+    return found
+
+
+WRITE_A_TREE = "Write it as a TTree: with uproot by mktree, with ROOT by Snapshot."
 
 
 def _open_tree(file: Any, name: str, tree: str) -> Any:
     with reading(name):
         trees = tree_names(file)
-        known = file.classnames(recursive=True, cycle=False)
+        known = _classes(file)
         if tree.split(";")[0] in trees:
             return file[tree]
     kind = known.get(tree)
     if kind is None:
-        raise DataError(f"{name}: no tree {tree!r}", did_you_mean(tree, trees))
-    if "RNTuple" in kind:
         raise DataError(
-            f"{name}: {tree!r} is an RNTuple, which can't be read yet",
-            "Write it as a TTree: with uproot by mktree, with ROOT by Snapshot.",
+            f"{name}: no tree {tree!r}",
+            f"{did_you_mean(tree, trees)} The tree must have one name, `branch`, in all files.",
         )
+    if "RNTuple" in kind:
+        raise DataError(f"{name}: {tree!r} is an RNTuple, which can't be read yet", WRITE_A_TREE)
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 
 
@@ -174,7 +241,7 @@ class RootFile:
     """
 
     def __init__(self, name: str, tree: str = "Events") -> None:
-        self.name = name
+        self.name = name = local(name)
         self.tree = tree
         self._file = open_file(name)
         self._descriptor = -1
@@ -222,13 +289,15 @@ class RootFile:
 
     def _describe(self, name: str, branch: Any) -> BranchInfo:
         try:
-            kind, title = layout(branch).kind, str(branch.typename)
+            found, title = layout(branch), str(branch.typename)
         except Exception as error:
             return BranchInfo(name, "unsupported", f"unknown type ({_first_line(error)})")
         if branch.num_entries != self.entries:
             title += f", filled in {branch.num_entries} events"
             return BranchInfo(name, "unsupported", title)
-        return BranchInfo(name, kind, title)
+        return BranchInfo(
+            name, found.kind, title, found.fixed, found.dtype.kind == "f", _counter(branch, found)
+        )
 
     @cached_property
     def _branches(self) -> dict[str, Any]:
@@ -314,6 +383,15 @@ class RootFile:
             if not count:
                 raise OSError(f"the file ends at byte {start + filled}, within a basket")
             filled += count
+
+
+def _counter(branch: Any, found: Layout) -> str:
+    """The name of the leaf with the lengths of a branch's lists, if these vary."""
+    leaves = branch.member("fLeaves")
+    if found.kind != "jagged" or found.fixed or len(leaves) != 1:
+        return ""
+    leaf = leaves[0].member("fLeafCount")
+    return "" if leaf is None else str(leaf.member("fName"))
 
 
 def _join_near(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

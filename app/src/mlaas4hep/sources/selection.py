@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from mlaas4hep.core.errors import DataError, did_you_mean
-from mlaas4hep.sources.root import RootFile
+from mlaas4hep.data.specs import by_reason
+from mlaas4hep.sources.columns import UnreadableError
+from mlaas4hep.sources.root import BranchInfo, RootFile
 
 IDENTIFIER = ("run", "event", "luminosityBlock")
 """Branches that identify an event, by CMS's names."""
@@ -20,8 +23,9 @@ _SHOWN = 10
 class Selection:
     """What of a tree is used; the keys of params.json have the same names (``branch`` = tree).
 
-    Names may be wildcards (``Jet_*``). ``identifier`` and ``label_branch`` are never features;
-    a branch both selected and excluded is used. ``branches`` says what to do where files differ:
+    Names may be wildcards (``Jet_*``). ``identifier`` and ``label_branch`` are never features.
+    ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
+    that is selected by its exact name stays. ``branches`` says what to do where files differ:
     "same" is an error, "common" uses the branches that all files have.
     """
 
@@ -39,39 +43,71 @@ class Selection:
 
 @dataclass(frozen=True)
 class Selected:
-    """Names of the features, sorted by ASCII; ``left_out`` says why others can't be used."""
+    """Names of the features, sorted by ASCII; ``left_out`` says why others can't be used.
+
+    ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
+    whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
+    ``warnings`` say what is odd, but allowed.
+    """
 
     flat: list[str]
     jagged: list[str]
     left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    counted: list[list[str]] = field(default_factory=list)
+    alike: list[list[str]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Flat and jagged names, as in ``flat, jagged = select(...)``."""
         return iter((self.flat, self.jagged))
+
+    def without(self, error: UnreadableError, selection: Selection) -> Selected:
+        """The selection without what can't be read; raises the error if it was named exactly."""
+        lost = error.branches
+        if any(name in selection.selected_branches for name in lost):
+            raise error
+        flat, jagged = ([k for k in names if k not in lost] for names in self)
+        left_out = self.left_out | {k: f"uproot can't read it: {lost[k]}" for k in lost}
+        if not flat and not jagged:
+            raise _nothing_left(f"the tree {selection.tree} of {error.file}", left_out)
+        groups = (
+            [[k for k in group if k not in lost] for group in groups]
+            for groups in (self.counted, self.alike)
+        )
+        return Selected(flat, jagged, left_out, self.warnings, *groups)
 
 
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     """The branches to read from all files.
 
     Raises DataError naming: a name or wildcard that no file has, with the nearest ones; a branch
-    selected by its exact name that holds neither numbers nor lists of them; branches that differ
-    from file to file; a label branch that can't be one; a selection of nothing.
+    both selected and excluded by its exact name, or selected so that holds neither numbers nor
+    lists of them; branches that differ from file to file; a label branch that can't be one; a
+    selection of nothing.
     """
     known = list(dict.fromkeys(name for file in files for name in file.branches))
     where = files[0].name if len(files) == 1 else f"the {len(files)} files"
-    for key in ("selected_branches", "exclude_branches"):
+    for key in ("selected_branches", "exclude_branches", "identifier"):
         for pattern in getattr(selection, key):
+            if key == "identifier" and pattern in IDENTIFIER:
+                continue  # the default suits many files, not all
             if not any(_matches(name, pattern) for name in known):
                 raise DataError(
                     f"{key}: no branch {pattern!r} in the tree {selection.tree} of {where}",
                     did_you_mean(pattern, known),
                 )
+    if both := sorted({*selection.selected_branches} & {*selection.exclude_branches}):
+        raise DataError(
+            f"{', '.join(both)}: in selected_branches and in exclude_branches",
+            "Take it off one of them.",
+        )
     if selection.label_branch is not None:
         _check_label(files, selection.label_branch)
 
     wanted = [name for name in known if _is_wanted(name, selection)]
     left_out: dict[str, str] = {}
     kinds: dict[str, str] = {}
+    warnings = _idle(selection, known)
     differing: dict[str, str] = {}
     for name in wanted:
         infos = [file.branches.get(name) for file in files]
@@ -89,6 +125,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             differing[name] = reason
         else:
             kinds[name] = usable[0].kind
+            warnings += _mixed(name, files)
     if differing and selection.branches == "same":
         shown = "; ".join(f"{k} {v}" for k, v in list(differing.items())[:_SHOWN])
         more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
@@ -98,15 +135,73 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         )
     left_out |= differing
     if not kinds:
-        raise DataError(
-            f"no branch is left to use in the tree {selection.tree} of {where}",
-            "Loosen selected_branches, exclude_branches or identifier.",
-        )
+        raise _nothing_left(f"the tree {selection.tree} of {where}", left_out)
+    jagged = sorted(k for k, kind in kinds.items() if kind == "jagged")
+    infos_of = [next(f.branches[k] for f in files if k in f.branches) for k in jagged]
     return Selected(
         sorted(k for k, kind in kinds.items() if kind == "flat"),
-        sorted(k for k, kind in kinds.items() if kind == "jagged"),
+        jagged,
         left_out,
+        warnings,
+        _groups(infos_of, lambda info: info.counter),
+        _groups(infos_of, _stem),
     )
+
+
+def _nothing_left(where: str, left_out: dict[str, str]) -> DataError:
+    message = f"no branch is left to use in {where}"
+    if not left_out:
+        return DataError(message, "Loosen selected_branches, exclude_branches or identifier.")
+    return DataError(
+        f"{message}: {by_reason(left_out)}",
+        "Select branches of numbers or lists of numbers, or write files that have such.",
+    )
+
+
+def _groups(infos: Sequence[BranchInfo], key: Callable[[BranchInfo], str]) -> list[list[str]]:
+    """Names of the branches that have the same key, where it isn't empty, and others have it."""
+    found: dict[str, list[str]] = {}
+    for info in infos:
+        if name := key(info):
+            found.setdefault(name, []).append(info.name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def _stem(info: BranchInfo) -> str:
+    """``Jet`` of ``Jet_pt``; empty if the branch has a counter, or lists of a fixed length."""
+    if info.counter or info.fixed:
+        return ""
+    start, *rest = re.split(r"[_./]", info.name, maxsplit=1)
+    return start if rest else ""
+
+
+def _idle(selection: Selection, known: Sequence[str]) -> list[str]:
+    """A warning for each of exclude_branches that leaves nothing out."""
+    warnings = []
+    kept = selection.selected_branches
+    for pattern in selection.exclude_branches:
+        names = [name for name in known if _matches(name, pattern)]
+        never = (selection.label_branch, *selection.identifier)
+        if kept and not any(
+            name not in kept and any(_matches(name, p) for p in (*kept, *never) if p)
+            for name in names
+        ):
+            warnings.append(
+                f"exclude_branches: {pattern!r} leaves nothing out of selected_branches"
+            )
+    return warnings
+
+
+def _mixed(name: str, files: Sequence[RootFile]) -> list[str]:
+    """A warning if the branch holds whole numbers in one file, real ones in another."""
+    first = files[0].branches[name]
+    for file in files[1:]:
+        if (other := file.branches[name]).is_real != first.is_real:
+            return [
+                f"the branch {name} is {first.type} in {files[0].name},"
+                f" {other.type} in {file.name}: both are used as numbers"
+            ]
+    return []
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -116,8 +211,12 @@ def _matches(name: str, pattern: str) -> bool:
 def _is_wanted(name: str, selection: Selection) -> bool:
     if name == selection.label_branch or any(_matches(name, p) for p in selection.identifier):
         return False
-    if selection.selected_branches:
-        return any(_matches(name, p) for p in selection.selected_branches)
+    if name in selection.selected_branches:
+        return True
+    if selection.selected_branches and not any(
+        _matches(name, p) for p in selection.selected_branches
+    ):
+        return False
     return not any(_matches(name, p) for p in selection.exclude_branches)
 
 
@@ -132,6 +231,12 @@ def _difference(name: str, files: Sequence[RootFile]) -> str:
             return (
                 f"is {first.kind} ({first.type}) in {files[0].name},"
                 f" {other.kind} ({other.type}) in {file.name}"
+            )
+        if other.fixed != first.fixed:
+            lengths = [f"{i.fixed or 'any number of'} values" for i in (first, other)]
+            return (
+                f"holds {lengths[0]} ({first.type}) in {files[0].name},"
+                f" {lengths[1]} ({other.type}) in {file.name}"
             )
     return ""
 

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,12 +69,21 @@ def selection_of(params: Params, label_branch: str | None = None) -> Selection:
 
 
 def scan_files(
-    names: Sequence[str], params: Params, cwd: Path, progress: Progress = silent
-) -> Specs:
-    """The specs of the files alone: what ``mlaas4hep specs`` writes."""
+    names: Sequence[str],
+    params: Params,
+    cwd: Path,
+    labels: Sequence[str] = (),
+    progress: Progress = silent,
+) -> tuple[Specs, list[str]]:
+    """The specs of the files alone, which ``mlaas4hep specs`` writes, and warnings.
+
+    With ``labels``, those of a training with the same: a label branch is no feature.
+    """
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
-        return scan(files, selection_of(params), params.nevts, progress)
+        selection = selection_of(params, _label_branch(labels, files))
+        specs = scan(files, selection, params.nevts, progress)
+        return specs, select(files, selection).warnings + specs.warnings
 
 
 @dataclass(frozen=True)
@@ -202,16 +211,16 @@ class Dataset:
             )
         label_branch = _label_branch(labels, files)
         selection = selection_of(params, label_branch)
-        left_out = select(files, selection).left_out
-        if left_out:
-            shown = ", ".join(list(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-            self.warnings.append(f"{len(left_out)} branches can't be used: {shown}")
+        chosen = select(files, selection)
+        self.warnings += chosen.warnings
         self.labels = (
             Labels.in_branch(label_branch, files, self._used)
             if label_branch
             else Labels.per_files(labels, files)
         )
         self.specs = self._find_specs(selection, specs, cwd, progress)
+        left_out = chosen.left_out | self.specs.left_out  # older specs don't know them
+        self.warnings += replace(self.specs, left_out=left_out).warnings
         self.width = self.specs.width
         if not self.width:
             raise DataError("no column is left to train on", "Select more branches.")

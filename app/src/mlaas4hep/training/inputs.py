@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlaas4hep.core.errors import UsageError
+from mlaas4hep.sources.names import local
 
 _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
 
@@ -18,7 +19,9 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
     names = _read(text, cwd, "--files")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"--files names {twice!r} twice", "Its events would be in training and test at once."
+            f"--files names {twice!r} twice",
+            "Its events would be in training and test at once. Two trees of one file: write each to"
+            " a file of its own, under one name.",
         )
     return names
 
@@ -34,7 +37,7 @@ def _read(text: str, cwd: Path, option: str) -> list[str]:
             f"{option} is empty", "Give a text file with one a line, or a list joined by commas."
         )
     single = "," not in text and "://" not in text and "\0" not in text
-    file = cwd / text.strip()
+    file = cwd / local(text.strip())
     items = text.split(",")
     if single and file.is_file():
         if not _is_root(file):

@@ -54,7 +54,8 @@ class Params(BaseModel):
     identifier: tuple[str, ...] = _key(
         IDENTIFIER,
         "a list of branch names",
-        "Branches that identify an event, left out of the input; empty means the default.",
+        "Branches that identify an event, left out of the input; empty means the default."
+        " Others that you name must be in some file.",
     )
     selected_branches: tuple[str, ...] = _key(
         (), "a list of branch names", "Branches to use, names or wildcards; empty means all."
@@ -62,7 +63,8 @@ class Params(BaseModel):
     exclude_branches: tuple[str, ...] = _key(
         (),
         "a list of branch names, or a file with one a line",
-        "Branches to leave out, names or wildcards; selected_branches wins.",
+        "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
+        " full stays.",
     )
     branches: Literal["same", "common"] = _key(
         "same",

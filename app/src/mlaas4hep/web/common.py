@@ -17,6 +17,7 @@ from mlaas4hep.access.rules import is_loopback
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
+    EventError,
     ForbiddenError,
     LimitError,
     MlaasError,
@@ -36,6 +37,7 @@ _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
     (LimitError, 413),
+    (EventError, 422),
     (ModelError, 422),
     (BusyError, 503),
 )

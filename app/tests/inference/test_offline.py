@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+
+from bundles import make_bundle, make_specs
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.inference.offline import ROWS, local_answers, predict_files
+from mlaas4hep.models.bundle import Bundle
+from sources.plain import write_tree
+
+NEEDED = ["met", "nJet", "jet_eta", "jet_pt"]
+
+
+def write(path: Path, eta: list[int], pt: list[int], **more: np.ndarray) -> str:
+    events = len(eta)
+    branches = {
+        "met": np.ones(events, np.float32),
+        "nJet": np.array(eta, np.int32),
+        "jet_eta": ak.unflatten(np.ones(sum(eta), np.float32), eta),
+        "jet_pt": ak.unflatten(np.ones(sum(pt), np.float32), pt),
+    }
+    return str(write_tree(path, "Events", branches | more))
+
+
+def test_lists_of_one_collection_name_file_event_and_lengths(tmp_path: Path) -> None:
+    specs = replace(make_specs(), collections=[["jet_eta", "jet_pt"]])
+    answer = local_answers(Bundle.open(make_bundle(tmp_path, specs=specs)))
+    good = write(tmp_path / "good.root", [2] * 10, [2] * 10)
+    assert sum(map(len, predict_files([good], "Events", NEEDED, answer))) == 10
+    lengths = [2] * (ROWS + 10)
+    other = write(tmp_path / "other.root", lengths, [*lengths[:-1], 3])
+    with pytest.raises(DataError) as error:
+        list(predict_files([good, other], "Events", NEEDED, answer))
+    event = f"event {ROWS + 9}: jet_eta has 2 values, jet_pt has 3"
+    assert f"{other}: {event}" in error.value.message
+
+
+def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) -> None:
+    answer = local_answers(Bundle.open(make_bundle(tmp_path)))
+    good = write(tmp_path / "good.root", [2], [2])
+    path = write_tree(
+        tmp_path / "none.root",
+        "Events",
+        {"met": np.ones(3), "pT_of_jets": np.ones(3), "z": np.ones(3)},
+    )
+    with pytest.raises(DataError, match=r"none\.root: no branch 'nJet', 'jet_eta'") as error:
+        list(predict_files([good, str(path)], "Events", ["met", "nJet", "jet_eta"], answer))
+    assert error.value.remedy == "There are: 'pT_of_jets', 'z'."
+    with pytest.raises(DataError, match=r"good\.root: no branch 'jet_pT' .* needs it") as error:
+        list(predict_files([good], "Events", ["met", "jet_pT"], answer))
+    assert "Did you mean 'jet_pt'" in error.value.remedy
