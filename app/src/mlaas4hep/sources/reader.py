@@ -155,8 +155,10 @@ class SpreadReader:
         self.places = len(strands)
         self.is_limited = is_limited
         """Whether there are fewer strands than wanted, for want of memory."""
-        self._strands = [list(readers) for readers in strands]
-        self._sizes = [sum(r.stop - r.position for r in readers) for readers in strands]
+        # Bits reversed (0 8 4 12 2 ...): part of a turn is a sample of the whole, too.
+        order = sorted(range(len(strands)), key=lambda strand: f"{strand:b}"[::-1])
+        self._strands = [list(strands[strand]) for strand in order]
+        self._sizes = [sum(r.stop - r.position for r in readers) for readers in self._strands]
         self._left = list(self._sizes)
         self._piece = piece
 
