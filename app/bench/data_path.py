@@ -26,6 +26,7 @@ from mlaas4hep.data import Encoder, plan_chunks
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
+from mlaas4hep.training.dataset import MIX_BYTES, READ_BYTES
 
 TREE = "events"
 FLAT = 22
@@ -78,15 +79,18 @@ def iterate(trees: Sequence[Any]) -> int:
 
 def chunks(files: Sequence[RootFile], encoder: Encoder) -> int:
     """Make mixed chunks of normalised rows of all files; the number of events."""
-    readers = [file.reader(NAMES) for file in files]
+    turn = MIX_BYTES // (4 * encoder.width) // len(files)
+    readers = [
+        file.spread(NAMES, [(0, file.entries)], READ_BYTES // len(files), turn) for file in files
+    ]
     rows = np.empty((CHUNK + len(files), encoder.width), np.float32)
     events = 0
     for chunk in plan_chunks([file.entries for file in files], CHUNK):
         filled = 0
-        for reader, (start, stop) in zip(readers, chunk, strict=True):
-            part = rows[filled : filled + stop - start]
-            encoder.encode(reader.take(stop - start), part)
-            filled += stop - start
+        for reader, (begin, end) in zip(readers, chunk, strict=True):
+            for start, stop, values in reader.take(end - begin):
+                encoder.encode(values, rows[filled : filled + stop - start])
+                filled += stop - start
         events += filled
     return events
 

@@ -12,7 +12,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep.data import Jagged
+from mlaas4hep.data import EventsToUse, Jagged
 from mlaas4hep.sources.columns import Column
 from mlaas4hep.sources.reader import Reader
 from mlaas4hep.sources.root import RootFile
@@ -105,6 +105,148 @@ def test_earlier_events_stay_as_they_were(small_files: list[Path]) -> None:
             reader.take(100)
     np.testing.assert_array_equal(first["x"], copies[0])
     np.testing.assert_array_equal(first["Jet_pt"].content, copies[1])
+
+
+LAYOUTS = {
+    "one basket": [1000],
+    "two clusters": [500, 500],
+    "uneven clusters": [7, 400, 93, 100, 100, 300],
+    "many clusters": [10] * 100,
+}
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of the same 1000 events in clusters of different sizes."""
+    folder = tmp_path_factory.mktemp("layouts")
+    rng = np.random.default_rng(1)
+    lists = ak.unflatten(np.arange(4000, dtype=np.int16), rng.multinomial(4000, [1e-3] * 1000))
+    files = {}
+    for name, clusters in LAYOUTS.items():
+        files[name] = folder / f"{name}.root"
+        with uproot.recreate(files[name]) as file:
+            types = {"x": np.float64, "b": np.int8, "v": "var * int16", "fixed": "3 * float32"}
+            file.mktree("t", types)
+            at = 0
+            for size in clusters:
+                entries = np.arange(at, at + size)
+                file["t"].extend(
+                    {
+                        "x": entries.astype(np.float64),
+                        "b": (entries % 100).astype(np.int8),
+                        "v": lists[at : at + size],
+                        "fixed": (entries[:, None] * [1, 2, 3]).astype(np.float32),
+                    }
+                )
+                at += size
+    return files
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+@settings(max_examples=15)
+def test_spread_reading_gives_every_event_once_and_decodes_each_basket_once(
+    layouts: dict[str, Path], layout: str, data: st.DataObject
+) -> None:
+    path = layouts[layout]
+    nevts = data.draw(st.one_of(st.just(-1), st.integers(1, 1000)))
+    [ranges] = EventsToUse.of([1000], nevts).ranges
+    max_bytes = data.draw(st.sampled_from([1, 3000, 10_000, 10**9]))
+    turn = data.draw(st.integers(1, 2000))
+    wanted = [e for start, stop in ranges for e in range(start, stop)]
+    decoded: Counter[tuple[str, int]] = Counter()
+    decode = Column.decode
+
+    def counting(self: Column, number: int, *place: object) -> object:
+        decoded[self.branch.name, number] += 1
+        return decode(self, number, *place)  # type: ignore[arg-type]
+
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch, RootFile(str(path), "t") as file:
+        patch.setattr(Column, "decode", counting)
+        reader = file.spread(["x", "b", "v", "fixed"], ranges, max_bytes, turn)
+        held = []
+        while len(seen) < len(wanted):
+            n = min(data.draw(st.integers(1, 400)), len(wanted) - len(seen))
+            before = len(seen)
+            for start, stop, events in reader.take(n):
+                assert len(events["x"]) == stop - start
+                seen += range(start, stop)
+                held.append((start, stop, events))
+            assert len(seen) - before == n
+    for start, stop, events in held:  # after all was read: no view was written over
+        for branch, values in events.items():
+            assert_same(values, path, "t", branch, start, stop)
+    assert sorted(seen) == wanted
+    assert set(decoded.values()) == {1}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_turn_of_spread_reading_is_a_sample_of_the_whole_file(
+    layouts: dict[str, Path], layout: str
+) -> None:
+    with RootFile(str(layouts[layout]), "t") as file:
+        reader = file.spread(["x"], [(0, 1000)], 10**9, 80)
+        assert reader.places == 5
+        for _ in range(10):
+            entries = np.concatenate([e["x"] for _, _, e in reader.take(100)])
+            assert np.histogram(entries, 3, (0, 1000))[0].min() >= 10
+
+
+def test_places_are_fewer_where_memory_is_short(layouts: dict[str, Path]) -> None:
+    branches = ["x", "b", "v", "fixed"]
+    with RootFile(str(layouts["two clusters"]), "t") as file:
+        whole = file.spread(branches, [(0, 1000)], 10**6, 100)
+        none = file.spread(branches, [(0, 1000)], 1, 100)
+    assert (whole.places, whole.is_limited) == (5, False)
+    assert (none.places, none.is_limited) == (1, True)
+    with RootFile(str(layouts["one basket"]), "t") as file:  # which is in memory in any case
+        assert file.spread(branches, [(0, 1000)], 1, 100).places == 5
+
+
+def test_baskets_that_end_anywhere_are_decoded_once_by_all_places(
+    real_data: Path, decoded: Counter[tuple[str, int]]
+) -> None:
+    path = real_data / "uproot-HZZ.root"
+    with uproot.open(path) as plain:
+        baskets = {b.name: b.num_baskets for b in plain["events"].branches}
+    with RootFile(str(path), "events") as file:
+        reader = file.spread(list(baskets), [(0, 2421)], 10**9, 500)
+        pieces = sorted(reader.take(2421), key=lambda piece: piece[0])
+    assert Counter(branch for branch, _ in decoded) == baskets
+    for branch in ("NJet", "Jet_Px", "Muon_Charge", "MET_px"):
+        found = join([events[branch] for _, _, events in pieces])
+        assert_same(found, path, "events", branch, 0, 2421)
+
+
+def test_memory_of_spread_reading(tmp_path: Path) -> None:
+    """Within the bound; a file of one basket is in memory once, not once a place."""
+    peaks = {}
+    for clusters, events, limit in (
+        (20, 10_000, 2_000_000),
+        (80, 10_000, 2_000_000),
+        (1, 200_000, 0),
+    ):
+        path = tmp_path / f"{clusters}.root"
+        with uproot.recreate(path) as file:
+            file.mktree("t", {"x": np.float64, "y": "4 * float32"})
+            rng = np.random.default_rng(1)
+            for _ in range(clusters):
+                y = rng.normal(size=(events, 4)).astype(np.float32)
+                file["t"].extend({"x": rng.normal(size=events), "y": y})
+        with RootFile(str(path), "t") as root:
+            reader = root.spread(["x", "y"], [(0, root.entries)], limit, 2000)
+            assert reader.places == (16 if clusters == 1 else 8)
+            tracemalloc.start()
+            for _ in range(0, root.entries, 2000):
+                for _piece in reader.take(2000):
+                    pass
+            peaks[clusters] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert peaks[80] < 1.1 * peaks[20]
+    # 24 bytes an event, offsets of 8, and once a cluster as on disk and in uproot's hands.
+    assert peaks[80] < 2_000_000 * 32 / 24 + 4 * 240_000
+    assert peaks[1] < 3 * 24 * 200_000
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.core.errors import DataError
-from mlaas4hep.data import Encoder, Specs
+from mlaas4hep.data import Encoder, EventsToUse, Specs
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
@@ -21,15 +21,19 @@ from sources.plain import one_list, plain_branches, plain_tree, write_tree
 def scanned(files: list[Path], selection: Selection, nevts: int = -1) -> Specs:
     with ExitStack() as stack:
         opened = [stack.enter_context(RootFile(str(f), selection.tree)) for f in files]
-        return scan(opened, selection, nevts)
+        return scan(opened, selection, EventsToUse.of([file.entries for file in opened], nevts))
 
 
 def assert_specs_are_those_of_plain_uproot(
-    specs: Specs, files: list[Path], nevts: int | None = None
+    specs: Specs, files: list[Path], use: EventsToUse | None = None
 ) -> None:
     for branch in specs.flat + specs.jagged:
-        found = [plain_branches(f, specs.tree)[branch] for f in files]
-        arrays = [one_list(each.array(entry_stop=nevts)) for each in found]
+        arrays = [one_list(plain_branches(f, specs.tree)[branch].array()) for f in files]
+        if use:
+            arrays = [
+                ak.concatenate([a[start:stop] for start, stop in ranges])
+                for a, ranges in zip(arrays, use.ranges, strict=True)
+            ]
         if branch in specs.jagged:
             assert specs.jdim[branch] == max(int(ak.max(ak.num(a), initial=0)) for a in arrays)
         values = np.concatenate([ak.to_numpy(ak.flatten(a, axis=None)) for a in arrays])
@@ -43,9 +47,9 @@ def assert_specs_are_those_of_plain_uproot(
 @pytest.mark.parametrize("nevts", [-1, 150, 5000])
 def test_specs_of_two_files(small_files: list[Path], nevts: int) -> None:
     specs = scanned(small_files, Selection("events"), nevts)
-    stop = None if nevts < 0 else nevts
-    assert_specs_are_those_of_plain_uproot(specs, small_files, stop)
-    assert specs.scanned == {-1: 1000, 150: 300, 5000: 1000}[nevts]
+    use = EventsToUse.of([700, 300], nevts)
+    assert_specs_are_those_of_plain_uproot(specs, small_files, use)
+    assert specs.scanned == {-1: 1000, 150: 150, 5000: 1000}[nevts]
     assert [f.entries for f in specs.files] == [700, 300]
     assert [f.size for f in specs.files] == [f.stat().st_size for f in small_files]
     assert specs.selection["nevts"] == nevts
@@ -140,7 +144,7 @@ def test_a_jagged_branch_that_is_always_empty(tmp_path: Path) -> None:
 def test_progress_goes_to_the_end(small_files: list[Path]) -> None:
     seen: list[tuple[str, int, int]] = []
     with RootFile(str(small_files[0]), "events") as a, RootFile(str(small_files[1]), "events") as b:
-        scan([a, b], Selection("events"), -1, lambda *args, **figures: seen.append(args))
+        scan([a, b], Selection("events"), None, lambda *args, **figures: seen.append(args))
     assert seen == [("specs", 700, 1000), ("specs", 1000, 1000)]
 
 

@@ -52,6 +52,24 @@ def two(folder: Path, events: tuple[int, int] = (900, 600), seed: int = 1) -> li
     ]
 
 
+def sorted_by_class(path: Path, clusters: int, events: int = 20_000) -> Path:
+    """As hadd joins a file per class: ``lab`` is 1 in the first half, 0 in the second."""
+    random = np.random.default_rng(0)
+    lab = np.repeat([1, 0], events // 2).astype(np.int32)
+    branches = {
+        "x": random.normal(1.5 * lab, 1),
+        "y": random.normal(1.5 * lab, 1),
+        "lab": lab,
+        "entry": np.arange(events, dtype=np.float64),
+    }
+    step = events // clusters
+    with uproot.recreate(path, uuid_function=lambda: uuid5(NAMESPACE_OID, path.name)) as file:
+        file.mktree("Events", {name: v.dtype for name, v in branches.items()})
+        for start in range(0, events, step):
+            file["Events"].extend({k: v[start : start + step] for k, v in branches.items()})
+    return path
+
+
 def rows_of(
     files: list[Path], branches: list[str], jagged: list[str]
 ) -> tuple[np.ndarray, list[str]]:

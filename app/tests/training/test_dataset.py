@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import uproot
 
 from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, membership
-from mlaas4hep.training.dataset import Dataset, _ahead, open_files, scan_files
+from mlaas4hep.training import dataset
+from mlaas4hep.training.dataset import MIX_BYTES, Dataset, _ahead, open_files, scan_files
 from mlaas4hep.training.params import Params
 from real.files import RealFile, each
-from training.root_files import content, rows_of, two, write
+from training.root_files import content, rows_of, sorted_by_class, two, write
 
 FLAT, JAGGED = ["constant", "good", "half", "id", "kind", "met", "njet_id", "njet_pt"], [
     "jet_id",
@@ -57,18 +59,23 @@ def test_rows_are_what_a_plain_loop_makes(tmp_path: Path, stack: ExitStack) -> N
     data = make(stack, files, chunk_size=100)
     expected, columns = rows_of(files, FLAT, JAGGED)
     assert data.specs.columns == columns
+    found = np.concatenate([rows for rows, _, _ in data.chunks()])
+    column = columns.index("id")
+    np.testing.assert_allclose(
+        found[np.argsort(found[:, column])],
+        expected[np.argsort(expected[:, column])],
+        rtol=1e-5,
+        atol=2e-7,
+    )
+
+
+def test_a_chunk_has_events_of_every_file_in_proportion(tmp_path: Path, stack: ExitStack) -> None:
+    data = make(stack, two(tmp_path, (9000, 6000)), chunk_size=9000)
     chunks = list(data.chunks())
-    assert [len(y) for _, y, _ in chunks] == [100] * 15
-    at = [0, 900]
-    for rows, classes, _ in chunks:
-        assert np.bincount(classes).tolist() == [60, 40]
-        for label in (0, 1):
-            mine = rows[classes == label]
-            np.testing.assert_allclose(
-                mine, expected[at[label] : at[label] + len(mine)], rtol=1e-5, atol=2e-7
-            )
-            at[label] += len(mine)
-    assert at == [900, 1500]
+    assert [np.bincount(classes).tolist() for _, classes, _ in chunks] == [
+        [5400, 3600],
+        [3600, 2400],
+    ]
 
 
 def test_the_same_seed_gives_the_same_everything(tmp_path: Path, stack: ExitStack) -> None:
@@ -120,6 +127,49 @@ def test_every_event_is_in_one_part_whatever_is_cached(
     np.testing.assert_array_equal(data.sample(), whole.sample())
 
 
+@pytest.mark.parametrize("clusters", [1, 50])
+@pytest.mark.parametrize("mix_bytes", [MIX_BYTES, 0])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches_are_the_same_whatever_is_cached(
+    tmp_path: Path,
+    stack: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    clusters: int,
+    mix_bytes: int,
+    shuffle: bool,
+) -> None:
+    """Bit for bit, with a mixing buffer that holds all events or MIX_EVENTS of them."""
+    monkeypatch.setattr(dataset, "MIX_BYTES", mix_bytes)
+    monkeypatch.setattr(dataset, "_BLOCK", 0)
+    file = sorted_by_class(tmp_path / "sorted.root", clusters)
+    found = []
+    for cache_bytes, cached in ((0, set()), (300_000, {TEST, VALIDATION}), (1 << 30, {0, 1, 2})):
+        data = make(stack, [file], ["lab"], cache_bytes=cache_bytes, shuffle=shuffle)
+        assert data.cached == cached
+        batches = [*data.epoch(1), *data.validation(), *data.test()]
+        found.append(batches)
+        assert [len(y) for _, y in data.epoch(1)][:-1] == [1000] * (data.train_events // 1000)
+        assert data.warnings == []
+        if shuffle:  # every batch is a sample of both classes: 5 standard deviations
+            assert all(abs(y.mean() - 0.5) < 5 * 0.5 / len(y) ** 0.5 for _, y in data.epoch(1))
+    for other in found[1:]:
+        for (a, b), (c, d) in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, c)
+            np.testing.assert_array_equal(b, d)
+
+
+def test_a_file_of_large_clusters_says_that_its_order_may_be_seen(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "MIX_BYTES", 0)
+    monkeypatch.setattr(dataset, "READ_BYTES", 1000)
+    file = sorted_by_class(tmp_path / "sorted.root", 4)
+    data = make(stack, [file], ["lab"])
+    assert len(data.warnings) == 1
+    assert "sorted.root is read at 1 of 16 places at once" in data.warnings[0]
+    assert make(stack, [file], ["lab"], shuffle=False).warnings == []
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_shuffle_mixes_anew_each_epoch(tmp_path: Path, stack: ExitStack, cache_bytes: int) -> None:
     files = two(tmp_path)
@@ -156,6 +206,37 @@ def test_nevts_takes_a_share_of_each_file(tmp_path: Path, stack: ExitStack) -> N
     data = make(stack, two(tmp_path), nevts=150, chunk_size=40)
     assert data.counts.sum(axis=1).tolist() == [90, 60]
     assert sum(len(y) for _, y, _ in data.chunks()) == 150
+
+
+def test_nevts_sees_every_process_of_a_sorted_file_and_specs_see_the_same_events(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    files = []
+    for name in ("sig", "bkg"):
+        branches = {
+            "run": np.zeros(1000, np.int32),
+            "i": np.arange(1000.0),
+            "proc": np.repeat([0, 1, 2, 3], 250).astype(np.int32),
+        }
+        files.append(write(tmp_path / f"{name}.root", branches))
+    data = make(stack, files, nevts=200)
+    # 16 places of a file, the first events of each: 100 = 4 x 6 + 12 x 6.33 of 1000 entries.
+    begins = [100 * place // 16 for place in range(17)]
+    entries = [
+        1000 * first // 100 + i for first, after in pairwise(begins) for i in range(after - first)
+    ]
+    rows = np.concatenate([rows for rows, _, _ in data.chunks()])
+    classes = np.concatenate([classes for _, classes, _ in data.chunks()])
+    low, high = data.specs.minv["i"], data.specs.maxv["i"]
+    i = np.rint(rows[:, data.specs.columns.index("i")].astype(float) * (high - low) + low)
+    proc = np.rint(rows[:, data.specs.columns.index("proc")] * 3).astype(int)
+    for label in (0, 1):
+        assert np.sort(i[classes == label]).tolist() == entries
+        assert np.bincount(proc[classes == label]).tolist() == [25, 25, 25, 25]
+    assert data.specs.scanned == 200
+    assert (low, high) == (min(entries), max(entries))
+    params, _ = Params.parse({"nevts": 200}, "params.json", tmp_path)
+    assert scan_files([str(file) for file in files], params, tmp_path) == data.specs
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from mlaas4hep.core.errors import DataError, LimitError, MlaasError, ModelError,
 from mlaas4hep.data import TEST, Encoder, membership
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.training import dataset
 from mlaas4hep.training.publish import code_hash
 from mlaas4hep.training.train import TrainRequest, TrainResult, train
 from real.files import RealFile, each
-from training.root_files import two
+from training.root_files import sorted_by_class, two
 
 KERAS = """
 import keras
@@ -393,6 +394,38 @@ def test_a_full_disk_says_where_and_leaves_nothing(tmp_path: Path, limit: int) -
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "Make room" in found.value.remedy
     assert not [p.name for p in tmp_path.iterdir() if "luca" in p.name or p.name[0] == "."]
+
+
+@pytest.mark.parametrize("clusters", [1, 50])
+@pytest.mark.parametrize("framework", ["keras", "partial_fit"])
+def test_a_sorted_file_gives_the_same_model_whatever_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framework: str, clusters: int
+) -> None:
+    """One file, a class after the other, and a mixing buffer that holds a third of the events."""
+    monkeypatch.setattr(dataset, "MIX_BYTES", 0)
+    sorted_by_class(tmp_path / "sorted.root", clusters)
+    sgd = """
+from sklearn.linear_model import SGDClassifier
+
+def model(idim):
+    return SGDClassifier(loss="log_loss")
+"""
+    areas = []
+    for size in (0, 300_000, 1 << 30):
+        result = run(
+            tmp_path,
+            "sorted.root",
+            "lab",
+            keras_model() if framework == "keras" else sgd,
+            request={"cache_bytes": size},
+            epochs=3,
+            batch_size=50,
+            exclude_branches=["entry"],
+        )
+        areas.append(result.metrics["auc"])
+        assert result.warnings == []
+    assert max(areas) - min(areas) < 0.01
+    assert min(areas) > 0.9
 
 
 def test_tensorflow_is_quiet_and_user_code_runs_in_this_process_only(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from mlaas4hep.data.encode import Encoder
 from mlaas4hep.data.events import Branch, Events, Jagged
-from mlaas4hep.data.mixing import events_to_use, plan_chunks
+from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
 from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, membership
 
@@ -13,12 +13,13 @@ __all__ = [
     "Branch",
     "Encoder",
     "Events",
+    "EventsToUse",
     "FileRecord",
     "Jagged",
+    "Range",
     "Specs",
     "SpecsScan",
     "Split",
-    "events_to_use",
     "membership",
     "plan_chunks",
 ]

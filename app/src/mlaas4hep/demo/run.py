@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from mlaas4hep.client.client import Client
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.files import write_json
 from mlaas4hep.core.progress import Bars
-from mlaas4hep.data import Branch, Events, Jagged, Split, membership
+from mlaas4hep.data import Branch, Events, EventsToUse, Jagged, Split, membership
 from mlaas4hep.data.split import TEST
 from mlaas4hep.demo.services import Services
 from mlaas4hep.demo.simulate import write_files
@@ -196,16 +196,23 @@ def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64
     seed = json.loads((bundle.path / "provenance" / "run.json").read_text())["seed"]
     split = Split.parse(json.loads(inputs.params.read_text()).get("split"))
     label_branch = bundle.specs.selection["label_branch"]
+    wanted = [*branches, *([label_branch] if label_branch else [])]
     parts, truth = [], []
-    for position, path in enumerate(inputs.files):
-        with RootFile(str(path), inputs.tree) as file:
-            stop = min(file.entries, 5 * MOST_PREDICTED // len(inputs.files))
-            held_out = membership(seed, f"{position}:{file.uuid}", 0, stop, split) == TEST
-            read = file.read([*branches, *([label_branch] if label_branch else [])], 0, stop)
-            parts.append({name: taken(read[name], held_out) for name in branches})
-            labels = read[label_branch] if label_branch else [inputs.labels[position]] * stop
-            names = np.asarray(labels).astype(str)[held_out]
-            truth.append(np.array([bundle.classes.index(name) for name in names], np.int64))
+    with ExitStack() as stack:
+        files = [stack.enter_context(RootFile(str(path), inputs.tree)) for path in inputs.files]
+        use = EventsToUse.of([file.entries for file in files], 5 * MOST_PREDICTED)
+        for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
+            for start, stop, read in file.blocks(wanted, ranges, 5 * MOST_PREDICTED):
+                key = f"{position}:{file.uuid}"
+                held_out = membership(seed, key, start, stop, split) == TEST
+                parts.append({name: taken(read[name], held_out) for name in branches})
+                labels = (
+                    read[label_branch]
+                    if label_branch
+                    else [inputs.labels[position]] * len(held_out)
+                )
+                names = np.asarray(labels).astype(str)[held_out]
+                truth.append(np.array([bundle.classes.index(name) for name in names], np.int64))
     events = {name: joined([part[name] for part in parts]) for name in branches}
     return events, np.concatenate(truth)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from uproot.source.cursor import Cursor
 from mlaas4hep.core.errors import DataError
 
 Kind = Literal["flat", "jagged", "string", "unsupported"]
-Piece: TypeAlias = Any
-"""The events of one basket: an array, big-endian as on disk, or a JaggedArray of such content."""
 
 _NUMPY = NumPy()
 _STATUS_BITS = 15
@@ -41,6 +39,35 @@ class UnreadableError(DataError):
             f"{file}: uproot can't read {few}", "Name what can't be read in exclude_branches."
         )
         self.file, self.branches = file, branches
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive events of one basket: content, big-endian as on disk, and offsets of lists.
+
+    It may be valid until the next bytes are fetched only, unless it is ``owned``.
+    """
+
+    content: NDArray[Any]
+    offsets: NDArray[Any] | None = None
+    owned: bool = False
+
+    def __len__(self) -> int:
+        return len(self.content) if self.offsets is None else len(self.offsets) - 1
+
+    def part(self, start: int, stop: int) -> Piece:
+        """Events ``start:stop`` of the piece, of those that it has; no copy."""
+        start, stop = max(start, 0), min(stop, len(self))
+        if (start, stop) == (0, len(self)):
+            return self
+        if self.offsets is None:
+            return Piece(self.content[start:stop], None, self.owned)
+        return Piece(self.content, self.offsets[start : stop + 1], self.owned)
+
+    def copy(self, dtype: np.dtype[Any]) -> Piece:
+        """The same in memory of its own, in that dtype."""
+        offsets = None if self.offsets is None else self.offsets.copy()
+        return Piece(self.content.astype(dtype), offsets, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +118,12 @@ class Column:
         on_disk = branch.num_baskets - len(branch.embedded_baskets)
         self.sizes = np.asarray(branch.member("fBasketBytes")[:on_disk])
         """Bytes on disk of each basket, without those embedded in the tree."""
+        ratio = max(branch.uncompressed_bytes, branch.compressed_bytes) / max(
+            branch.compressed_bytes, 1
+        )
+        self.unpacked = np.zeros(len(self.entry_offsets) - 1)
+        """About how many bytes each basket unpacks to, from the branch's ratio."""
+        self.unpacked[:on_disk] = self.sizes[: len(self.unpacked)] * ratio
         self._seeks = branch.member("fBasketSeek")
         self.next = 0
         self.first = 0
@@ -104,10 +137,10 @@ class Column:
         self._context = dict(branch.context)
 
     def start_at(self, entry: int) -> None:
-        """Make the basket that holds ``entry`` the next one."""
+        """Make the basket that holds ``entry`` the next one, and ``entry`` the first event."""
         self.next = max(0, int(np.searchsorted(self.entry_offsets, entry, "right")) - 1)
         self.next = min(self.next, len(self.entry_offsets) - 1)
-        self.first = self.stop = int(self.entry_offsets[self.next])
+        self.first = self.stop = entry
 
     def baskets_before(self, entry: int) -> list[tuple[int, tuple[int, int] | None]]:
         """The baskets not yet given that start before ``entry``, which are given herewith.
@@ -138,7 +171,8 @@ class Column:
     def _unpack(self, number: int, basket: Any) -> Piece:
         expected = int(self.entry_offsets[number + 1] - self.entry_offsets[number])
         byte_offsets = basket.byte_offsets
-        if byte_offsets is None and isinstance(self._interpretation, AsJagged):
+        is_list = isinstance(self._interpretation, AsJagged)
+        if byte_offsets is None and is_list:
             byte_offsets = self._counted_offsets(number)
         try:
             piece = self._interpretation.basket_array(
@@ -164,7 +198,7 @@ class Column:
             piece = self._interpretation.final_array(
                 {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
             )
-        return piece
+        return Piece(piece.content, piece.offsets) if is_list else Piece(piece)
 
     def _check_status(self, piece: Piece) -> None:
         """Up to the first referenced object each has 4 bytes, and its bits say that it is one."""
@@ -192,12 +226,12 @@ class Column:
         """
         drop = min(max(keep_from, self.first), self.stop) - self.first
         if self.offsets is None:
-            self.content = np.concatenate([self.content[drop:], *pieces], dtype=self.layout.dtype)
+            self.content = self._join([self.content[drop:], *(p.content for p in pieces)], pieces)
             events = len(self.content)
         elif self.layout.fixed:
             kept = self.content[drop * self.layout.fixed :]
-            flat = [piece.reshape(-1) for piece in pieces]
-            self.content = np.concatenate([kept, *flat], dtype=self.layout.dtype)
+            flat = [piece.content.reshape(-1) for piece in pieces]
+            self.content = self._join([kept, *flat], pieces)
             events = len(self.content) // self.layout.fixed
             self.offsets = np.arange(events + 1, dtype=np.int64) * self.layout.fixed
         else:
@@ -206,19 +240,25 @@ class Column:
         self.first += drop
         self.stop = self.first + events
 
+    def _join(self, contents: list[NDArray[Any]], pieces: list[Piece]) -> NDArray[Any]:
+        """One array of what is left of the older content and that of the pieces."""
+        if len(pieces) == 1 and pieces[0].owned and not len(contents[0]):
+            return contents[1]
+        return np.concatenate(contents, dtype=self.layout.dtype)
+
     def _extend_lists(self, pieces: list[Piece], drop: int, shared: SharedOffsets) -> None:
         older = self.offsets
         assert older is not None  # noqa: S101
         parts = [self.content[older[drop] : older[-1]]]
-        for piece in pieces:
-            low, high = int(piece.offsets[0]), int(piece.offsets[-1])
+        news = [piece.offsets for piece in pieces if piece.offsets is not None]
+        for piece, new in zip(pieces, news, strict=True):
+            low, high = int(new[0]), int(new[-1])
             part = piece.content[low:high]
             if low < 0 or len(part) != high - low:
                 raise ValueError("a basket's offsets lie outside of its values")
             parts.append(part)
-        self.content = np.concatenate(parts, dtype=self.layout.dtype)
+        self.content = self._join(parts, pieces)
 
-        news = [piece.offsets for piece in pieces]
         alike = shared.setdefault((id(older), drop, *map(len, parts)), [])
         for others, offsets in alike:
             if all(np.array_equal(a, b) for a, b in zip(news, others, strict=True)):

@@ -11,8 +11,9 @@ import urllib.request
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,8 @@ import uproot
 from uproot.source.chunk import Chunk
 
 from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean
-from mlaas4hep.data import Events, FileRecord
+from mlaas4hep.data import Events, FileRecord, Range
+from mlaas4hep.data.mixing import PLACES, strands
 from mlaas4hep.sources.columns import (
     Column,
     Kind,
@@ -32,10 +34,12 @@ from mlaas4hep.sources.columns import (
     layout,
 )
 from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of
-from mlaas4hep.sources.reader import Reader
+from mlaas4hep.sources.reader import Reader, SharedBaskets, SpreadReader
 
 WINDOW_BYTES = 16 * 2**20
 """Bytes that a Reader unpacks at a time."""
+_FEW = 200
+"""Events that are no strand of their own."""
 _GAP = 64 * 1024
 """Bytes between two baskets that are rather read than jumped over."""
 _PATIENCE = 10
@@ -326,9 +330,63 @@ class RootFile:
         stop: int | None = None,
     ) -> Reader:
         """Reads ``start:stop`` of the branches from start to end, see Reader."""
-        columns = {name: self._column(name) for name in branches}
         stop = self.entries if stop is None else min(stop, self.entries)
-        return Reader(columns, start, stop, window_bytes, self._fetch(), self._guard)
+        return self._readers(branches, [(start, stop)], window_bytes)[0]
+
+    def blocks(
+        self, branches: Sequence[str], ranges: Sequence[Range], step: int
+    ) -> Iterator[tuple[int, int, Events]]:
+        """The ranges from the first to the last, ``step`` events at most at a time.
+
+        Each as (start, stop, events); memory is that of a Reader.
+        """
+        for reader in self._readers(branches, ranges, WINDOW_BYTES):
+            while reader.position < reader.stop:
+                start = reader.position
+                events = reader.take(step)
+                yield start, reader.position, events
+
+    def spread(
+        self, branches: Sequence[str], ranges: Sequence[Range], max_bytes: int, turn: int
+    ) -> SpreadReader:
+        """Reads the ranges at up to PLACES places at once, see SpreadReader.
+
+        They are fewer where their windows would exceed ``max_bytes`` in all; one, with a basket
+        per branch in memory, is always possible. ``turn`` events at most are read of all places
+        in one turn. Places depend on file, branches and these numbers alone.
+        """
+        columns = [self._column(name) for name in branches]
+        largest = sum(int(column.unpacked.max(initial=0)) for column in columns)
+        whole = sum(int(column.unpacked.sum()) for column in columns)
+        events = sum(stop - start for start, stop in ranges)
+        places = wanted = max(1, min(PLACES, events // _FEW))
+        while places > 1 and min(places * largest, whole) > max(max_bytes, largest):
+            places -= 1
+        borders = reduce(np.intersect1d, [column.entry_offsets for column in columns])
+        parts = strands(ranges, places, borders)
+        flat = [each for part in parts for each in part]
+        readers = iter(self._readers(branches, flat, min(WINDOW_BYTES, max_bytes // places)))
+        spread = [[next(readers) for _ in part] for part in parts]
+        return SpreadReader(spread, max(1, turn // places), places < wanted)
+
+    def _readers(
+        self, branches: Sequence[str], ranges: Sequence[Range], window_bytes: int
+    ) -> list[Reader]:
+        """A reader for each range; they decode each basket once in all."""
+        known = {name: self._column(name) for name in branches}
+        fetch, baskets = self._fetch(), SharedBaskets(ranges)
+        return [
+            Reader(
+                {name: copy(column) for name, column in known.items()},
+                start,
+                stop,
+                window_bytes,
+                fetch,
+                self._guard,
+                baskets,
+            )
+            for start, stop in ranges
+        ]
 
     def _guard(self, branch: str) -> Any:
         return reading(self.name, branch)

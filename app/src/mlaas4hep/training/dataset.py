@@ -1,7 +1,14 @@
 """The data set of a training: ROOT files in, rows and classes out, in three parts.
 
-Memory: the cache (at most ``cache_bytes``), three chunks of ``chunk_size`` rows of float32, the
-readers' windows (at most ``READ_BYTES`` on disk in all), and 2 rows a column for the comparison.
+Every file is read at ``PLACES`` places at once, all files in proportion, and the training part is
+mixed on its way through a buffer; so an epoch's order depends on files, parameters and seed alone,
+not on what is cached, and no order within a file reaches the model.
+
+Memory: the cache (at most ``cache_bytes``); three blocks of rows, each of ``chunk_size`` rows or
+``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most ``READ_BYTES`` in all,
+but never less than a basket per branch and file) and as much on disk for one file's window; the
+mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS`` rows, whichever
+is more); and 2 rows a column for the comparison.
 """
 
 from __future__ import annotations
@@ -24,24 +31,30 @@ from mlaas4hep.data import (
     TRAIN,
     VALIDATION,
     Encoder,
+    EventsToUse,
     Jagged,
+    Range,
     Specs,
-    events_to_use,
     membership,
     plan_chunks,
 )
+from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
 from mlaas4hep.frameworks.base import Classes, Matrix
 from mlaas4hep.sources.names import resolve
-from mlaas4hep.sources.root import WINDOW_BYTES, RootFile
+from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection, select
 from mlaas4hep.training.params import Params
 
 CACHE_BYTES = 1 << 30
 READ_BYTES = 256 << 20
+MIX_BYTES = 256 << 20
+MIX_EVENTS = 4096
+BLOCK_BYTES = 16 << 20
 MAX_CLASSES = 1000
 SPECS_FILE = "global-specs.json"
-_BLOCK = 8192  # rows of a cached part that are handed out at once
+_BLOCK = 8192  # rows that are handed out at once, at most, unless chunk_size is more
+_FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is said
 _SAMPLE = 1000  # rows, evenly spaced, for comparing ONNX with the native model
 _MEMBERS = 1 << 20  # entries whose part is computed at once
 
@@ -82,7 +95,8 @@ def scan_files(
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
         selection = selection_of(params, _label_branch(labels, files))
-        specs = scan(files, selection, params.nevts, progress)
+        use = EventsToUse.of([file.entries for file in files], params.nevts)
+        specs = scan(files, selection, use, progress)
         return specs, select(files, selection).warnings + specs.warnings
 
 
@@ -118,13 +132,12 @@ class Labels:
         return cls(names, [names.index(label) for label in labels])
 
     @classmethod
-    def in_branch(cls, name: str, files: Sequence[RootFile], used: Sequence[int]) -> Labels:
+    def in_branch(cls, name: str, files: Sequence[RootFile], use: EventsToUse) -> Labels:
         """The different values of a flat or string branch, sorted, among the events in use."""
         found: NDArray[Any] | None = None
-        for file, events in zip(files, used, strict=True):
-            reader = file.reader([name], stop=events)
-            for _ in range(0, events, _MEMBERS):
-                values = np.unique(_label_values(reader.take(_MEMBERS), name))
+        for file, ranges in zip(files, use.ranges, strict=True):
+            for _, _, events in file.blocks([name], ranges, _MEMBERS):
+                values = np.unique(_label_values(events, name))
                 found = values if found is None else np.unique(np.concatenate([found, values]))
                 if len(found) > MAX_CLASSES:
                     raise DataError(
@@ -202,10 +215,9 @@ class Dataset:
         self._files = list(files)
         self._params = params
         self._split = params.parts
-        self._entries = [file.entries for file in files]
-        self._used = events_to_use(self._entries, params.nevts)
+        self._use = EventsToUse.of([file.entries for file in files], params.nevts)
         self.warnings: list[str] = []
-        if not sum(self._used):
+        if not sum(self._use.counts):
             raise DataError(
                 f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}"
             )
@@ -214,7 +226,7 @@ class Dataset:
         chosen = select(files, selection)
         self.warnings += chosen.warnings
         self.labels = (
-            Labels.in_branch(label_branch, files, self._used)
+            Labels.in_branch(label_branch, files, self._use)
             if label_branch
             else Labels.per_files(labels, files)
         )
@@ -224,13 +236,16 @@ class Dataset:
         self.width = self.specs.width
         if not self.width:
             raise DataError("no column is left to train on", "Select more branches.")
+        row = 4 * self.width
+        self._held = max(MIX_EVENTS, MIX_BYTES // row)
+        self._block = max(params.chunk_size, min(_BLOCK, BLOCK_BYTES // row))
         self.n_classes = len(self.labels.names)
         self.counts = self._count()
         self.train_events, self.validation_events, self.test_events = (
             int(count) for count in self.counts.sum(axis=0)
         )
         self._check_counts()
-        self._sampler: _Sampler | None = _Sampler(self.width, sum(self._used))
+        self._sampler: _Sampler | None = _Sampler(self.width, sum(self._use.counts))
         self._sample: Matrix | None = None
         self._cache: dict[int, tuple[Matrix, Classes]] = {}
         self._fill(cache_bytes, progress)
@@ -246,31 +261,24 @@ class Dataset:
         return set(self._cache)
 
     def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
-        """The training part; mixed over all of it when cached, else within each chunk."""
-        seed = (self._params.seed, number)
-        if TRAIN in self._cache:
-            rows, classes = self._cache[TRAIN]
-            if not self._params.shuffle:
-                yield from self._blocks(TRAIN)
-                return
-            order = np.random.default_rng(seed).permutation(len(classes))
-            for start in range(0, len(order), _BLOCK):
-                part = order[start : start + _BLOCK]
-                yield rows[part], classes[part]
-            return
-        for index, (rows, classes) in enumerate(self._read(TRAIN)):
-            if self._params.shuffle:
-                part = np.random.default_rng((*seed, index)).permutation(len(classes))
-                rows, classes = rows[part], classes[part]
-            yield rows, classes
+        """The training part in blocks, mixed by the seed and ``number``."""
+        if not self._params.shuffle:
+            return self._part(TRAIN)
+        rng = np.random.default_rng((self._params.seed, number))
+        sizes = self.train_events, self._held, self._block, rng
+        if TRAIN not in self._cache:
+            return mixed(self._read(TRAIN), *sizes)  # type: ignore[return-value]
+        rows, classes = self._cache[TRAIN]
+        places = ((np.arange(*each),) for each in _cut([(0, self.train_events)], self._block))
+        return ((rows[i], classes[i]) for (i,) in mixed(places, *sizes))
 
     def validation(self) -> Iterator[tuple[Matrix, Classes]]:
         """The validation part, always in the same order."""
-        return self._blocks(VALIDATION) if VALIDATION in self._cache else self._read(VALIDATION)
+        return self._part(VALIDATION)
 
     def test(self) -> Iterator[tuple[Matrix, Classes]]:
         """The test part, in order; no training sees it."""
-        return self._blocks(TEST) if TEST in self._cache else self._read(TEST)
+        return self._part(TEST)
 
     def sample(self) -> Matrix:
         """Rows to compare two forms of a model on.
@@ -284,10 +292,15 @@ class Dataset:
         assert self._sample is not None  # noqa: S101
         return self._sample
 
-    def _blocks(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
+    def _part(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
+        """The part in the order in which it is read, in the same blocks whether cached or not."""
+        events = int(self.counts[:, part].sum())
+        if part not in self._cache:
+            sizes = block_sizes(events, self._block)
+            return in_blocks(self._read(part), sizes)  # type: ignore[return-value]
         rows, classes = self._cache[part]
-        for start in range(0, len(classes), _BLOCK):
-            yield rows[start : start + _BLOCK], classes[start : start + _BLOCK]
+        starts = range(0, events, self._block)
+        return ((rows[i : i + self._block], classes[i : i + self._block]) for i in starts)
 
     def _read(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
         for rows, classes, parts in _ahead(self.chunks()):
@@ -299,31 +312,42 @@ class Dataset:
         """All events as chunks: rows, classes, parts; what every epoch is made of."""
         label = self.labels.branch
         branches = [*self.specs.flat, *self.specs.jagged, *([label] if label else [])]
-        window = max(1 << 20, min(WINDOW_BYTES, READ_BYTES // len(self._files)))
+        used = self._use.counts
         readers = [
-            file.reader(branches, window_bytes=window, stop=used)
-            for file, used in zip(self._files, self._used, strict=True)
+            file.spread(
+                branches,
+                ranges,
+                READ_BYTES // len(self._files),
+                self._held * events // sum(used),  # so the mixing buffer has some of each place
+            )
+            for file, ranges, events in zip(self._files, self._use.ranges, used, strict=True)
         ]
+        if self._sampler and self._params.shuffle and self.train_events > self._held:
+            self.warnings += [
+                f"{file.name} is read at {reader.places} of {PLACES} places at once, as more don't "
+                f"fit {READ_BYTES >> 20} MiB: if its events are sorted, the model sees them sorted "
+                "in part; select fewer branches, or write it with smaller clusters"
+                for file, reader in zip(self._files, readers, strict=True)
+                if reader.places < _FEW_PLACES and reader.is_limited
+            ]
         encoder = Encoder(self.specs, dtype=np.float32)
-        for plan in plan_chunks(self._entries, self._params.chunk_size, self._params.nevts):
-            events = sum(stop - start for start, stop in plan)
-            rows = np.empty((events, self.width), np.float32)
-            classes = np.empty(events, np.int64)
-            parts = np.empty(events, np.uint8)
+        for plan in plan_chunks(used, self._block):
+            total = sum(stop - start for start, stop in plan)
+            rows = np.empty((total, self.width), np.float32)
+            classes = np.empty(total, np.int64)
+            parts = np.empty(total, np.uint8)
             at = 0
-            for index, (start, stop) in enumerate(plan):
-                if start == stop:
-                    continue
-                piece = slice(at, at + stop - start)
-                values = readers[index].take(stop - start)
-                encoder.encode(values, out=rows[piece])
-                if label:
-                    found = _label_values(values, label)
-                    classes[piece] = np.searchsorted(self.labels.values, found)
-                else:
-                    classes[piece] = self.labels.per_file[index]
-                parts[piece] = self._members(index, start, stop)
-                at += stop - start
+            for index, (begin, end) in enumerate(plan):
+                for start, stop, values in readers[index].take(end - begin):
+                    piece = slice(at, at + stop - start)
+                    encoder.encode(values, out=rows[piece])
+                    if label:
+                        found = _label_values(values, label)
+                        classes[piece] = np.searchsorted(self.labels.values, found)
+                    else:
+                        classes[piece] = self.labels.per_file[index]
+                    parts[piece] = self._members(index, start, stop)
+                    at = piece.stop
             if self._sampler:
                 self._sampler.add(rows)
             yield rows, classes, parts
@@ -341,18 +365,17 @@ class Dataset:
     def _count(self) -> NDArray[np.int64]:
         """Events by class and part, shape (k, 3)."""
         counts = np.zeros((self.n_classes, 3), np.int64)
-        for index, (file, used) in enumerate(zip(self._files, self._used, strict=True)):
-            reader = file.reader([self.labels.branch]) if self.labels.branch else None
-            for start in range(0, used, _MEMBERS):
-                stop = min(used, start + _MEMBERS)
-                parts = self._members(index, start, stop)
-                if reader and self.labels.branch:
-                    found = _label_values(reader.take(stop - start), self.labels.branch)
-                    classes = np.searchsorted(self.labels.values, found)
-                    flat = np.bincount(classes * 3 + parts, minlength=counts.size)
-                    counts += flat.reshape(counts.shape)
-                else:
+        label = self.labels.branch
+        for index, (file, ranges) in enumerate(zip(self._files, self._use.ranges, strict=True)):
+            if label is None:
+                for start, stop in _cut(ranges, _MEMBERS):
+                    parts = self._members(index, start, stop)
                     counts[self.labels.per_file[index]] += np.bincount(parts, minlength=3)
+                continue
+            for start, stop, events in file.blocks([label], ranges, _MEMBERS):
+                classes = np.searchsorted(self.labels.values, _label_values(events, label))
+                places = classes * 3 + self._members(index, start, stop)
+                counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
         return counts
 
     def _check_counts(self) -> None:
@@ -371,7 +394,7 @@ class Dataset:
     ) -> Specs:
         """Specs that fit: the given file, else global-specs.json here, else a new scan."""
         records = [file.record for file in self._files]
-        wanted = selection.as_dict() | {"nevts": self._params.nevts}
+        wanted = selection.as_dict() | self._use.as_dict()
         if given is not None:
             specs = Specs.load(cwd / given)
             specs.check_fits(records, wanted)
@@ -385,7 +408,7 @@ class Dataset:
                 self.warnings.append(f"{SPECS_FILE} is made anew: {error.message}")
             else:
                 return specs
-        specs = scan(self._files, selection, self._params.nevts, progress)
+        specs = scan(self._files, selection, self._use, progress)
         try:
             specs.save(path)
         except OSError as error:
@@ -405,7 +428,7 @@ class Dataset:
         if not any(counts[part] for part in self._cache):
             return
         at = dict.fromkeys(self._cache, 0)
-        done, total = 0, sum(self._used)
+        done, total = 0, sum(self._use.counts)
         for rows, classes, parts in _ahead(self.chunks()):
             for part, (all_rows, all_classes) in self._cache.items():
                 wanted = parts == part
@@ -415,6 +438,13 @@ class Dataset:
                 at[part] = stop
             done += len(classes)
             progress("reading", done, total)
+
+
+def _cut(ranges: Sequence[Range], step: int) -> Iterator[Range]:
+    """The ranges in steps of ``step`` at most."""
+    for start, stop in ranges:
+        for begin in range(start, stop, step):
+            yield begin, min(begin + step, stop)
 
 
 class _Sampler:

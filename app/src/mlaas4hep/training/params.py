@@ -32,12 +32,16 @@ class Params(BaseModel):
     nevts: int = _key(
         -1,
         "a whole number: -1 or at least 1",
-        "Events to use, over all files in proportion to their entries; -1 is all.",
+        "Events to use, over all files in proportion to their entries, from 16 places evenly "
+        "spaced along each file; -1 is all.",
         ge=-1,
     )
     shuffle: bool = _key(True, "true or false", "Mix the training events anew in every epoch.")
     chunk_size: int = _key(
-        1000, "a whole number, at least 1", "Events that are read at a time, over all files.", ge=1
+        1000,
+        "a whole number, at least 1",
+        "Events that are read at a time, over all files; up to 8192 (16 MiB) if that is more.",
+        ge=1,
     )
     batch_size: int = _key(
         50, "a whole number, at least 1", "Events per step of the optimizer.", ge=1
