@@ -56,6 +56,9 @@ WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 MOST_JSON = 1 << 20
 """Bytes of a progress.json or result.json that are read; user code ran where they were written."""
+MOST_WARNINGS = 50
+MOST_WARNING = 4000
+"""Warnings of a training, and characters of each, that its row keeps."""
 
 
 MOST_TEXT = 64 << 20
@@ -356,6 +359,7 @@ class Runner:
             job,
             State.SUCCEEDED,
             metrics=metrics if isinstance(metrics, dict) else {},
+            warnings=_texts(result.get("warnings")),
             servable=bundle.servable,
             why_not=bundle.manifest.why_not,
         )
@@ -405,6 +409,12 @@ def read_progress(home: Path) -> dict[str, Any]:
 def read_result(home: Path) -> dict[str, Any]:
     """result.json; empty when there is no valid one."""
     return _read(home / "result.json")
+
+
+def _texts(found: Any) -> list[str]:
+    """The texts of a list that user code may have written, cut to what a page can show."""
+    texts = found if isinstance(found, list) else []
+    return [text[:MOST_WARNING] for text in texts[:MOST_WARNINGS] if isinstance(text, str)]
 
 
 def _read(path: Path) -> dict[str, Any]:
