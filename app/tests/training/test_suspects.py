@@ -30,9 +30,9 @@ NO_FEATURES = {
 }
 ORDINARY = (
     "width jet_width eventShape event_shape runningMass runtime weightedMass weighted_mean W W_mass"
-    " Jet_puppiWeight Muon_pdgId classifier_score sample_mean targetMass genuine_tau lumiDistance"
-    " nPV rho HT nJet charge generationAge signal_strength process_time mcal_energy trueness"
-    " labelled id kind good met MET_pt Jet_btag time aplanarity M isolation x"
+    " Jet_puppiWeight Jet/Jet.TauWeight Muon_pdgId classifier_score sample_mean targetMass"
+    " genuine_tau lumiDistance nPV rho HT nJet charge generationAge signal_strength process_time"
+    " mcal_energy trueness labelled id kind good met MET_pt Jet_btag time aplanarity M isolation x"
 )
 
 
@@ -186,6 +186,18 @@ def test_what_is_excluded_already_stays_and_what_is_selected_is_told(tmp_path: P
     assert warning.endswith("in params.json: take xsec off selected_branches")
 
 
+def test_of_many_the_worst_are_explained(tmp_path: Path) -> None:
+    def any_number(n: int, i: int) -> Any:
+        return np.random.default_rng(i).random(n)
+
+    weights = {f"weight_{k:02}": any_number for k in range(40)}
+    files = two_files(**weights, zzz=lambda n, i: np.full(n, float(i)))
+    (warning,) = warned(tmp_path, files, ["0", "1"])
+    assert "no features: zzz (one value in each file; alone separates" in warning
+    assert " and 21 more. " in warning
+    assert json.loads(warning.rpartition(": ")[2]) == ["zzz", *weights]
+
+
 @pytest.mark.parametrize("jagged", [False, True])
 def test_a_value_that_stands_for_missing(tmp_path: Path, jagged: bool) -> None:
     def make(n: int, i: int) -> Any:
@@ -214,6 +226,17 @@ def test_one_value_far_away(tmp_path: Path, far: float) -> None:
     (warning,) = warned(tmp_path, two_files(x=make), ["0", "1"])
     assert "x (99.9 % lie within 1 % of its range" in warning
     assert f"some as far as {far:.6g}" in warning
+
+
+def test_shares_are_of_all_events_though_rare_classes_are_drawn_whole(tmp_path: Path) -> None:
+    def make(n: int, i: int) -> Any:
+        values = np.random.default_rng(i).normal(0, 1, n)
+        values[: n // 2 if i else 0] = -999
+        return values
+
+    files = [events(n, i, x=make(n, i)) for i, n in enumerate((40_000, 1_000))]
+    (warning,) = warned(tmp_path, files, ["0", "1"], selected_branches=["x"])
+    assert "x (1.22% are -999" in warning  # 500 of 41,000
 
 
 def test_missing_values_are_no_sentinel(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlaas4hep.data import Events, Jagged, Specs
 from mlaas4hep.frameworks.base import Classes, Matrix
 from mlaas4hep.training.params import Params
 
-SAMPLE_BYTES = 32 << 20
+SAMPLE_BYTES = 16 << 20
 SAMPLE_EVENTS = 5000  # of one class
 SEPARATES = 0.99  # area under the ROC curve of one column
 _ENOUGH = 10  # events, values or files below which chance could look like a rule
@@ -28,7 +28,7 @@ BY_NAME = tuple(
     (re.compile(pattern, re.IGNORECASE), reason)
     for reason, pattern in {
         # event weights of generators, ATLAS, CMS (LHE, PS, pileup), and LHCb's sWeights
-        "an event weight": r"(?!.*puppi)(.*_)?[a-z0-9]*(weights?|wgts?)(_.*)?"
+        "an event weight": r"(?!.*(puppi|tau_?weight))(.*_)?[a-z0-9]*(weights?|wgts?)(_.*)?"
         r"|(?-i:w)|(evt|event|mc|gen)_w|.*_sw|(.*_)?sum_?w2?(_.*)?",
         "a cross section": r"(.*_)?(xs|x_?sec(t|tion)?|cross_?section)(_.*)?|k_?factor"
         r"|(gen_)?filter_?eff(iciency)?",
@@ -89,6 +89,11 @@ class Sample:
         self._files = np.empty(total, np.int64)
 
     @property
+    def weights(self) -> NDArray[np.int64]:
+        """How many events of its class each row stands for."""
+        return np.array(self._every)[self.classes]
+
+    @property
     def rows(self) -> Matrix:
         """What was drawn so far."""
         return self._rows[: self._done]
@@ -138,10 +143,11 @@ def warnings_about(
     found: dict[str, list[str]] = {
         branch: [reason] for branch in branches if (reason := by_name(branch))
     }
-    for branch, reasons in _by_behaviour(sample, specs, classes).items():
+    behaviour = _by_behaviour(sample, specs, classes)
+    for branch, reasons in behaviour.items():
         found.setdefault(branch, []).extend(reasons)
     warnings = []
-    if found := {branch: found[branch] for branch in branches if branch in found}:
+    if found := {branch: found[branch] for branch in [*behaviour, *found]}:  # the worst first
         shown = _shown({branch: "; ".join(reasons) for branch, reasons in found.items()})
         warnings.append(
             f"columns that are probably no features: {shown}. "
@@ -249,7 +255,7 @@ def _constant(extremes: list[tuple[Matrix, Matrix]], every: bool) -> NDArray[np.
     known = ~np.isnan(lows)
     constant: NDArray[np.bool_] = ((lows == highs) | ~known).all(axis=0) & (known.sum(axis=0) > 1)
     if every:
-        own = np.array([len(set(column.tolist())) == len(column) for column in lows.T])
+        own = (np.diff(np.sort(lows, axis=0), axis=0) > 0).all(axis=0)
         constant &= known.all(axis=0) & own
         return constant
     spread = np.where(known, lows, -np.inf).max(axis=0) > np.where(known, lows, np.inf).min(axis=0)
@@ -281,30 +287,32 @@ def _separation(values: NDArray[np.generic], classes: Classes, k: int) -> NDArra
 def _squeezed(sample: Sample, specs: Specs) -> dict[str, str]:
     """Branches whose range is spoilt by a value that stands for "missing", or by a few outliers."""
     layout = _Layout(specs)
-    found = {}
+    found: dict[str, str] = {}
     for index, branch in enumerate(layout.branches):
         start = layout.starts[index]
-        values = sample.rows[:, start : start + specs.jdim.get(branch, 1)]
+        cells = sample.rows[:, start : start + specs.jdim.get(branch, 1)]
+        filled = np.ones(cells.shape, np.bool_)
         if index >= len(specs.flat):
             column = index - len(specs.flat)
-            values = values[np.arange(values.shape[1]) < sample.counts[:, column, None]]
+            filled = np.arange(cells.shape[1]) < sample.counts[:, column, None]
         low, high = specs.minv[branch], specs.maxv[branch]
-        gaps = specs.missing.get(branch, 0) / max(1, specs.scanned)
-        if low < high and (why := _why_squeezed(np.sort(values.ravel()), low, high, gaps)):
+        if np.count_nonzero(filled) < 20 * _ENOUGH or low == high:
+            continue
+        weights = filled * sample.weights[:, None]
+        shares = [float(weights[cells == edge].sum() / weights.sum()) for edge in (0, 1)]
+        shares[0] -= specs.missing.get(branch, 0) / weights.sum()  # NaN became 0
+        if why := _why_squeezed(np.sort(cells[filled]), low, high, shares):
             found[branch] = why
     return found
 
 
-def _why_squeezed(values: Matrix, low: float, high: float, gaps: float) -> str:
-    """``values``: sorted, 0 at ``low`` and 1 at ``high``; ``gaps``: the share that NaN made 0."""
+def _why_squeezed(values: Matrix, low: float, high: float, shares: list[float]) -> str:
+    """``values``: sorted, 0 at ``low`` and 1 at ``high``; ``shares``: of values that are these."""
     n = len(values)
-    if n < 20 * _ENOUGH:
-        return ""
     where = f"its range {low:.6g} to {high:.6g}"
-    for edge, value, missing in ((0, low, gaps), (1, high, 0.0)):
+    for edge, value, share in zip((0, 1), (low, high), shares, strict=True):
         rest = values[values != edge]
-        share = 1 - len(rest) / n - missing
-        if share < 0.001 or share * n < _ENOUGH / 2 or len(np.unique(rest)) < _ENOUGH:
+        if share < 0.001 or n - len(rest) < _ENOUGH / 2 or len(np.unique(rest)) < _ENOUGH:
             continue
         if abs(edge - (rest[0] if edge == 0 else rest[-1])) > 0.25:
             part = max(float(rest[-1] - rest[0]), 1e-12)
