@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
+import awkward as ak
 import numpy as np
 import uproot
 from sklearn.metrics import roc_auc_score
+
+from cli.conftest import write_params
 
 FIVE = ("--files=files.txt", "--labels=labels.txt", "--model=model.py", "--params=params.json")
 
@@ -66,15 +70,18 @@ def test_predict_writes_scores_that_separate(command, five_files):
     ended = command("predict", "--model=m", "--files=mixture.root", "--fout=scores.root")
     assert ended.code == 0, ended.err
     with uproot.open("scores.root") as scores, uproot.open("mixture.root") as mixture:
-        found = scores["scores"]["score"].array(library="np")
+        found = scores["scores"]["score_1"].array(library="np")
         truth = mixture["events"]["truth"].array(library="np")
     assert len(found) == len(truth)
     assert roc_auc_score(truth, found) > 0.65
 
     assert command("predict", "--model=m", "--files=mixture.root", "--fout=s.csv").code == 0
     np.testing.assert_allclose(np.loadtxt("s.csv", skiprows=1), found, rtol=1e-6)
-    printed = command("predict", "--model=m", "--files=mixture.root").out.splitlines()
-    assert printed[0] == "score"
+    assert (five_files / "s.csv").read_text().startswith("score_1\n")
+    ended = command("predict", "--model=m", "--files=mixture.root")
+    assert "score = probability of 1" in ended.err
+    printed = ended.out.splitlines()
+    assert printed[0] == "score_1"
     np.testing.assert_allclose(np.array(printed[1:], float), found, rtol=1e-5)
 
 
@@ -84,7 +91,105 @@ def test_predict_names_what_is_wrong(command, five_files):
     assert (ended.code, ".root or .csv" in ended.err) == (2, True)
     ended = command("predict", "--model=five", "--files=mixture.root")
     assert ended.code == 1
-    assert "five is not a bundle" in ended.err
+    assert "no such file or folder: five" in ended.err
+    ended = command("predict", "--model=model.py", "--files=mixture.root")
+    assert ended.code == 1
+    assert "model.py is neither the folder of a bundle nor its archive" in ended.err
     ended = command("predict", "--model=m", "--files=mixture.root", "--branch=evts")
     assert ended.code == 1
     assert "'events'" in ended.err
+
+
+def test_predict_takes_the_archive_and_the_manifest(command, five_files, monkeypatch):
+    assert command(*FIVE, "--fout=m", script="workflow.py").code == 0
+    (five_files / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(five_files / "tmp"))
+    printed = []
+    for model in ("m", "m.tar.gz", "m/bundle.json"):
+        ended = command("predict", f"--model={model}", "--files=mixture.root")
+        assert ended.code == 0, ended.err
+        printed.append(ended.out)
+    assert printed[0] == printed[1] == printed[2]
+    assert list((five_files / "tmp").iterdir()) == []
+
+
+def write_events(path, events, jets, seed, **more):
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, jets + 1, events)
+    counts[0] = jets
+    pt = ak.unflatten(random.exponential(30, counts.sum()), counts)
+    branches = {"met": random.exponential(30, events), "jet_pt": pt} | more
+    with uproot.recreate(path) as file:
+        file.mktree("events", {name: ak.Array(v).type.content for name, v in branches.items()})
+        file["events"].extend(branches)
+    return counts
+
+
+def test_predict_says_how_many_values_were_dropped(command, five_files):
+    for label in (0, 1):
+        write_events(five_files / f"{label}.root", 300, 4, label)
+    asked = ("--model=model.py", "--files=0.root,1.root", "--labels=0,1")
+    write_params(five_files, identifier=[])
+    assert command("train", *asked, "--fout=m").code == 0
+    counts = write_events(five_files / "more.root", 9000, 7, 3)
+    ended = command("predict", "--model=m", "--files=more.root", "--fout=s.csv")
+    assert ended.code == 0
+    dropped = np.maximum(counts - 4, 0).sum()
+    assert f"{dropped} values beyond the longest list of the specs were dropped" in ended.err
+    assert "dropped" not in command("predict", "--model=m", "--files=0.root").err
+
+
+def test_three_classes_have_a_score_each(command, five_files):
+    for label in "abc":
+        write_events(five_files / f"{label}.root", 300, 2, ord(label))
+    asked = ("--model=model.py", "--files=a.root,b.root,c.root", "--labels=B,A,C")
+    write_params(five_files, identifier=[])
+    ended = command("train", *asked, "--fout=m")
+    assert ended.code == 0, ended.err
+    assert "scores = probability of each of A, B, C" in ended.out
+    assert command("predict", "--model=m", "--files=a.root", "--fout=s.root").code == 0
+    with uproot.open("s.root") as scores:
+        assert scores["scores"].keys() == ["score_A", "score_B", "score_C"]
+        rows = np.stack(list(scores["scores"].arrays(library="np").values()), axis=1)
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_score_of_two_named_classes_is_named_after_the_second(command, five_files):
+    files = f"--files={five_files}/signal.root,{five_files}/background.root"
+    ended = command("train", files, "--labels=Higgs,QCD", *FIVE[2:], "--fout=m")
+    assert ended.code == 0, ended.err
+    said = "score = probability of QCD"
+    assert said in ended.out
+    assert said in json.loads((five_files / "m/params.json").read_text())["description"]
+    assert said in (five_files / "m/report.html").read_text()
+    assert command("predict", "--model=m", "--files=mixture.root", "--fout=s.root").code == 0
+    with uproot.open("s.root") as scores, uproot.open("mixture.root") as mixture:
+        found = scores["scores"]["score_QCD"].array(library="np")
+        truth = mixture["events"]["truth"].array(library="np")
+    assert roc_auc_score(truth, found) < 0.35  # truth 1 is signal.root's kind, here "Higgs"
+
+
+def test_columns_that_are_no_features_are_named_before_the_training(command, five_files, tmp_path):
+    for label, weight in ((0, 0.01), (1, 1.0)):
+        more = {"genWeight": np.full(500, weight), "norm": np.full(500, 10 * weight)}
+        write_events(five_files / f"{label}.root", 500, 3, label, **more)
+    job = tmp_path / "job"
+    job.mkdir()
+    asked = ("--model=model.py", "--files=0.root,1.root", "--labels=0,1")
+    write_params(five_files, identifier=[])
+    ended = command("train", *asked, f"--job={job}", "--name=m_1")
+    assert ended.code == 0, ended.err
+    paste = '"exclude_branches": ["genWeight", "norm"]'
+    assert ended.err.count(paste) == 1
+    assert ended.err.index(paste) < ended.err.index("training ")
+    (warning,) = json.loads((job / "result.json").read_text())["warnings"]
+    assert "genWeight (an event weight; one value in each file; alone separates" in warning
+    assert "norm (one value in each file; alone separates the classes, AUC 1.000)" in warning
+    assert "genWeight (an event weight" in (job / "m_1/report.html").read_text()
+
+    write_params(five_files, identifier=[], **json.loads("{" + paste + "}"))
+    ended = command("train", *asked, "--fout=m")
+    assert ended.code == 0
+    assert "no features" not in ended.err
+    auc = json.loads((five_files / "m/metrics.json").read_text())["auc"]
+    assert 0.35 < auc < 0.65  # the same physics in both files

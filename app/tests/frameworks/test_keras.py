@@ -266,6 +266,28 @@ def _by_python(x: Any) -> Any:
     return result
 
 
+def hidden_output() -> Any:
+    """A subclass: its layers are unknown, and near zero its answers lie in [0, 1]."""
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(1, bias_initializer=keras.initializers.Constant(0.5))
+
+        def call(self, rows: Any) -> Any:
+            return self.dense(rows * 1e-3)
+
+    model = Own()
+    model.compile(optimizer="adam", loss="mse")
+    return model
+
+
+def zero_output() -> Any:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    model.compile(optimizer="adam", loss="mse")
+    return model
+
+
 def uncompiled() -> Any:
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
 
@@ -279,11 +301,40 @@ def uncompiled() -> Any:
         (lambda: network(outputs=1), 3, "output has 1 columns, but there are 3 classes"),
         (lambda: network(outputs=2), 3, "output has 2 columns, but there are 3 classes"),
         (lambda: network(layers=[keras.layers.Reshape((2, 4))]), 2, "the shape"),
+        (lambda: network(activation="linear", loss="mse"), 2, "dense.*activation linear"),
+        (lambda: network(activation="relu"), 2, "no probability.*activation relu"),
+        (lambda: network(activation="tanh", loss="hinge"), 2, "no probability.*activation tanh"),
+        (lambda: network(outputs=2, activation="linear"), 2, "no probability.*activation linear"),
+        (lambda: network(outputs=3, activation="sigmoid"), 3, r"add up to [\d.]+, not to 1"),
+        (lambda: hidden_output(), 2, "no probability: the model answers"),
+        (lambda: zero_output(), 2, "no probability.*activation linear"),
     ],
 )
 def test_models_that_are_refused(make: Callable[[], Any], k: int, match: str) -> None:
-    with pytest.raises(ModelError, match=match):
+    with pytest.raises(ModelError, match=match) as found:
         framework.check(make(), 6, k)
+    assert found.value.remedy
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        keras.layers.Activation("sigmoid"),
+        keras.layers.Lambda(keras.ops.sigmoid),
+        keras.layers.Dense(1, activation=lambda x: 0.5 + 0.5 * keras.ops.tanh(x)),
+        keras.layers.Dense(1, activation="hard_sigmoid"),
+    ],
+)
+def test_other_ways_to_a_probability_are_accepted(last: Any) -> None:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1), last])
+    model.compile(optimizer="adam", loss="binary_crossentropy")
+    framework.check(model, 6, 2)
+
+
+def test_an_operation_without_counterpart_is_named_with_the_way_out(tmp_path: Path) -> None:
+    model = network(layers=[keras.layers.Lambda(keras.ops.log1p)])
+    with pytest.raises(NotServable, match=r"operation Log1p .*; write log\(1 \+ x\)"):
+        framework.to_onnx(model, tmp_path / "m.onnx", 6)
 
 
 def test_a_diverging_training_names_epoch_and_remedy() -> None:

@@ -16,6 +16,8 @@ from mlaas4hep.core.files import write_json
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.models.bundle import Manifest, card, labels_text, pack, seal, triton_config
 
+WARNINGS = {"warn": ["genWeight <b>is</b> a weight", "x" * 100_000, *["y"] * 1000]}
+
 
 def bundle(path: Path, onnx: Path | None, bias: float = 0.0) -> None:
     """A bundle of two flat branches; ``onnx`` None makes it one that can't be served."""
@@ -184,6 +186,7 @@ def main() -> None:
         metrics={"auc": 0.75, "data": Path("read.txt").read_text()},
         servable=onnx is not None,
         why_not="" if onnx else "no ONNX operator does that",
+        warnings=WARNINGS.get(mode, []),
     )
 
 

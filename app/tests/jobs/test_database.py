@@ -156,6 +156,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(first: Path, tmp_
         assert (folder.version, folder.size, folder.owner) == ("luca.abc", 1000, "")
         assert (job.process_name, job.metrics, job.owner) == ("luca_1", {"auc": 0.9}, "")
         assert (job.environment, job.device, job.expired) == ("default", "cpu", None)
+        assert job.warnings == []
         database.close()
     Database(f"sqlite:///{tmp_path}/new.sqlite").close()
     assert layout(first) == layout(tmp_path / "new.sqlite")

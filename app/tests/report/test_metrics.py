@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mlaas4hep.report.metrics import measure
+from mlaas4hep.report.metrics import measure, weak_classes
 
 
 def rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -25,6 +25,7 @@ def test_two_classes() -> None:
     right = int(((scores > 0.5) & (truth == 1)).sum())
     assert found["classes"]["signal"] == {
         "events": int(truth.sum()), "predicted": int((scores > 0.5).sum()), "right": right,
+        "efficiency": pytest.approx(right / truth.sum()),
     }  # fmt: skip
     assert found["confusion"][1][1] == right
     high = sum(found["scores"]["signal"][20:])
@@ -72,3 +73,30 @@ def test_perfect_and_saturated_scores_stay_finite() -> None:
     found = measure(1 - truth[:, None].astype(np.float32), truth, ["0", "1"])
     assert found["auc"] == 0
     assert np.isfinite(found["loss"])
+
+
+def test_a_class_that_is_rare_or_never_found_is_named() -> None:
+    truth = np.array([0] * 90 + [1] * 10)
+    lost = measure(np.full((100, 1), 0.2, np.float32), truth, ["qcd", "higgs"])
+    assert lost["classes"]["higgs"]["efficiency"] == 0
+    (warning,) = weak_classes(lost, [900, 100])
+    assert "the class 'higgs' has 10.00% of the training events (100 of 1000)" in warning
+    assert "its efficiency in the test is 0 (0 of 10 found)" in warning
+    assert 'class_weight="balanced"' in warning
+
+    good = measure(truth[:, None].astype(np.float32), truth, ["qcd", "higgs"])
+    assert weak_classes(good, [900, 100]) == []
+    assert weak_classes(good, [990, 10]) == []
+    (warning,) = weak_classes(good, [991, 9])
+    assert "'higgs' has 0.90%" in warning
+    assert "efficiency in the test is 1 (10 of 10 found)" in warning
+
+    none = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["qcd", "higgs"])
+    assert weak_classes(none, [900, 100]) == []
+
+
+def test_what_a_score_is_stands_in_the_metrics() -> None:
+    two = measure(np.array([[0.2]], np.float32), np.array([1]), ["Higgs", "QCD"])
+    assert two["score"] == "score = probability of QCD"
+    three = measure(np.array([[0.2, 0.3, 0.5]], np.float32), np.array([1]), ["A", "B", "C"])
+    assert three["score"] == "scores = probability of each of A, B, C"

@@ -43,6 +43,9 @@ def test_the_page_holds_all_and_leads_nowhere() -> None:
     page = report_html(values(), PICTURES)
     assert "1234 rows" in page
     assert "0.7500" in page
+    assert "<th>efficiency</th>" in page
+    assert "<td>0.6667</td>" in page
+    assert "score = probability of &lt;script&gt;" in page
     assert "epoch 2 of 3" in page
     assert "a&amp;b.root" in page
     assert "0123-uuid" in page

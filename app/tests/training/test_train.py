@@ -23,7 +23,7 @@ from mlaas4hep.training import dataset
 from mlaas4hep.training.publish import code_hash
 from mlaas4hep.training.train import TrainRequest, TrainResult, train
 from real.files import RealFile, each
-from training.root_files import sorted_by_class, two
+from training.root_files import content, sorted_by_class, two, write
 
 KERAS = """
 import keras
@@ -350,6 +350,65 @@ def test_bad_requests_leave_nothing(tmp_path: Path) -> None:
         assert left <= before, match
 
 
+IMPROPER = """
+from sklearn.dummy import DummyClassifier
+
+class Own(DummyClassifier):
+    def predict_proba(self, X):
+        return super().predict_proba(X) * {factor}
+
+def model(idim):
+    return Own(strategy="stratified", random_state=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("factor", "labels", "match"),
+    [
+        (1.5, "1,0", "no probability: the model answers 1.5"),
+        (-1, "1,0", "no probability: the model answers -1"),
+        (0.5, "1,0,2", "add up to 0.5, not to 1"),
+    ],
+)
+def test_answers_that_are_no_probabilities_after_the_training(
+    tmp_path: Path, factor: float, labels: str, match: str
+) -> None:
+    two(tmp_path)
+    write(tmp_path / "third.root", content(500, 9))
+    files = "signal.root,background.root" + (",third.root" if "2" in labels else "")
+    model = IMPROPER.format(factor=factor)
+    with pytest.raises(ModelError, match=match) as found:
+        run(tmp_path, files, labels, model)
+    assert "sigmoid" in found.value.remedy
+    assert not (tmp_path / "luca_1").exists()
+
+
+def test_an_output_that_is_no_probability_is_refused_before_the_training(tmp_path: Path) -> None:
+    two(tmp_path)
+    seen: list[Any] = []
+    model = keras_model(activation="linear", loss="mse")
+    with pytest.raises(ModelError, match=r"model\.py: the output is no probability"):
+        run(tmp_path, "signal.root,background.root", "1,0", model, seen=seen)
+    assert "training" not in {what[0] for what, _ in seen}
+
+
+def test_a_class_that_is_never_found_is_named_with_its_efficiency(tmp_path: Path) -> None:
+    write(tmp_path / "few.root", content(60, 1))
+    write(tmp_path / "many.root", content(9000, 2))
+    result = run(tmp_path, "few.root,many.root", "1,0", SKLEARN, identifier="run,id")
+    found = result.metrics["classes"]["1"]
+    assert found["efficiency"] == found["right"] / found["events"]
+    (warning,) = [w for w in result.warnings if "the class '1'" in w]
+    trained = json.loads((result.bundle / "provenance/run.json").read_text())["events"]
+    share = trained["1"]["train"] / (trained["1"]["train"] + trained["0"]["train"])
+    assert f"has {share:.2%} of the training events" in warning
+    assert (
+        warning.replace("'", "&#39;").replace('"', "&#34;")
+        in (result.bundle / "report.html").read_text()
+    )
+    assert f"<td>{found['efficiency']:.4f}</td>" in (result.bundle / "report.html").read_text()
+
+
 def test_an_older_bundle_is_replaced(tmp_path: Path) -> None:
     two(tmp_path)
     first = run(tmp_path, "signal.root,background.root", "1,0", SKLEARN)
@@ -375,7 +434,9 @@ def test_the_name_of_the_folder_becomes_a_models_name(tmp_path: Path) -> None:
 
 def test_without_a_test_part_there_are_no_metrics(tmp_path: Path) -> None:
     two(tmp_path)
-    result = run(tmp_path, "signal.root,background.root", "1,0", SKLEARN, split=0)
+    result = run(
+        tmp_path, "signal.root,background.root", "1,0", SKLEARN, split=0, identifier="run,id"
+    )
     assert result.metrics["auc"] is None
     assert result.warnings == ["the test part is empty: there are no metrics"]
 

@@ -123,6 +123,7 @@ def test_the_json_api(service: Service, http: TestClient) -> None:
         "remedy": "",
         "exit_code": 0,
         "metrics": {"auc": 0.75, "data": ""},
+        "warnings": [],
         "model": "luca_1",
         "servable": True,
         "why_not": "",
@@ -151,6 +152,16 @@ def test_the_report_may_run_nothing(service: Service, http: TestClient) -> None:
     report = http.get("/jobs/luca_1/report")
     assert report.text == "<h1>report</h1>"
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+
+
+def test_what_a_training_warned_of_stands_on_the_page(service: Service, http: TestClient) -> None:
+    ended(service, http, mode="warn")
+    warnings = http.get("/jobs/luca_1").json()["warnings"]
+    assert warnings[0] == "genWeight <b>is</b> a weight"
+    assert len(warnings) <= 100
+    assert len(warnings[1]) <= 10_000
+    page = http.get("/").text
+    assert "<strong>Warning:</strong> genWeight &lt;b&gt;is&lt;/b&gt; a weight" in page
 
 
 def test_a_failed_job_says_why_everywhere(service: Service, http: TestClient) -> None:

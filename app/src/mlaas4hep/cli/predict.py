@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from mlaas4hep.cli.errors import warn
 from mlaas4hep.cli.train import Files
 from mlaas4hep.core.progress import Bars
 
 
 def predict(
-    model: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    model: Annotated[Path, typer.Option(help="Folder of the bundle, or its NAME.tar.gz.")],
     files: Files,
     fout: Annotated[
         Path | None,
@@ -26,25 +27,28 @@ def predict(
 ) -> None:
     """Predict for the events of ROOT files; they are padded and normalised as in the training.
 
-    One entry per event, in the order of the files: `score` is the probability of the second of two
-    classes; with more classes there is a `score_CLASS` for each.
+    One entry per event, in the order of the files: `score_CLASS` is the probability of CLASS, the
+    second of two classes; with more classes there is one for each.
 
     For example:
 
         mlaas4hep predict --model my_model --files new.root --fout scores.root
     """
-    from mlaas4hep.inference.offline import local_answers, predict_files, score_file, score_names
-    from mlaas4hep.models.bundle import Bundle
+    from mlaas4hep.inference.offline import LocalAnswers, predict_files, score_file
+    from mlaas4hep.models.bundle import opened, score_meaning, score_names
     from mlaas4hep.training.inputs import read_files_option
 
-    bundle = Bundle.open(model)
-    branches = [*bundle.specs.flat, *bundle.specs.jagged]
-    names = score_names(bundle.classes)
     inputs = read_files_option(files, Path.cwd())
-    answer = local_answers(bundle)
-    with Bars() as bars, score_file(fout, names) as add:
+    with opened(model) as bundle:
+        branches = [*bundle.specs.flat, *bundle.specs.jagged]
+        names, meaning = score_names(bundle.classes), score_meaning(bundle.classes)
         tree = branch or bundle.specs.tree
-        for scores in predict_files(inputs, tree, branches, answer, bars):
-            add(scores)
+        answer = LocalAnswers(bundle)
+        with Bars() as bars, score_file(fout, names) as add:
+            for scores in predict_files(inputs, tree, branches, answer, bars):
+                add(scores)
+    if answer.truncated:
+        warn(f"{answer.truncated} values beyond the longest list of the specs were dropped")
     if fout:
         typer.echo(f"{fout}: {', '.join(names)}")
+    typer.echo(meaning, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,20 +96,33 @@ def train(
     if job:
         _train_as_job(request, job)
         return
+    told: list[str] = []
     with Bars() as bars:
-        result = run_training(request, bars)
+        result = run_training(request, bars, _telling(told))
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
-    _show_outcome(result)
+    _show_outcome(result, told)
 
 
-def _show_outcome(result: TrainResult) -> None:
-    for warning in result.warnings:
+def _telling(told: list[str]) -> Callable[[str], None]:
+    """What prints a warning at once, and notes in ``told`` that it did."""
+
+    def tell(warning: str) -> None:
         warn(warning)
+        told.append(warning)
+
+    return tell
+
+
+def _show_outcome(result: TrainResult, told: list[str]) -> None:
+    for warning in result.warnings:
+        if warning not in told:
+            warn(warning)
     for key, value in result.metrics.items():
         if isinstance(value, float):
             typer.echo(f"{key:<8} {value:.4f}")
+    typer.echo(result.metrics["score"])
     if not result.servable:
         warn(f"this model can't be served by TFaaS: {result.why_not}")
 
@@ -118,6 +132,7 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
     from mlaas4hep.training.train import train as run_training
 
     file, outcome = ProgressFile(job / "progress.json"), dict[str, object]()
+    told: list[str] = []
     try:
         with Bars() as log:
 
@@ -125,8 +140,8 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
                 file(phase, done, total, **figures)
                 log(phase, done, total, **figures)
 
-            result = run_training(request, progress)
-        _show_outcome(result)
+            result = run_training(request, progress, _telling(told))
+        _show_outcome(result, told)
         outcome = {
             "state": "succeeded",
             "metrics": result.metrics,

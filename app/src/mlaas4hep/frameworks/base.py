@@ -24,6 +24,14 @@ History = dict[str, list[float]]
 """One number an epoch: loss, val_loss and the model's own metrics."""
 
 
+PROBABILITIES = (
+    "Give the last layer a sigmoid (two classes) or a softmax, or the model a loss with"
+    " from_logits=True, such as keras.losses.BinaryCrossentropy(from_logits=True)."
+)
+"""What to do about a model whose answers are no probabilities."""
+_NEAR = 1e-5
+
+
 class NotServable(ModelError):  # noqa: N818  (a verdict on the model, not a failure)
     """The model can't become ONNX; the message says why."""
 
@@ -111,6 +119,24 @@ def reason(error: BaseException) -> str:
     """One line that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def refuse_improper(answers: Matrix) -> None:
+    """ModelError unless ``answers`` (as ``predict`` gives them) are probabilities."""
+    # Written so that NaN is refused, too.
+    wrong = ~((answers >= -_NEAR) & (answers <= 1 + _NEAR))
+    if wrong.any():
+        raise ModelError(
+            f"the output is no probability: the model answers {answers[wrong][0]:.6g}",
+            PROBABILITIES,
+        )
+    if answers.shape[1] > 1:
+        sums = answers.sum(axis=1, dtype=np.float64)
+        if (off := np.abs(sums - 1) > 1e-3).any():
+            raise ModelError(
+                f"the model's answers for one event add up to {sums[off][0]:.6g}, not to 1",
+                PROBABILITIES,
+            )
 
 
 def refuse_nan(losses: Iterable[float], epoch: int) -> None:

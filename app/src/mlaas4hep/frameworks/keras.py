@@ -7,6 +7,7 @@ import errno
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.frameworks.base import (
+    PROBABILITIES,
     Batches,
     Classes,
     Fit,
@@ -28,12 +30,26 @@ from mlaas4hep.frameworks.base import (
     Matrix,
     NotServable,
     reason,
+    refuse_improper,
     refuse_nan,
 )
 
 BLOCK = 8192
 """Rows that are predicted at once."""
 OPSET = 17
+_UNBOUNDED = frozenset(
+    (
+        *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish"),
+        *("tanh", "softplus", "softsign", "exponential", "log_softmax", "log_sigmoid"),
+    )
+)
+"""Activations whose values are no probabilities."""
+_WAYS = {
+    "Log1p": "write log(1 + x)",
+    "Expm1": "write exp(x) - 1",
+    "Atan2": "write it with atan and where",
+}
+"""Operations of TensorFlow without a counterpart in ONNX, and what to write instead."""
 _REPORT = 20_000  # events between two calls of progress
 _STEPS = 32  # batches that TensorFlow trains on between two calls of Python; 1.7 times faster
 
@@ -74,6 +90,7 @@ class Keras(Framework):
                 f"the model's output has {found} columns, but there are {n_classes} classes",
                 f"Give the last Dense layer {wanted} units.",
             )
+        _check_probabilities(model, width)
 
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
         """One ``model.fit`` over the streamed events; the best epoch's weights are put back."""
@@ -160,7 +177,7 @@ class Keras(Framework):
                 _rename_output(proto.graph)
                 onnx.checker.check_model(proto)
             except Exception as error:
-                raise NotServable(f"it can't become ONNX: {reason(error)}") from error
+                raise NotServable(f"it can't become ONNX: {_why_no_onnx(error)}") from error
         path.write_bytes(proto.SerializeToString())
 
 
@@ -190,6 +207,33 @@ def _compiled(model: Any, width: int) -> Any:
     import tensorflow as tf
 
     return tf.function(_probabilities(model), input_signature=[_signature(width, "inputs")])
+
+
+def _check_probabilities(model: Any, width: int) -> None:
+    """ModelError unless the untrained model's answers are probabilities, and will remain so."""
+    if getattr(_loss_of(model), "from_logits", False):
+        return
+    try:
+        last = model.outputs[0]._keras_history.operation
+    except (AttributeError, IndexError, TypeError, ValueError):
+        last = None  # a subclass of Model says nothing of its layers
+    activation = getattr(getattr(last, "activation", None), "__name__", "")
+    if activation in _UNBOUNDED:
+        raise ModelError(
+            f"the output is no probability: the last layer, {last.name}, has the activation"
+            f" {activation}",
+            PROBABILITIES,
+        )
+    # Rows as in the training, and such that what isn't bounded leaves [0, 1] for sure.
+    rows = np.random.default_rng(0).random((64, width), np.float32)
+    for factor in (1, 1e4, -1e4):
+        try:
+            answers = np.asarray(model(rows * np.float32(factor), training=False), np.float32)
+        except Exception:
+            if factor == 1:
+                raise
+            continue  # some layers take numbers in [0, 1] only
+        refuse_improper(answers[np.isfinite(answers).all(axis=1)])
 
 
 def _loss_of(model: Any) -> Any:
@@ -322,6 +366,16 @@ def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
                 self.weights = self.model.get_weights()
 
     return Watch()
+
+
+def _why_no_onnx(error: Exception) -> str:
+    """Names the operation and the way out where the converter names one."""
+    found = re.search(r"No Op registered for (\w+)|Tensorflow op \[.*: (\w+)\] is not", str(error))
+    if not found:
+        return reason(error)
+    name = found[1] or found[2]
+    way = _WAYS.get(name, "write it with operations that ONNX has")
+    return f"the operation {name} has no counterpart there; {way}"
 
 
 def _rename_output(graph: Any) -> None:

@@ -27,17 +27,23 @@ Scores = NDArray[np.float32]
 Answer = Callable[[Events], Scores]
 
 
-def local_answers(bundle: Bundle) -> Answer:
-    """What answers events with the bundle's ONNX model, in this process."""
-    session = open_session(bundle.onnx, threads=0)
-    encoder = Encoder(bundle.specs)
+class LocalAnswers:
+    """Answers events with the bundle's ONNX model, in this process."""
 
-    def answer(events: Events) -> Scores:
-        (outputs,) = session.run(["outputs"], {"inputs": encoder.encode(events)})
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = open_session(bundle.onnx, threads=0)
+        self._encoder = Encoder(bundle.specs)
+
+    @property
+    def truncated(self) -> int:
+        """Values so far that were dropped, as the training saw no list that long."""
+        return self._encoder.truncated
+
+    def __call__(self, events: Events) -> Scores:
+        """The scores of the events."""
+        (outputs,) = self._session.run(["outputs"], {"inputs": self._encoder.encode(events)})
         scores: Scores = outputs
         return scores
-
-    return answer
 
 
 def predict_files(
@@ -75,11 +81,6 @@ def predict_files(
                 done += len(scores)
                 progress("predicting", done, total)
                 yield scores
-
-
-def score_names(classes: Sequence[str]) -> list[str]:
-    """Names of the columns of scores: ``score`` for two classes, else ``score_CLASS`` of each."""
-    return ["score"] if len(classes) == 2 else [f"score_{name}" for name in classes]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the tables below; a database with a newer one is refused."""
 
 MIGRATIONS = {
@@ -43,6 +43,7 @@ MIGRATIONS = {
         "ALTER TABLE jobs ADD COLUMN device VARCHAR(8) DEFAULT 'cpu' NOT NULL",
         "ALTER TABLE jobs ADD COLUMN expired DOUBLE PRECISION",
     ),
+    3: ("ALTER TABLE jobs ADD COLUMN warnings JSON DEFAULT '[]' NOT NULL",),
 }
 """What makes a database of the version before one of this version."""
 
@@ -73,6 +74,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own form)
         float: Double,
         dict[str, Any]: JSON,
+        list[str]: JSON,
         State: String(16),
     }
 
@@ -131,6 +133,8 @@ class Job(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     remedy: Mapped[str] = mapped_column(Text, default="")
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    warnings: Mapped[list[str]] = mapped_column(default=list)
+    """What the training warned of."""
     servable: Mapped[bool] = mapped_column(default=False)
     why_not: Mapped[str] = mapped_column(Text, default="")
     owner: Mapped[str] = mapped_column(String(255), default="", index=True)

@@ -23,6 +23,8 @@ MOST_TEXT = 10_000
 """Letters of a reason, a remedy."""
 MOST_WORDS = 300
 """Letters of a text among the metrics."""
+MOST_WARNINGS, MOST_WARNING = 50, 4000
+"""Warnings that a row keeps, and letters of each."""
 MOST_ITEMS = 1000
 MOST_LEVELS = 6
 MOST_METRICS = 1 << 16
@@ -40,18 +42,23 @@ class Result:
     error: tuple[str, str] | None = None
     """Message and remedy."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def read_result(home: Path) -> Result:
     """The result of the job whose folder is ``home``."""
     found = _read(home / "result.json")
     state, error, metrics = (found.get(key) for key in ("state", "error", "metrics"))
+    warnings = found.get("warnings")
     return Result(
         state=state if isinstance(state, str) else "",
         error=(text(error.get("message")), text(error.get("remedy")))
         if isinstance(error, dict)
         else None,
         metrics=_fitting(_clean(metrics)) if isinstance(metrics, dict) else {},
+        warnings=[text(each, MOST_WARNING) for each in warnings[:MOST_WARNINGS]]
+        if isinstance(warnings, list)
+        else [],
     )
 
 

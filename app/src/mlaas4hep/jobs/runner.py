@@ -395,6 +395,7 @@ class Runner:
             job,
             State.SUCCEEDED,
             metrics=result.metrics,
+            warnings=result.warnings,
             servable=bundle.servable,
             why_not=text(bundle.manifest.why_not),
         )

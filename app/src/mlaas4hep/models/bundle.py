@@ -22,6 +22,8 @@ import os
 import re
 import tarfile
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -64,6 +66,9 @@ _MOST_BYTES = {
 """Of the files that are read as a whole: a bundle comes from where user code ran."""
 _ALWAYS = ("params.json", "specs.json", "columns.json", "labels.txt", "metrics.json")
 _ONNX = "1/model.onnx"
+_SHOWN = 10  # classes that a text names
+MAX_UNPACKED = 4 << 30
+"""Bytes of the largest bundle that ``opened`` unpacks."""
 
 
 def check_name(name: str) -> str:
@@ -214,6 +219,19 @@ def card(name: str, framework: str, description: str, timestamp: str) -> dict[st
     return {key: (values | empty)[key] for key in CARD_KEYS}
 
 
+def score_names(classes: Sequence[str]) -> list[str]:
+    """Names of the columns of scores: of the second of two classes, else of each class."""
+    return [f"score_{name}" for name in (classes[1:] if len(classes) == 2 else classes)]
+
+
+def score_meaning(classes: Sequence[str]) -> str:
+    """What the answers are, in the words that stand wherever scores do."""
+    if len(classes) == 2:
+        return f"score = probability of {classes[1]}"
+    more = ", ..." if len(classes) > _SHOWN else ""
+    return f"scores = probability of each of {', '.join(classes[:_SHOWN])}{more}"
+
+
 def labels_text(classes: list[str]) -> str:
     """labels.txt: one class a line."""
     return "".join(f"{name}\n" for name in classes)
@@ -300,6 +318,33 @@ def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = MOST_
             raise ConflictError(f"{name} exists already")
         unpacked.rename(target)
     return target
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Bundle]:
+    """The bundle at ``path``: its folder, the bundle.json in it, or its archive.
+
+    An archive is unpacked to a temporary folder, which is gone at the end.
+    """
+    if path.is_file() and path.name == "bundle.json":
+        path = path.parent
+    if path.is_dir():
+        yield Bundle.open(path.resolve())
+        return
+    if not path.exists():
+        raise BundleError(
+            f"no such file or folder: {path}", "Give the folder of a bundle, or its NAME.tar.gz."
+        )
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-") as folder:
+        try:
+            with path.open("rb") as stream:
+                unpacked = unpack(stream, Path(folder), MAX_UNPACKED)
+        except BundleError as error:
+            raise BundleError(
+                f"{path} is neither the folder of a bundle nor its archive: {error.message}",
+                "Give the folder that 'mlaas4hep train' wrote, or its NAME.tar.gz.",
+            ) from None
+        yield Bundle.open(unpacked)
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.models.bundle import score_meaning
+
 _POINTS = 200  # points of a ROC curve that are kept
 _BINS = 40  # of the distribution of scores
+RARE = 0.01
+"""Part of the training events below which a class is named in a warning."""
 
 
 def measure(
@@ -20,7 +25,8 @@ def measure(
     of each event, 0..k-1. With more than two classes ROC and AUC are one class against the rest,
     and ``auc`` is their mean. What needs events of a class that has none is null. ``scores`` are
     histograms per true class: of the probability of class 1, or, with more than two classes, of
-    that which the model gave to the true class.
+    that which the model gave to the true class. A class's ``efficiency`` is the part of its events
+    that was found.
     """
     from sklearn.metrics import confusion_matrix, log_loss
 
@@ -37,6 +43,7 @@ def measure(
     sums = np.maximum(table.sum(axis=1, keepdims=True), 1e-7)
     return {
         "events": len(truth),
+        "score": score_meaning(classes),
         "auc": float(np.mean(areas)) if known else None,
         "accuracy": float((guess == truth).mean()) if len(truth) else None,
         "loss": float(log_loss(truth, table / sums, labels=range(k))) if len(truth) else None,
@@ -45,6 +52,11 @@ def measure(
                 "events": int((truth == index).sum()),
                 "predicted": int((guess == index).sum()),
                 "right": int(((truth == index) & (guess == index)).sum()),
+                "efficiency": (
+                    float((guess[truth == index] == index).mean())
+                    if (truth == index).any()
+                    else None
+                ),
             }
             for index, name in enumerate(classes)
         },
@@ -57,6 +69,26 @@ def measure(
             for index, name in enumerate(classes)
         },
     }
+
+
+def weak_classes(metrics: dict[str, Any], trained: Sequence[int]) -> list[str]:
+    """Warnings about classes that are rare in the training, or never found in the test.
+
+    ``trained``: the training events of each class, in the order of ``metrics["classes"]``.
+    """
+    warnings = []
+    for (name, found), events in zip(metrics["classes"].items(), trained, strict=True):
+        share, efficiency = events / sum(trained), found["efficiency"]
+        if efficiency != 0 and share >= RARE:
+            continue
+        how = "" if efficiency is None else f", its efficiency in the test is {efficiency:.3g}"
+        warnings.append(
+            f"the class {name!r} has {share:.2%} of the training events ({events} of "
+            f"{sum(trained)}){how} ({found['right']} of {found['events']} found): use files with "
+            "more of its events or fewer of the others, or give the classes weights in the model "
+            '(class_weight="balanced" in scikit-learn)'
+        )
+    return warnings
 
 
 def _roc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> dict[str, Any]:

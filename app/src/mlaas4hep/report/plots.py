@@ -41,8 +41,8 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
             edges = np.linspace(0, 1, len(counts) + 1)
             mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=_plain(name))
         names = list(metrics["scores"])
-        of = _plain(names[1]) if len(names) == 2 else "the true class"
-        axes.set_xlabel(f"score (probability of {of})")
+        meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
+        axes.set_xlabel(_plain(meaning))
         axes.set_ylabel("events, normalised to 1")
         axes.set_xlim(0, 1)
         if classes:

@@ -130,7 +130,11 @@ class Reader:
         for name, baskets in wanted.items():
             column = self._columns[name]
             held = [
-                (number, place, next(chunks) if place and (name, number) not in self._baskets else None)
+                (
+                    number,
+                    place,
+                    next(chunks) if place and (name, number) not in self._baskets else None,
+                )
                 for number, place in baskets
             ]
             try:

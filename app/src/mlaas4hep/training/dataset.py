@@ -45,6 +45,7 @@ from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection, select
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.suspects import Sample
 
 CACHE_BYTES = 1 << 30
 READ_BYTES = 256 << 20
@@ -247,6 +248,7 @@ class Dataset:
         self._check_counts()
         self._sampler: _Sampler | None = _Sampler(self.width, sum(self._use.counts))
         self._sample: Matrix | None = None
+        self.drawn = Sample(self.specs, self.counts.sum(axis=1).tolist())
         self._cache: dict[int, tuple[Matrix, Classes]] = {}
         self._fill(cache_bytes, progress)
 
@@ -347,6 +349,8 @@ class Dataset:
                     else:
                         classes[piece] = self.labels.per_file[index]
                     parts[piece] = self._members(index, start, stop)
+                    if self._sampler:
+                        self.drawn.add(values, rows[piece], classes[piece], index)
                     at = piece.stop
             if self._sampler:
                 self._sampler.add(rows)

@@ -31,6 +31,7 @@ from mlaas4hep.models.bundle import (
     check_name,
     labels_text,
     pack,
+    score_meaning,
     seal,
     triton_config,
 )
@@ -131,7 +132,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     write_json(folder / "history.json", history)
     specs.save(folder / "specs.json")
     (folder / "labels.txt").write_text(labels_text(classes))
-    what = f"{framework.name} model, {width} columns, classes {', '.join(classes[:10])}."
+    what = f"{framework.name} model, {width} columns; {score_meaning(classes)}."
     if framework.name == "scikit-learn":
         what += " model.pkl is a pickle: loading it runs code, so load only what you trust."
     write_json(folder / "params.json", card(trained.name, framework.name, what, created))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,14 @@ import numpy as np
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.frameworks import Framework, framework_of, prepare
-from mlaas4hep.report.metrics import measure
+from mlaas4hep.frameworks.base import refuse_improper
+from mlaas4hep.report.metrics import measure, weak_classes
 from mlaas4hep.training.dataset import CACHE_BYTES, Dataset, open_files
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.publish import Trained, bundle_name, publish, staging
+from mlaas4hep.training.suspects import warnings_about
 
 DEFAULT_FOUT = Path("trained_model")
 
@@ -56,10 +58,15 @@ class TrainResult:
     why_not: str
 
 
-def train(request: TrainRequest, progress: Progress = silent) -> TrainResult:
+def train(
+    request: TrainRequest,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda warning: None,
+) -> TrainResult:
     """Train and publish. Phases: specs, reading, training, testing, publishing.
 
-    Raises MlaasError; then nothing is left but global-specs.json.
+    ``tell`` gets the warnings that are known before the training, while it can still be stopped;
+    the result has them all. Raises MlaasError; then nothing is left but global-specs.json.
     """
     _refuse_other_formats(request)
     params, warnings = Params.load(request.cwd / request.params)
@@ -75,6 +82,10 @@ def train(request: TrainRequest, progress: Progress = silent) -> TrainResult:
             data = Dataset(
                 files, labels, params, request.cwd, request.specs, request.cache_bytes, progress
             )
+            data.sample()  # makes the pass that ``drawn`` needs, where the cache made none
+        data.warnings += warnings_about(data.drawn, data.specs, data.classes, params)
+        for warning in warnings + data.warnings:
+            tell(warning)
         prepare(model_file.imported, params.seed)
         model = model_file.build(data.width)
         framework = framework_of(model)
@@ -84,7 +95,8 @@ def train(request: TrainRequest, progress: Progress = silent) -> TrainResult:
                 "the training", lambda: framework.fit(model, data, params.plan, progress)
             )
         with clock("testing"):
-            metrics = _test(framework, model, data, progress)
+            metrics = model_file.run("the test", lambda: _test(framework, model, data, progress))
+            data.warnings += weak_classes(metrics, data.counts[:, 0].tolist())
         progress("publishing", 0, 1)
         warnings += data.warnings + fit.warnings
         trained = Trained(
@@ -125,6 +137,7 @@ def _test(framework: Framework, model: Any, data: Dataset, progress: Progress) -
     scores, truth, done = [], [], 0
     for rows, classes in data.test():
         scores.append(framework.predict(model, rows))
+        refuse_improper(scores[-1])
         truth.append(classes)
         done += len(classes)
         progress("testing", done, data.test_events)

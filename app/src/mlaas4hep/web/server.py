@@ -152,6 +152,7 @@ class JobView(BaseModel):
     remedy: str
     exit_code: int | None
     metrics: dict[str, Any]
+    warnings: list[str] = Field(description="What the training warned of.")
     model: str | None = Field(description="Its name in TFaaS, when it is served.")
     servable: bool
     why_not: str = Field(description="Why a model that was trained can't be served.")
@@ -181,6 +182,7 @@ def job_view(job: Job) -> JobView:
         remedy=job.remedy,
         exit_code=job.exit_code,
         metrics=job.metrics,
+        warnings=job.warnings,
         model=job.process_name if job.servable else None,
         servable=job.servable,
         why_not=job.why_not,

@@ -1,0 +1,326 @@
+"""Columns that are probably no features, found by their names and by what they do.
+
+Memory: a sample of the events, at most ``SAMPLE_BYTES``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data import Events, Jagged, Specs
+from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.training.params import Params
+
+SAMPLE_BYTES = 16 << 20
+SAMPLE_EVENTS = 5000  # of one class
+SEPARATES = 0.99  # area under the ROC curve of one column
+_ENOUGH = 10  # events, values or files below which chance could look like a rule
+_SHOWN = 20  # branches that a warning explains
+_BLOCK = 256  # columns that are ranked at once
+
+BY_NAME = tuple(
+    (re.compile(pattern, re.IGNORECASE), reason)
+    for reason, pattern in {
+        # event weights of generators, ATLAS, CMS (LHE, PS, pileup), and LHCb's sWeights
+        "an event weight": r"(?!.*(puppi|tau_?weight))(.*_)?[a-z0-9]*(weights?|wgts?)(_.*)?"
+        r"|(?-i:w)|(evt|event|mc|gen)_w|.*_sw|(.*_)?sum_?w2?(_.*)?",
+        "a cross section": r"(.*_)?(xs|x_?sec(t|tion)?|cross_?section)(_.*)?|k_?factor"
+        r"|(gen_)?filter_?eff(iciency)?",
+        "an identifier of the event": r"(.*event_info.*_)?("
+        r"(run|evt|evnt|event|entry|orbit)(_?(no|nr|num|number|id|idx|index|count))?"
+        r"|(lumi|luminosity)(_?(block|sec|section|no|number|id))*|ls|lbn?|lumi_?block_?n(r|o)?"
+        r"|bcid|bx|bunch_?crossing(_id)?|(event_|gps_)?time_?stamp|gps_time)",
+        "the number of candidates of an event": r"tot_candidates|n_candidate",
+        "bookkeeping of ROOT": r"(.*_)?f_(unique_id|bits)",
+        "the name or number of the sample": r"(sample|dataset|data_set|process|proc|file)"
+        r"(_?(id|no|nr|num|number|name|index|type))?|dsid|is_(mc|data|real_?data)"
+        r"|(.*event_info.*_)?(mc_)?channel_number",
+        "a label": r"labels?|targets?|y_?true|class(_?(id|label|name|no|number|idx))?"
+        r"|(is_?)?(sig|signal|bkg|bkgd|background)(_?(flag|label))?|is_(real|fake)",
+        # CMS (NanoAOD, Delphes' Event and Particle), ATLAS (Truth*), LHCb (*_TRUEID, *_BKGCAT)
+        "truth of the generator": r"(.*_)?(n_)?(gen|generator|lhe|truth|true|mc)_.*"
+        r"|(.*_)?(mc_?)?true(id|p|pt|tau|isstable|(origin|end)vertex)(_.*)?|(.*_)?bkg_?cat"
+        r"|(.*_)?(parton|hadron)_?flavou?r|event_(process_id|mpi|scale|scale_pdf|alpha_(qed|qcd)"
+        r"|(x|id|pdf)_?[12]|(read|proc)_time)|particle_(pid|status|m[12]|d[12])",
+    }.items()
+)
+"""Why a branch of such a name is no feature; ``_words`` of the name, or of its leaf, match."""
+
+
+def by_name(branch: str) -> str:
+    """Why a branch of that name is probably no feature; empty for an ordinary name."""
+    names = {_words(branch), _words(re.split(r"[./]", branch)[-1])}
+    return next(
+        (why for pattern, why in BY_NAME if any(pattern.fullmatch(name) for name in names)), ""
+    )
+
+
+def _words(name: str) -> str:
+    """``LHEWeight_originalXWGTUP`` as ``lhe_weight_original_xwgtup``; one letter stays as it is."""
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", re.sub(r"\W+", "_", name))
+    name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
+    return name.lower() if len(name) > 1 else name
+
+
+class Sample:
+    """Rows of every class, evenly spread over the stream, with their class and file.
+
+    ``rows``: float32 of shape (events, columns), as a model sees them; ``counts``: int32 of shape
+    (events, jagged branches with columns), the number of values that each list had.
+    """
+
+    def __init__(self, specs: Specs, events: Sequence[int]) -> None:
+        self._jagged = [name for name in specs.jagged if specs.jdim[name]]
+        size = 4 * (specs.width + len(self._jagged)) * len(events)
+        most = max(1, min(SAMPLE_EVENTS, SAMPLE_BYTES // size))
+        self._every = [max(1, -(-count // most)) for count in events]
+        self._seen = [0] * len(events)
+        self._done = 0
+        total = sum(-(-n // every) for n, every in zip(events, self._every, strict=True))
+        self._rows = np.empty((total, specs.width), np.float32)
+        self._counts = np.empty((total, len(self._jagged)), np.int32)
+        self._classes = np.empty(total, np.int64)
+        self._files = np.empty(total, np.int64)
+
+    @property
+    def weights(self) -> NDArray[np.int64]:
+        """How many events of its class each row stands for."""
+        return np.array(self._every)[self.classes]
+
+    @property
+    def rows(self) -> Matrix:
+        """What was drawn so far."""
+        return self._rows[: self._done]
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """Values per list."""
+        return self._counts[: self._done]
+
+    @property
+    def classes(self) -> Classes:
+        """The class of each row."""
+        return self._classes[: self._done]
+
+    @property
+    def files(self) -> NDArray[np.int64]:
+        """The position of each row's file."""
+        return self._files[: self._done]
+
+    def add(self, events: Events, rows: Matrix, classes: Classes, file: int) -> None:
+        """Draw from the next events of a file; ``rows`` are what they became."""
+        drawn = []
+        for one in np.unique(classes):
+            at = np.flatnonzero(classes == one)
+            drawn.append(at[-self._seen[one] % self._every[one] :: self._every[one]])
+            self._seen[one] += len(at)
+        index = np.sort(np.concatenate(drawn))
+        if not len(index):
+            return
+        here = slice(self._done, self._done + len(index))
+        self._done = here.stop
+        self._rows[here], self._classes[here], self._files[here] = rows[index], classes[index], file
+        known: dict[int, NDArray[np.int64]] = {}
+        for column, name in enumerate(self._jagged):
+            lists = events[name]
+            if isinstance(lists, Jagged):
+                if id(lists.offsets) not in known:
+                    known[id(lists.offsets)] = lists.counts[index]
+                self._counts[here, column] = known[id(lists.offsets)]
+
+
+def warnings_about(
+    sample: Sample, specs: Specs, classes: Sequence[str], params: Params
+) -> list[str]:
+    """What to tell before the training, with the line of params.json that leaves columns out."""
+    branches = _branches(specs)
+    found: dict[str, list[str]] = {
+        branch: [reason] for branch in branches if (reason := by_name(branch))
+    }
+    behaviour = _by_behaviour(sample, specs, classes)
+    for branch, reasons in behaviour.items():
+        found.setdefault(branch, []).extend(reasons)
+    warnings = []
+    if found := {branch: found[branch] for branch in [*behaviour, *found]}:  # the worst first
+        shown = _shown({branch: "; ".join(reasons) for branch, reasons in found.items()})
+        warnings.append(
+            f"columns that are probably no features: {shown}. "
+            f"A model that uses them may learn no physics. {_leave_out(list(found), params)}"
+        )
+    if squeezed := _squeezed(sample, specs):
+        warnings.append(
+            f"a few values squeeze all others into a small part of the range: {_shown(squeezed)}. "
+            "If such a value stands for a missing one, write NaN in its place. "
+            f"{_leave_out(list(squeezed), params)}"
+        )
+    return warnings
+
+
+def _shown(reasons: dict[str, str]) -> str:
+    shown = ", ".join(f"{branch} ({why})" for branch, why in list(reasons.items())[:_SHOWN])
+    return shown + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
+
+
+def _leave_out(branches: list[str], params: Params) -> str:
+    named = [branch for branch in branches if branch in params.selected_branches]
+    others = [branch for branch in branches if branch not in named]
+    ways = []
+    if others:
+        ways.append(f'"exclude_branches": {json.dumps([*params.exclude_branches, *others])}')
+    if named:
+        ways.append(f"take {', '.join(named)} off selected_branches")
+    return f"To leave them out, in params.json: {'; '.join(ways)}"
+
+
+def _branches(specs: Specs) -> list[str]:
+    """The branches that have columns, in the columns' order."""
+    return [*specs.flat, *(name for name in specs.jagged if specs.jdim[name])]
+
+
+class _Layout:
+    """Where the columns of each branch lie, and which of a row's cells hold a value."""
+
+    def __init__(self, specs: Specs) -> None:
+        self.branches = _branches(specs)
+        lengths = np.array([specs.jdim.get(name, 1) for name in self.branches])
+        self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        self._flat = len(specs.flat)
+        self._list_of = np.repeat(np.arange(len(lengths)), lengths)[self._flat :] - self._flat
+        self._position = np.arange(specs.width)[self._flat :]
+        self._position = self._position - self.starts[self._flat :][self._list_of]
+
+    def filled(self, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Shape (events, columns): False where a list is padded."""
+        mask = np.ones((len(counts), self._flat + len(self._position)), np.bool_)
+        mask[:, self._flat :] = self._position < counts[:, self._list_of]
+        return mask
+
+    def extremes(self, sample: Sample, groups: NDArray[np.int64]) -> list[tuple[Matrix, Matrix]]:
+        """Least and greatest value per branch in each group of rows; NaN with too few values."""
+        result = []
+        for group in np.unique(groups):
+            rows = sample.rows[groups == group]
+            filled = self.filled(sample.counts[groups == group])
+            low = np.where(filled, rows, np.inf).min(axis=0)
+            high = np.where(filled, rows, -np.inf).max(axis=0)
+            low = np.minimum.reduceat(low, self.starts)
+            high = np.maximum.reduceat(high, self.starts)
+            few = np.add.reduceat(filled.sum(axis=0), self.starts) < _ENOUGH
+            low[few] = high[few] = np.nan
+            result.append((low, high))
+        return result
+
+
+def _by_behaviour(sample: Sample, specs: Specs, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Reasons of those branches that behave as no feature does."""
+    layout = _Layout(specs)
+    flat, k = len(specs.flat), len(classes)
+    in_files = _constant(layout.extremes(sample, sample.files), every=False)
+    in_classes = _constant(layout.extremes(sample, sample.classes), every=True)
+    of_columns = _separation(sample.rows, sample.classes, k)
+    best = np.maximum.reduceat(of_columns, layout.starts)
+    best_counts = np.concatenate([np.zeros(flat), _separation(sample.counts, sample.classes, k)])
+    what = "the classes" if k == 2 else "a class"
+    found: dict[str, list[str]] = {}
+    for index, branch in enumerate(layout.branches):
+        reasons = []
+        if in_files[index]:
+            reasons.append("one value in each file")
+        elif in_classes[index]:
+            reasons.append("one value in each class")
+        if best_counts[index] > SEPARATES:
+            reasons.append(
+                f"the number of its values alone separates {what}, AUC {best_counts[index]:.3f}"
+            )
+        elif best[index] > SEPARATES:
+            reasons.append(f"alone separates {what}, AUC {best[index]:.3f}")
+        if reasons:
+            found[branch] = reasons
+    return found
+
+
+def _constant(extremes: list[tuple[Matrix, Matrix]], every: bool) -> NDArray[np.bool_]:
+    """Whether each branch has one value in each group, and not the same in all of them.
+
+    With ``every``, each group must have its own; else groups with too few values don't count.
+    """
+    lows = np.array([low for low, _ in extremes])
+    highs = np.array([high for _, high in extremes])
+    known = ~np.isnan(lows)
+    constant: NDArray[np.bool_] = ((lows == highs) | ~known).all(axis=0) & (known.sum(axis=0) > 1)
+    if every:
+        own = (np.diff(np.sort(lows, axis=0), axis=0) > 0).all(axis=0)
+        constant &= known.all(axis=0) & own
+        return constant
+    spread = np.where(known, lows, -np.inf).max(axis=0) > np.where(known, lows, np.inf).min(axis=0)
+    constant &= spread
+    return constant
+
+
+def _separation(values: NDArray[np.generic], classes: Classes, k: int) -> NDArray[np.float64]:
+    """The best area under the ROC curve, from 0.5 to 1, of one class against the rest; a column."""
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+    best = np.zeros(values.shape[1])
+    for start in range(0, values.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        ranks = None
+        for one in range(1 if k == 2 else 0, k):
+            chosen = classes == one
+            ours = int(chosen.sum())
+            others = len(classes) - ours
+            if min(ours, others) < _ENOUGH:
+                continue
+            if ranks is None:
+                ranks = rankdata(values[:, block], axis=0)
+            area = (ranks[chosen].sum(axis=0) - ours * (ours + 1) / 2) / (ours * others)
+            best[block] = np.maximum(best[block], np.maximum(area, 1 - area))
+    return best
+
+
+def _squeezed(sample: Sample, specs: Specs) -> dict[str, str]:
+    """Branches whose range is spoilt by a value that stands for "missing", or by a few outliers."""
+    layout = _Layout(specs)
+    found: dict[str, str] = {}
+    for index, branch in enumerate(layout.branches):
+        start = layout.starts[index]
+        cells = sample.rows[:, start : start + specs.jdim.get(branch, 1)]
+        filled = np.ones(cells.shape, np.bool_)
+        if index >= len(specs.flat):
+            column = index - len(specs.flat)
+            filled = np.arange(cells.shape[1]) < sample.counts[:, column, None]
+        low, high = specs.minv[branch], specs.maxv[branch]
+        if np.count_nonzero(filled) < 20 * _ENOUGH or low == high:
+            continue
+        weights = filled * sample.weights[:, None]
+        shares = [float(weights[cells == edge].sum() / weights.sum()) for edge in (0, 1)]
+        shares[0] -= specs.missing.get(branch, 0) / weights.sum()  # NaN became 0
+        if why := _why_squeezed(np.sort(cells[filled]), low, high, shares):
+            found[branch] = why
+    return found
+
+
+def _why_squeezed(values: Matrix, low: float, high: float, shares: list[float]) -> str:
+    """``values``: sorted, 0 at ``low`` and 1 at ``high``; ``shares``: of values that are these."""
+    n = len(values)
+    where = f"its range {low:.6g} to {high:.6g}"
+    for edge, value, share in zip((0, 1), (low, high), shares, strict=True):
+        rest = values[values != edge]
+        if share < 0.001 or n - len(rest) < _ENOUGH / 2 or len(np.unique(rest)) < _ENOUGH:
+            continue
+        if abs(edge - (rest[0] if edge == 0 else rest[-1])) > 0.25:
+            part = max(float(rest[-1] - rest[0]), 1e-12)
+            return f"{share:.2%} are {value:.6g}, the others fill {part:.2g} of {where}"
+    most = math.ceil(0.999 * n)
+    narrow = float((values[most - 1 :] - values[: n - most + 1]).min()) <= 0.01
+    # Of a flag that is rarely set nearly all values are the same, too; its range is small.
+    if narrow and (len(np.unique(values)) >= _ENOUGH or high - low > 1e6):
+        far = high if float(np.median(values)) < 0.5 else low
+        return f"99.9 % lie within 1 % of {where}, some as far as {far:.6g}"
+    return ""
