@@ -22,6 +22,7 @@ from mlaas4hep.core.errors import (
     MlaasError,
     ModelError,
     NotFoundError,
+    OverdueError,
     SignInError,
     UsageError,
 )
@@ -37,6 +38,7 @@ _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
     (LimitError, 413),
     (ModelError, 422),
     (BusyError, 503),
+    (OverdueError, 504),
 )
 
 
