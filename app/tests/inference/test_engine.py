@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,41 @@ from onnx import TensorProto, helper
 
 from bundles import layer, make_bundle, make_specs, onnx_graph
 from mlaas4hep.core.errors import BundleError, BusyError, ModelError, UsageError
+from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.engine import Model
+from mlaas4hep.inference.pool import Pool
 from mlaas4hep.models.bundle import Bundle
 
 Rows = NDArray[np.float32]
 
 
-def load(path: Path, rows: int = 128, waiting: int = 1000) -> Model:
-    return Model(Bundle.open(path), "1", ThreadPoolExecutor(2), rows, waiting)
+def run(
+    path: Path,
+    work: Callable[[Model], Coroutine[Any, Any, Any]],
+    rows: int = 128,
+    waiting: int = 1000,
+) -> Any:
+    """What ``work`` makes with the model of a bundle; what is never answered fails the test."""
+
+    async def main() -> Any:
+        pool = Pool(Settings())
+        try:
+            model = Model(Bundle.open(path), "1", pool, rows, waiting)
+            await model.load()
+            return await work(model)
+        finally:
+            pool.close()
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run ``work``; what is never answered fails the test."""
-    return asyncio.run(asyncio.wait_for(work, 30))
+async def nothing(model: Model) -> None:
+    """For models that must not be loaded."""
+
+
+def unloaded(path: Path) -> Model:
+    """A model whose graph is never run."""
+    return Model(Bundle.open(path), "1", Pool(Settings()), 128, 1000)
 
 
 def expected(rows: Rows) -> NDArray[np.float64]:
@@ -79,59 +99,54 @@ def serialized(graph: onnx.GraphProto) -> bytes:
 
 
 def test_answers_are_numpys(tmp_path: Path) -> None:
-    model = load(make_bundle(tmp_path))
     rows = random_rows(300)
 
-    async def answers() -> tuple[Rows, Rows]:
+    async def answers(model: Model) -> tuple[Rows, Rows]:
         single = await asyncio.gather(*(model.predict(row.tobytes()) for row in rows))
+        assert (await model.predict_many(rows[:0])).size == 0
         return np.concatenate(single), await model.predict_many(rows)
 
-    single, many = run(answers())
+    single, many = run(make_bundle(tmp_path), answers)
     assert single.dtype == many.dtype == np.float32
     np.testing.assert_allclose(single, expected(rows), rtol=1e-5)
     np.testing.assert_allclose(many, expected(rows), rtol=1e-5)
-    assert run(model.predict_many(rows[:0])).size == 0
 
 
 def test_rows_gather_while_a_batch_runs(tmp_path: Path) -> None:
-    model = load(make_bundle(tmp_path), rows=50)
-    sizes: list[int] = []
-    started, proceed = threading.Event(), threading.Event()
-    answer = model._answer
+    rows = random_rows(121)
 
-    def slow(rows: Rows) -> Rows:
-        sizes.append(len(rows))
-        started.set()
-        proceed.wait(10)
-        return answer(rows)
+    async def answers(model: Model) -> tuple[Rows, list[int]]:
+        sizes: list[int] = []
+        run_rows = model._pool.run
 
-    model._answer = slow  # type: ignore[method-assign]
+        def noted(graph: Any, content: bytes) -> Any:
+            sizes.append(len(content) // 32)
+            return run_rows(graph, content)
 
-    async def answers() -> Rows:
-        rows = random_rows(121)
+        model._pool.run = noted  # type: ignore[method-assign]
         first = model.predict(rows[0].tobytes())
-        await asyncio.to_thread(started.wait)
-        others = [model.predict(row.tobytes()) for row in rows[1:]]
         await asyncio.sleep(0)
-        proceed.set()
-        return np.concatenate(await asyncio.gather(first, *others))
+        others = [model.predict(row.tobytes()) for row in rows[1:]]
+        return np.concatenate(await asyncio.gather(first, *others)), sizes
 
-    np.testing.assert_allclose(run(answers()), expected(random_rows(121)), rtol=1e-5)
+    found, sizes = run(make_bundle(tmp_path), answers, rows=50)
+    np.testing.assert_allclose(found, expected(rows), rtol=1e-5)
     assert sizes == [1, 50, 50, 20]
 
 
 def test_a_client_that_goes_away_does_not_break_its_batch(tmp_path: Path) -> None:
-    model = load(make_bundle(tmp_path))
     rows = random_rows(10)
 
-    async def answers() -> Rows:
+    async def answers(model: Model) -> Rows:
         futures = [model.predict(row.tobytes()) for row in rows]
         futures[3].cancel()
         await asyncio.sleep(0)
         futures[4].cancel()
         return np.concatenate([await futures[i] for i in (0, 1, 2, 5, 9)])
 
-    np.testing.assert_allclose(run(answers()), expected(rows[[0, 1, 2, 5, 9]]), rtol=1e-5)
+    np.testing.assert_allclose(
+        run(make_bundle(tmp_path), answers), expected(rows[[0, 1, 2, 5, 9]]), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,15 +156,14 @@ def test_a_client_that_goes_away_does_not_break_its_batch(tmp_path: Path) -> Non
 def test_a_bad_row_spoils_no_other(
     tmp_path: Path, graph: Callable[[int], bytes], bad: float, message: str
 ) -> None:
-    model = load(make_bundle(tmp_path, "m", graph))
     rows = np.full((9, 8), 4, np.float32)
     rows[5, 0] = bad
 
-    async def answers() -> list[Any]:
+    async def answers(model: Model) -> list[Any]:
         futures = [model.predict(row.tobytes()) for row in rows]
         return await asyncio.gather(*futures, return_exceptions=True)
 
-    found = run(answers())
+    found = run(make_bundle(tmp_path, "m", graph), answers)
     assert isinstance(found[5], ModelError)
     assert message in str(found[5])
     good = {float(answer[0, 0]) for i, answer in enumerate(found) if i != 5}
@@ -157,21 +171,22 @@ def test_a_bad_row_spoils_no_other(
 
 
 def test_too_many_waiting_are_refused(tmp_path: Path) -> None:
-    model = load(make_bundle(tmp_path), waiting=5)
     rows = random_rows(6)
 
-    async def answers() -> Rows:
+    async def answers(model: Model) -> Rows:
         futures = [model.predict(row.tobytes()) for row in rows[:5]]
         with pytest.raises(BusyError, match="5 requests wait for the model luca_1"):
             model.predict(rows[5].tobytes())
         return np.concatenate(await asyncio.gather(*futures))
 
-    np.testing.assert_allclose(run(answers()), expected(rows[:5]), rtol=1e-5)
+    np.testing.assert_allclose(
+        run(make_bundle(tmp_path), answers, waiting=5), expected(rows[:5]), rtol=1e-5
+    )
 
 
 def test_row_puts_values_into_their_columns(tmp_path: Path) -> None:
     specs = make_specs(("a", "b"), {"c": 2})
-    model = load(make_bundle(tmp_path, specs=specs))
+    model = unloaded(make_bundle(tmp_path, specs=specs))
     assert model.columns == ["a", "b", "c_0", "c_1"]
 
     def row(*arguments: Any) -> list[float]:
@@ -201,7 +216,7 @@ def test_row_puts_values_into_their_columns(tmp_path: Path) -> None:
 def test_row_names_what_is_wrong(
     tmp_path: Path, values: list[Any], keys: list[str], message: str
 ) -> None:
-    model = load(make_bundle(tmp_path, specs=make_specs(("a", "b"), {"c": 2})))
+    model = unloaded(make_bundle(tmp_path, specs=make_specs(("a", "b"), {"c": 2})))
     with pytest.raises(UsageError, match=f"(?s){message}"):
         model.row(values, keys)
 
@@ -209,7 +224,7 @@ def test_row_names_what_is_wrong(
 def test_what_does_not_fit_is_found_when_loading(tmp_path: Path) -> None:
     def fails(name: str, graph: bytes, message: str, **more: Any) -> None:
         with pytest.raises(BundleError, match=f"(?s){message}"):
-            load(make_bundle(tmp_path, name, graph, **more))
+            run(make_bundle(tmp_path, name, graph, **more), nothing)
 
     fails("garbage", b"no graph", "can't be loaded")
     fails("width", onnx_graph(layer(7, 1)), r"can't be run.*inputs \[N, 8\]")
@@ -236,4 +251,4 @@ def test_weights_in_other_files_are_refused(
         )
         name = f"m{len(location)}"
         with pytest.raises(BundleError, match="can't be loaded"):
-            load(make_bundle(tmp_path, name, serialized(graph)))
+            run(make_bundle(tmp_path, name, serialized(graph)), nothing)

@@ -32,13 +32,13 @@ def repository(tmp_path: Path) -> Repository:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models as they are loaded."""
     names: list[str] = []
-    load = Model._check
+    load = Model.load
 
-    def count(model: Model, *arguments: Any) -> None:
+    async def count(model: Model) -> None:
         names.append(model.name)
-        load(model, *arguments)
+        await load(model)
 
-    monkeypatch.setattr(Model, "_check", count)
+    monkeypatch.setattr(Model, "load", count)
     return names
 
 

@@ -483,7 +483,7 @@ def test_serving_imports_no_training(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGTERM, done.stderr
     answers, modules = json.loads((tmp_path / "found.json").read_text())
     assert answers == [[1.0], 200, 200]
-    assert {"onnxruntime", "mlaas4hep.inference.engine"} <= set(modules)
+    assert "mlaas4hep.inference.engine" in modules
     heavy = {"tensorflow", "keras", "uproot", "awkward", "numba", "sklearn", "onnx", "matplotlib",
-             "sqlalchemy", "mplhep", "torch", "tf2onnx", "skl2onnx"}  # fmt: skip
+             "sqlalchemy", "mplhep", "onnxruntime", "torch", "tf2onnx", "skl2onnx"}  # fmt: skip
     assert heavy.isdisjoint(modules)

@@ -75,6 +75,10 @@ class BusyError(MlaasError):
     """More work than can be queued right now; try again later."""
 
 
+class OverdueError(MlaasError):
+    """Something took longer than it may, and was ended."""
+
+
 class SignInError(MlaasError):
     """Nobody knows who asks: there is no token, or one that is not valid."""
 

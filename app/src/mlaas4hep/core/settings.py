@@ -156,6 +156,21 @@ class Settings(BaseSettings):
     max_loaded_models: int = Field(
         100, description="Models kept in memory; the least recently used makes room."
     )
+    max_loaded_bytes: int = Field(
+        512 * MiB, description="Most that the files of the models in memory may hold together."
+    )
+    model_workers: int = Field(
+        2, ge=1, description="Processes in which models run; one that is slow gets one of its own."
+    )
+    max_model_seconds: float = Field(
+        10, gt=0, description="Longest that a model may take for one batch; then it is ended."
+    )
+    max_load_seconds: float = Field(
+        30, gt=0, description="Longest that a model may take to be loaded; then it is refused."
+    )
+    max_model_memory_bytes: int = Field(
+        GiB, ge=256 * MiB, description="Most memory of a process in which models run."
+    )
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 

@@ -7,17 +7,22 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Executor
-from pathlib import Path
 from reprlib import repr
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import BundleError, BusyError, ModelError, UsageError, did_you_mean
+from mlaas4hep.core.errors import (
+    BundleError,
+    BusyError,
+    MlaasError,
+    ModelError,
+    UsageError,
+    did_you_mean,
+)
 from mlaas4hep.data.encode import Encoder
+from mlaas4hep.inference.pool import FailedError, Graph, Pool
 from mlaas4hep.models.bundle import Bundle
 
 _log = logging.getLogger(__name__)
@@ -43,40 +48,59 @@ class Counts:
 
 
 class Model:
-    """A bundle loaded into memory: nothing is read from disk afterwards.
+    """A bundle loaded into memory: nothing of its folder is needed afterwards.
 
-    Loading takes a while: do it in a thread. ``predict`` belongs to the event loop's thread.
+    Its graph runs in the workers of ``pool``. All methods belong to the event loop's thread.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         version: str,
-        pool: Executor,
+        pool: Pool,
         rows: int,
         waiting: int,
         counts: Counts | None = None,
     ) -> None:
-        """Load ``bundle``; at most ``rows`` run as one batch in ``pool``, ``waiting`` wait for it.
-
-        BundleError when its graph can't be run or isn't what the bundle says.
-        """
+        """At most ``rows`` run as one batch in ``pool``, ``waiting`` requests wait for it."""
         self.name = bundle.name
         self.version = version
         self.classes = bundle.classes
         self.columns = bundle.columns
         self.specs = bundle.specs
         self.width = len(self.columns)
+        self.outputs = bundle.manifest.outputs
+        self.graph = Graph(bundle.name, bundle.onnx, self.width)
         self._pack = struct.Struct(f"<{self.width}f").pack
         self._index = {column: i for i, column in enumerate(self.columns)}
-        self._session = open_session(bundle.onnx)
-        self._check(bundle)
         self._pool = pool
         self._rows = rows
         self._limit = waiting
         self._counts = counts or Counts()
         self._waiting: deque[_Request] = deque()
         self._busy = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Forget the graph once nobody waits for an answer any more."""
+        self._closed = True
+        if not self._busy:
+            self._pool.drop(self.graph)
+
+    async def load(self) -> None:
+        """Load the graph; BundleError when it can't be run or isn't what the bundle says."""
+        try:
+            answers = await self._pool.load(self.graph)
+        except MlaasError as error:
+            raise BundleError(
+                f"model.onnx of {self.name} can't be run: {error.message}",
+                f"It must take inputs [N, {self.width}] and give outputs [N, k], both float32.",
+            ) from None
+        if (outputs := len(answers) // 8) != self.outputs:
+            raise BundleError(
+                f"model.onnx of {self.name} has {outputs} outputs, "
+                f"its bundle.json says {self.outputs}"
+            )
 
     def row(self, values: Sequence[Any], keys: Sequence[str] = ()) -> bytes:
         """``values`` as one normalised row, in the order of ``keys`` if given, else of the columns.
@@ -138,67 +162,64 @@ class Model:
                 size += rows
         if not batch:
             self._busy = False
+            if self._closed:
+                self._pool.drop(self.graph)
             return
         self._counts.add(size)
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._pool, self._run, batch).add_done_callback(self._done)
+        content = b"".join([request.rows for request in batch])
+        answers = self._pool.run(self.graph, content)
+        answers.add_done_callback(lambda done: self._done(batch, done))
 
-    def _done(self, future: asyncio.Future[list[tuple[_Request, Answers | ModelError]]]) -> None:
-        for request, answer in future.result():
-            if request.answers.done():
-                continue
-            if isinstance(answer, ModelError):
-                request.answers.set_exception(answer)
-            else:
-                request.answers.set_result(answer)
+    def _done(self, batch: list[_Request], done: asyncio.Future[bytes]) -> None:
+        """Answer the requests of a batch; one that fails is run one by one, to spare the rest."""
+        error = done.exception()
+        if error is None:
+            self._answer(batch, done.result())
+        elif isinstance(error, FailedError) and len(batch) > 1:
+            asyncio.get_running_loop().create_task(self._one_by_one(batch))
+            return
+        else:
+            for request in batch:
+                request.fail(self._failed(error))
         self._next()
 
-    def _run(self, batch: list[_Request]) -> list[tuple[_Request, Answers | ModelError]]:
-        """Run a batch in the pool; one that fails is run request by request, to spare the rest."""
-        try:
-            rows = np.frombuffer(b"".join([request.rows for request in batch]), np.float32)
-            answers = self._answer(rows.reshape(-1, self.width))
-        except Exception as error:
-            if len(batch) > 1:
-                return [one for request in batch for one in self._run([request])]
-            _log.warning("the model %s failed: %s", self.name, error)
-            return [(batch[0], ModelError(f"the model {self.name} failed: {error}"))]
-        result: list[tuple[_Request, Answers | ModelError]] = []
+    async def _one_by_one(self, batch: list[_Request]) -> None:
+        for request in batch:
+            try:
+                self._answer([request], await self._pool.run(self.graph, request.rows))
+            except MlaasError as error:
+                request.fail(self._failed(error))
+        self._next()
+
+    def _failed(self, error: BaseException) -> BaseException:
+        if not isinstance(error, FailedError):
+            return error
+        _log.warning("the model %s failed: %s", self.name, error)
+        return ModelError(f"the model {self.name} failed: {error}")
+
+    def _answer(self, batch: list[_Request], content: bytes) -> None:
+        answers = np.frombuffer(content, np.float32)
+        size = sum(len(request.rows) for request in batch) // (4 * self.width)
+        if len(answers) != size * self.outputs:
+            found = len(answers) / max(size, 1)
+            error = ModelError(f"the model {self.name} answers {found:g} outputs for a row, not "
+                               f"{self.outputs}")  # fmt: skip
+            for request in batch:
+                request.fail(error)
+            return
+        answers = answers.reshape(size, self.outputs)
         finite = bool(np.isfinite(answers).all())
         start = 0
         for request in batch:
             stop = start + len(request.rows) // (4 * self.width)
             part = answers[start:stop]
+            start = stop
             if finite or np.isfinite(part).all():
-                result.append((request, part))
+                if not request.answers.done():
+                    request.answers.set_result(part)
             else:
                 message = f"the model {self.name} answers with a number that isn't finite"
-                result.append((request, ModelError(message, "Look at the values of this event.")))
-            start = stop
-        return result
-
-    def _answer(self, rows: NDArray[np.float32]) -> Answers:
-        (answers,) = self._session.run(["outputs"], {"inputs": rows})
-        if answers.dtype != np.float32 or answers.ndim != 2 or len(answers) != len(rows):
-            raise ModelError(
-                f"outputs are {answers.dtype} of shape {answers.shape} for {len(rows)} rows"
-            )
-        return np.ascontiguousarray(answers)
-
-    def _check(self, bundle: Bundle) -> None:
-        """Run two rows, so that what doesn't fit is found when loading."""
-        try:
-            outputs = self._answer(np.zeros((2, self.width), np.float32)).shape[1]
-        except Exception as error:
-            raise BundleError(
-                f"model.onnx of {self.name} can't be run: {error}",
-                f"It must take inputs [N, {self.width}] and give outputs [N, k], both float32.",
-            ) from None
-        if outputs != bundle.manifest.outputs:
-            raise BundleError(
-                f"model.onnx of {self.name} has {outputs} outputs, "
-                f"its bundle.json says {bundle.manifest.outputs}"
-            )
+                request.fail(ModelError(message, "Look at the values of this event."))
 
     def _explained(self, values: Sequence[Any], keys: Sequence[str]) -> list[float]:
         """The values in the model's order, missing ones 0; UsageError says what is wrong."""
@@ -247,23 +268,7 @@ class _Request:
         self.rows = rows
         self.answers = answers
 
-
-def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The graph in ``path``, from its bytes alone: weights in other files are refused.
-
-    ``threads`` work on one batch; 0 takes all cores. BundleError when it can't be loaded.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", "/nonexistent"
-    )
-    try:
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own classes have no common base but Exception
-        raise BundleError(f"{path.name} of the model can't be loaded: {error}") from None
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, if somebody still waits."""
+        if not self.answers.done():
+            self.answers.set_exception(error)

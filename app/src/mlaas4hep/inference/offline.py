@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Encoder, Events
-from mlaas4hep.inference.engine import open_session
+from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.engine import Counts, Model
+from mlaas4hep.inference.pool import Pool
 from mlaas4hep.models.bundle import Bundle, unpack
 from mlaas4hep.models.repository import Repository
 
@@ -35,8 +35,7 @@ class Registry:
         self._loads: dict[str, asyncio.Task[Model]] = {}
         self._broken: dict[str, MlaasError] = {}
         self.counts = Counts()
-        self._runs = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "predict")
-        self._loader = ThreadPoolExecutor(1, "load")
+        self.pool = Pool(settings)
 
     def models(self) -> list[Model]:
         """The models in memory."""
@@ -50,7 +49,7 @@ class Registry:
         try:
             version = self.repository.version(name)
         except NotFoundError:
-            self._models.pop(name, None)
+            self._forget(name)
             raise
         model = self._models.get(name)
         if model is None or model.version != version:
@@ -85,20 +84,25 @@ class Registry:
         When this returns, every later look-up finds the new model. A failure leaves everything
         as it was: BundleError, or LimitError beyond ``max_bytes``.
         """
-        bundle, model = await asyncio.to_thread(self._install, archive, max_bytes, claim)
+        with ExitStack() as stack:
+            folder = await asyncio.to_thread(stack.enter_context, self.repository.staging())
+            path = await asyncio.to_thread(unpack, archive, folder, max_bytes)
+            model = await self._read(path, "")
+            bundle = await asyncio.to_thread(self._adopt, path, claim)
+            await asyncio.to_thread(stack.close)
         if model is not None:
+            model.version = str(bundle.path.relative_to(self.repository.root))
             self._keep(bundle.name, model)
         return bundle
 
     async def delete(self, name: str) -> None:
         """Remove the model from the repository and from memory; NotFoundError if there is none."""
         await asyncio.to_thread(self.repository.delete, name)
-        self._models.pop(name, None)
+        self._forget(name)
 
     def close(self) -> None:
-        """End the threads; what they run ends first."""
-        self._loader.shutdown()
-        self._runs.shutdown()
+        """End the workers."""
+        self.pool.close()
 
     async def _load(self, name: str, version: str) -> Model:
         if broken := self._broken.get(version):
@@ -111,9 +115,8 @@ class Registry:
 
     async def _load_once(self, name: str, version: str) -> Model:
         try:
-            loop = asyncio.get_running_loop()
-            path = self.repository.root / version
-            model = await loop.run_in_executor(self._loader, self._read, path, version)
+            model = await self._read(self.repository.root / version, version)
+            assert model is not None  # noqa: S101 - only a bundle without a version may not be served
         except (MlaasError, OSError) as error:
             _log.warning("can't serve %s: %s", version, error)
             if not isinstance(error, MlaasError):
@@ -126,31 +129,39 @@ class Registry:
         self._keep(name, model)
         return model
 
-    def _install(
-        self, archive: IO[bytes], max_bytes: int, claim: Callable[[str], object]
-    ) -> tuple[Bundle, Model | None]:
-        with self.repository.staging() as folder:
-            path = unpack(archive, folder, max_bytes)
-            model = self._read(path, "") if Bundle.open(path).servable else None
-            claim(path.name)
-            bundle = self.repository.adopt(path, path.name)
-        if model is not None:
-            model.version = str(bundle.path.relative_to(self.repository.root))
-        return bundle, model
+    def _adopt(self, path: Path, claim: Callable[[str], object]) -> Bundle:
+        claim(path.name)
+        return self.repository.adopt(path, path.name)
 
-    def _read(self, path: Path, version: str) -> Model:
+    async def _read(self, path: Path, version: str) -> Model | None:
+        """The model of the bundle, loaded; None when the bundle isn't one to be served."""
+        bundle = await asyncio.to_thread(Bundle.open, path)
+        if not version and not bundle.servable:
+            return None
         settings = self._settings
-        return Model(
-            Bundle.open(path),
+        model = Model(
+            bundle,
             version,
-            self._runs,
+            self.pool,
             settings.max_batch_rows,
             settings.max_waiting_requests,
             self.counts,
         )
+        await model.load()
+        return model
 
     def _keep(self, name: str, model: Model) -> None:
+        self._forget(name)
         self._models[name] = model
-        self._models.move_to_end(name)
-        while len(self._models) > max(1, self._settings.max_loaded_models):
-            self._models.popitem(last=False)
+        size = sum(each.graph.size for each in self._models.values())
+        while len(self._models) > 1 and (
+            len(self._models) > self._settings.max_loaded_models
+            or size > self._settings.max_loaded_bytes
+        ):
+            _, oldest = self._models.popitem(last=False)
+            size -= oldest.graph.size
+            oldest.close()
+
+    def _forget(self, name: str) -> None:
+        if model := self._models.pop(name, None):
+            model.close()

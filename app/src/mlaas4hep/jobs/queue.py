@@ -30,6 +30,7 @@ CANCELLED = "cancelled by its user"
 LEAST_CPUS = 0.01
 PORTION = 50
 """Jobs of a list that are in memory at once."""
+MOST_LISTED_WARNINGS = 5
 MOST_LISTED = 1000
 """Letters of a job's texts in lists."""
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
@@ -180,7 +181,8 @@ class Queue:
     def recent(self, limit: int = 1000, owner: str = "", before: int | None = None) -> list[Job]:
         """The newest jobs, newest first; with ``before``, those older than the job of that id.
 
-        For lists: texts are cut to MOST_LISTED letters, and of the metrics there are the numbers.
+        For lists: texts are cut to MOST_LISTED letters, of the warnings there are the first, and of
+        the metrics the numbers.
         """
         wanted = select(*_LISTED).order_by(Job.id.desc()).limit(limit)
         if owner:
@@ -191,6 +193,7 @@ class Queue:
             jobs = [Job(**row) for row in session.execute(wanted).mappings()]
         for job in jobs:
             job.metrics = {k: v for k, v in job.metrics.items() if isinstance(v, int | float)}
+            job.warnings = [text[:MOST_LISTED] for text in job.warnings[:MOST_LISTED_WARNINGS]]
         return jobs
 
     def portions(self, limit: int, owner: str = "") -> Iterator[list[Job]]:

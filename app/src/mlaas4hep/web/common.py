@@ -23,6 +23,7 @@ from mlaas4hep.core.errors import (
     MlaasError,
     ModelError,
     NotFoundError,
+    OverdueError,
     SignInError,
     UsageError,
 )
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
     (EventError, 422),
     (ModelError, 422),
     (BusyError, 503),
+    (OverdueError, 504),
 )
 
 

@@ -93,7 +93,7 @@ class TFaaS:
         self._figures = registry(
             self.requests, PredictionFigures(self._registry), StoreFigures(settings.models)
         )
-        self._installs = asyncio.Semaphore(2)
+        self._installs = asyncio.Semaphore(4)
         self._known: dict[str, Bundle] = {}
         self._requests = {"GET": 0, "POST": 0}
         self._started = time.time()
@@ -152,9 +152,10 @@ class TFaaS:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self._repository.sweep)
+        self._registry.pool.start()
         self._announce()
         yield
-        await asyncio.to_thread(self._registry.close)
+        self._registry.close()
 
     def _index(self, request: Request) -> Response:
         """Answer with the page: every model of the caller with its card."""
