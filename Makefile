@@ -79,8 +79,9 @@ lint: .venv/test  ## style, types, and who may import whom
 soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments
 	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py
 
-bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run
-	cd app && for part in data_path training serving; do ../$(BIN)/python bench/$$part.py || exit; done
+bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
+	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/training.py &&) \
+	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE))
 
 docs: .venv/app  ## write docs/reference and the roles' options anew from the code
 	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py && $(BIN)/python tosca/generate.py

@@ -1,6 +1,6 @@
 """How much of a server's speed is left when it predicts: TFaaS against two references.
 
-    python bench/serving.py [--seconds 2] [--rounds 3]
+    python bench/serving.py [--seconds 2] [--rounds 3] [--base COMMIT]
 
 Four things are loaded in turn by the same generator on loopback (keep-alive, one row a request):
 
@@ -9,6 +9,8 @@ Four things are loaded in turn by the same generator on loopback (keep-alive, on
 - echo: a raw ASGI callable on the same uvicorn that reads the body and answers as many bytes,
 - with token: the null model once more, from a TFaaS with sign-in.
 
+With ``--base``, TFaaS of that commit is loaded with the first two, in the same rounds.
+
 What counts are the ratios; requests a second belong to the machine.
 """
 
@@ -16,12 +18,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +42,7 @@ from bundles import layer, make_bundle, make_specs, onnx_graph  # noqa: E402
 from issuer import ALLOWED, issuer  # noqa: E402
 from mlaas4hep.models.owners import Owners  # noqa: E402
 from mlaas4hep.models.repository import Repository  # noqa: E402
-from tfaas_process import tfaas_process  # noqa: E402
+from tfaas_process import TFaaSProcess, tfaas_process  # noqa: E402
 
 CONNECTIONS = (50, 200)
 MOST = 1_000_000
@@ -99,6 +105,8 @@ async def load(port: int, request: bytes, connections: int, seconds: float) -> l
         (await loop.create_connection(lambda: Connection(request, times), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
+    while not times:  # until the model is loaded
+        await asyncio.sleep(0.05)
     await asyncio.sleep(0.3)  # until it is warm
     times.clear()
     end = time.perf_counter() + seconds
@@ -117,7 +125,7 @@ def measure(port: int, request: bytes, connections: int, seconds: float) -> tupl
     """Requests a second, and the 99th percentile of their time in ms."""
     start = time.perf_counter()
     times = uvloop.run(load(port, request, connections, seconds))
-    assert time.perf_counter() - start < seconds + 10
+    assert time.perf_counter() - start < seconds + 60
     return len(times) / seconds, float(np.percentile(times, 99)) * 1000
 
 
@@ -126,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of all four in turn")
+    parser.add_argument("--base", default="", help="a commit whose TFaaS is measured, too")
     options = parser.parse_args()
 
     network = [layer(27, 1024)[0], layer(1024, 1024)[0], layer(1024, 1)[0]]
@@ -154,6 +163,7 @@ def main() -> None:
                 issuer() as issued,
                 tfaas_process(folder / "store") as service,
                 tfaas_process(folder / "store", issuer=issued.url, **ALLOWED) as signed,
+                base_process(folder, options.base) as base,
             ):
                 token = issued.token(exp=int(time.time()) + 3600)
                 targets = [
@@ -162,6 +172,8 @@ def main() -> None:
                     (echo_port, request("model")),
                     (signed.port, request("null", token)),
                 ]
+                if base:
+                    targets += [(base.port, request("model")), (base.port, request("null"))]
                 print(f"27-1024-1024-1 float32, one row a request, {os.cpu_count()} cores")
                 for connections in CONNECTIONS:
                     rounds = [
@@ -177,6 +189,31 @@ def main() -> None:
             echo.wait()
 
 
+@contextmanager
+def base_process(folder: Path, commit: str) -> Iterator[TFaaSProcess | None]:
+    """TFaaS of ``commit`` with the same models and packages; None without a commit."""
+    if not commit:
+        yield None
+        return
+    archive = subprocess.run(
+        ["git", "archive", commit, "app/src"],
+        cwd=HERE.parent.parent,
+        check=True,
+        capture_output=True,
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder / "base", filter="data")
+    sys.path.insert(0, str(folder / "base/app/src"))
+    try:
+        service = TFaaSProcess(folder / "store")
+    finally:
+        del sys.path[0]
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
 def report(connections: int, rounds: list[list[tuple[float, float]]]) -> None:
     """Print the ratios of the rounds first, then what they were made from."""
 
@@ -186,7 +223,12 @@ def report(connections: int, rounds: list[list[tuple[float, float]]]) -> None:
 
     print(f"{connections:4} connections: {ratio(1)} of the null model, {ratio(2)} of the echo")
     print(f"     with a token {ratio(1, 3)} of the null model without")
-    for i, name in enumerate(("model", "null model", "echo", "with token")):
+    names = ["model", "null model", "echo", "with token"]
+    if len(rounds[0]) > len(names):
+        names += ["base model", "base null"]
+        print(f"     {ratio(5, 4)} of the null model in the base")
+        print(f"     model {ratio(4)} of the base, null model {ratio(5, 1)} of the base")
+    for i, name in enumerate(names):
         rate, late = (median(one[i][k] for one in rounds) for k in (0, 1))
         print(f"     {name:10} here {rate:7,.0f} requests/s, p99 {late:.0f} ms")
 
