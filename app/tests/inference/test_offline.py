@@ -9,7 +9,7 @@ import pytest
 
 from bundles import make_bundle, make_specs
 from mlaas4hep.core.errors import DataError
-from mlaas4hep.inference.offline import ROWS, local_answers, predict_files
+from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files
 from mlaas4hep.models.bundle import Bundle
 from sources.plain import write_tree
 
@@ -29,7 +29,7 @@ def write(path: Path, eta: list[int], pt: list[int], **more: np.ndarray) -> str:
 
 def test_lists_of_one_collection_name_file_event_and_lengths(tmp_path: Path) -> None:
     specs = replace(make_specs(), collections=[["jet_eta", "jet_pt"]])
-    answer = local_answers(Bundle.open(make_bundle(tmp_path, specs=specs)))
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path, specs=specs)))
     good = write(tmp_path / "good.root", [2] * 10, [2] * 10)
     assert sum(map(len, predict_files([good], "Events", NEEDED, answer))) == 10
     lengths = [2] * (ROWS + 10)
@@ -41,7 +41,7 @@ def test_lists_of_one_collection_name_file_event_and_lengths(tmp_path: Path) -> 
 
 
 def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) -> None:
-    answer = local_answers(Bundle.open(make_bundle(tmp_path)))
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
     good = write(tmp_path / "good.root", [2], [2])
     path = write_tree(
         tmp_path / "none.root",
