@@ -100,11 +100,12 @@ def test_predictions_that_wait(tmp_path: Path) -> None:
         answers = [model.predict(model.row(VALUES)) for _ in range(5)]
         found = [waiting()]
         await asyncio.gather(*answers)
-        return [*found, waiting()]
+        found.append(waiting())
+        models.close()
+        return found
 
     assert asyncio.run(work()) == [5, 0]
     assert models.counts.batches[:3] == [1, 2, 0]
-    models.close()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 128, 129, 16384, 16385, 10**6])
