@@ -297,7 +297,7 @@ def test_hostile_names(service: Service, http: TestClient, name: str) -> None:
     ("changes", "status", "text"),
     [
         ({"model": "../../model.py"}, 400, "leads outside"),
-        ({"files": "file.txt"}, 400, "Did you mean 'files.txt'?"),
+        ({"files": "file.txt"}, 400, "Did you mean 'files.txt'"),
         ({"device": "gpu"}, 400, "no GPU"),
         ({"memory": "999tb"}, 413, "max_job_memory_bytes"),
         ({"cpus": "1000"}, 413, "max_job_cpus"),
