@@ -84,11 +84,13 @@ class Registry:
         When this returns, every later look-up finds the new model. A failure leaves everything
         as it was: BundleError, or LimitError beyond ``max_bytes``.
         """
-        with ExitStack() as stack:
+        stack = ExitStack()
+        try:
             folder = await asyncio.to_thread(stack.enter_context, self.repository.staging())
             path = await asyncio.to_thread(unpack, archive, folder, max_bytes)
             model = await self._read(path, "")
             bundle = await asyncio.to_thread(self._adopt, path, claim)
+        finally:
             await asyncio.to_thread(stack.close)
         if model is not None:
             model.version = str(bundle.path.relative_to(self.repository.root))
