@@ -159,9 +159,9 @@ def test_a_model_that_takes_its_time_keeps_no_other_waiting(
         for _ in range(2):
             answer = pool.run(slow, BAD)
             took = await asked_all_the_time(pool, good, answer)
-            assert max(took) < 2.5, "the bound is 4 seconds"
+            assert max(took) < 6, "the bound is 8 seconds"
             if bad is ENDLESS:
-                with pytest.raises(OverdueError, match="slow took longer than 4 seconds"):
+                with pytest.raises(OverdueError, match="slow took longer than 8 seconds"):
                     await answer
             else:
                 assert number(await answer) == 1
@@ -169,7 +169,7 @@ def test_a_model_that_takes_its_time_keeps_no_other_waiting(
         assert slow.alone
         assert not good.alone
 
-    run(work, model_workers=1, max_model_seconds=4 if bad is ENDLESS else 60)
+    run(work, model_workers=1, max_model_seconds=8 if bad is ENDLESS else 60)
 
 
 @pytest.mark.hostile("a model that takes all memory ends the service")
@@ -238,7 +238,7 @@ def test_a_load_without_an_end_is_refused_and_others_go_on(
             with pytest.raises(OverdueError, match="max_load_seconds"):
                 await each
 
-    run(work, max_load_seconds=8)
+    run(work, max_load_seconds=15)
 
 
 def test_slow_models_have_a_bounded_number_of_workers(
