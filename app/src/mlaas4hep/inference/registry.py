@@ -88,7 +88,8 @@ class Registry:
         try:
             folder = await asyncio.to_thread(stack.enter_context, self.repository.staging())
             path = await asyncio.to_thread(unpack, archive, folder, max_bytes)
-            model = await self._read(path, "")
+            bundle = await asyncio.to_thread(Bundle.open, path)
+            model = await self._read(bundle, "") if bundle.servable else None
             bundle = await asyncio.to_thread(self._adopt, path, claim)
         finally:
             await asyncio.to_thread(stack.close)
@@ -117,8 +118,8 @@ class Registry:
 
     async def _load_once(self, name: str, version: str) -> Model:
         try:
-            model = await self._read(self.repository.root / version, version)
-            assert model is not None  # noqa: S101 - only a bundle without a version may not be served
+            bundle = await asyncio.to_thread(Bundle.open, self.repository.root / version)
+            model = await self._read(bundle, version)
         except (MlaasError, OSError) as error:
             _log.warning("can't serve %s: %s", version, error)
             if not isinstance(error, MlaasError):
@@ -135,11 +136,8 @@ class Registry:
         claim(path.name)
         return self.repository.adopt(path, path.name)
 
-    async def _read(self, path: Path, version: str) -> Model | None:
-        """The model of the bundle, loaded; None when the bundle isn't one to be served."""
-        bundle = await asyncio.to_thread(Bundle.open, path)
-        if not version and not bundle.servable:
-            return None
+    async def _read(self, bundle: Bundle, version: str) -> Model:
+        """The model of the bundle, loaded."""
         settings = self._settings
         model = Model(
             bundle,
