@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from issuer import Issuer, rsa
-from mlaas4hep.access.issuer import Issuer as Known
+from mlaas4hep.access.issuer import IssuerKeys
 from mlaas4hep.core.errors import BusyError
 
 
 def keys_of(url: str) -> Any:
-    return asyncio.run(Known(url).keys())
+    return asyncio.run(IssuerKeys(url).keys())
 
 
 def test_the_keys_of_an_issuer(issuer: Issuer) -> None:
@@ -68,10 +68,10 @@ def test_an_issuer_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 ASK = """
 import asyncio, sys
-from mlaas4hep.access.issuer import Issuer
+from mlaas4hep.access.issuer import IssuerKeys
 from mlaas4hep.core.errors import BusyError
 try:
-    asyncio.run(Issuer(sys.argv[1]).keys())
+    asyncio.run(IssuerKeys(sys.argv[1]).keys())
 except BusyError as error:
     print(error.message)
 """

@@ -41,7 +41,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 Keys = tuple[Key, ...]
 
 
-class Issuer:
+class IssuerKeys:
     """The public keys of the issuer ``url``; ``clock`` gives seconds since 1970."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:

@@ -13,7 +13,7 @@ from joserfc.errors import ClaimError, ExpiredTokenError, JoseError, MissingClai
 from joserfc.jwk import Key
 
 from mlaas4hep.access.caller import Caller, caller_of
-from mlaas4hep.access.issuer import Issuer, Keys
+from mlaas4hep.access.issuer import IssuerKeys, Keys
 from mlaas4hep.access.rules import Rules
 from mlaas4hep.core.errors import SignInError
 from mlaas4hep.core.settings import Settings
@@ -39,7 +39,7 @@ class Tokens:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._rules = Rules(settings)
-        self._issuer = Issuer(settings.issuer, clock)
+        self._issuer = IssuerKeys(settings.issuer, clock)
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
         self._known_by: Keys = ()

@@ -45,7 +45,7 @@ def token(
 
         curl -H "Authorization: Bearer $TOKEN" https://mlaas4hep.example.org/jobs
     """
-    from mlaas4hep.access.device import SignIn
+    from mlaas4hep.client.sign_in import SignIn
 
     secret = os.environ.get(SECRET, "")
     if secret and client_id == "mlaas4hep":

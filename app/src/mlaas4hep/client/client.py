@@ -46,7 +46,7 @@ class Client:
         """``token`` is sent as bearer token; ``timeout`` in seconds is for connecting and reading.
 
         A function as ``token`` is asked before every request, as tokens expire while trainings go
-        on: ``access.device.SignIn(ISSUER).token`` is one.
+        on: ``client.sign_in.SignIn(ISSUER).token`` is one.
         Proxies of the environment are not used for addresses on this machine.
         """
         self._server = server_url.rstrip("/")

@@ -161,7 +161,7 @@ class SignIn:
             yield
 
     @contextmanager
-    def _issuer(self) -> Iterator[_Issuer]:
+    def _issuer(self) -> Iterator[_TokenIssuer]:
         try:
             http = httpx.Client(
                 timeout=TIMEOUT_SECONDS, mounts={f"http://{host}": None for host in _LOCAL}
@@ -172,10 +172,10 @@ class SignIn:
                 "Does SSL_CERT_FILE (or SSL_CERT_DIR) name a file of them?",
             ) from error
         with http:
-            yield _Issuer(self, http)
+            yield _TokenIssuer(self, http)
 
 
-class _Issuer:
+class _TokenIssuer:
     """The issuer's endpoints."""
 
     def __init__(self, sign_in: SignIn, http: httpx.Client) -> None:
@@ -189,7 +189,7 @@ class _Issuer:
         try:
             answer = self._http.get(url)
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise self._away(error) from error
+            raise self._unreachable(error) from error
         try:
             known = answer.json() if answer.is_success else None
         except ValueError:
@@ -282,7 +282,7 @@ class _Issuer:
             left -= pause
             try:
                 status, answer = self._post("token_endpoint", form)
-            except _AwayError:  # for a moment; the code stays valid
+            except _UnreachableError:  # for a moment; the code stays valid
                 pause *= 2
                 continue
             if status == 200:
@@ -309,9 +309,9 @@ class _Issuer:
         try:
             answer = self._http.post(url, data=form, auth=login or httpx.USE_CLIENT_DEFAULT)
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise self._away(error) from error
+            raise self._unreachable(error) from error
         if answer.status_code >= 500:
-            raise self._away(f"HTTP {answer.status_code}")
+            raise self._unreachable(f"HTTP {answer.status_code}")
         try:
             said = answer.json()
         except ValueError:
@@ -338,9 +338,9 @@ class _Issuer:
             raise MlaasError(f"the answer of the issuer {self._name} has no valid {name}")
         return value
 
-    def _away(self, error: object) -> _AwayError:
+    def _unreachable(self, error: object) -> _UnreachableError:
         said = str(error) or type(error).__name__
-        return _AwayError(
+        return _UnreachableError(
             f"can't reach the issuer {self._name}: {said}",
             "Is the address right? For a certificate of a site's own authority, set SSL_CERT_FILE.",
         )
@@ -364,7 +364,7 @@ class _Issuer:
         )
 
 
-class _AwayError(MlaasError):
+class _UnreachableError(MlaasError):
     """The issuer can't be reached, now."""
 
 

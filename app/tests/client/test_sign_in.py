@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from access.device_issuer import DeviceIssuer
-from mlaas4hep.access.device import SignIn
+from client.device_issuer import DeviceIssuer
+from mlaas4hep.client.sign_in import SignIn
 from mlaas4hep.core.errors import MlaasError, UsageError
 
 
