@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from support.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs/tutorial/first-model.md"
@@ -20,11 +21,6 @@ ready() { curl -sS --retry 60 --retry-delay 1 --retry-connrefused -o /dev/null "
 ENDED = """
 until curl -sS {server}/jobs/mine_1 | grep -qE '"state": ?"(succeeded|failed)"'; do sleep 0.3; done
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def commands(text: str) -> str:

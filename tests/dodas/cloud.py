@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from machines import Machine, Machines, Rule
+from machines import Machines, Rule, Server
 
 if TYPE_CHECKING:
     from nova import Server
@@ -31,7 +31,7 @@ class Instance:
 
     id: str
     asked: Server
-    machine: Machine
+    machine: Server
     groups: list[str]
     volumes: list[str]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +13,18 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
-
 from cloud import PASSWORD, USER, Cloud
 from deployment import release
-from dodas import Dodas
-from door import Door, leads
-from machine import ROOT, authorities, until
 from machines import Machines
-from manager import KEYCLOAK, free_port, manager
+from manager import KEYCLOAK, manager
 from openstack import application
-from tokens import Issuer
+
+from dodas import Dodas
+from support.door import Door, leads
+from support.machine import ROOT, authorities
+from support.ports import free_port
+from support.tokens import Issuer
+from support.waiting import until
 
 VERSION = re.search(r"^version: (\S+)$", (ROOT / "galaxy.yml").read_text(), re.MULTILINE)[1]
 NEXT = "99.0.0"

@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 from cloud import IMAGE
+
 from dodas import Dodas
-from machine import ROOT, docker, until
+from support.machine import ROOT, docker
+from support.waiting import until
 
 KEYSTONE = "127.0.0.1"
 REGISTRY = "10.213.0.2:443"  # as the engine of the tests reaches it

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from machine import DOCKER, NETWORK, docker, until
+from support.disks import Disk, detach_all
+from support.machine import NETWORK, Machine, docker, run
 
 IMAGE = "mlaas4hep-test/node"
 # Where users and the IM reach a machine. To the IM only addresses outside the private ranges are
@@ -64,65 +64,38 @@ table inet cloud {
 """
 
 
-@dataclass(frozen=True)
-class Volume:
-    """An empty disk: a file, and the loop device that has it."""
+class Server(Machine):
+    """One server of the cloud, with its volumes."""
 
-    file: Path
-    device: str
-
-    @classmethod
-    def make(cls, file: Path, gigabytes: int) -> Volume:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as opened:
-            opened.truncate(gigabytes * 10**9)
-        attach = ["losetup", "--find", "--show", file]
-        said = subprocess.run(attach, check=True, capture_output=True, text=True)
-        return cls(file, said.stdout.strip())
-
-    def destroy(self) -> None:
-        subprocess.run(["losetup", "--detach", self.device], check=True)
-        self.file.unlink()
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One server."""
-
-    name: str
-    address: str
-    volumes: list[Volume]
+    def __init__(self, name: str, address: str, volumes: list[Disk]) -> None:
+        super().__init__(name)
+        self.address = address
+        self.volumes = volumes
 
     def inspect(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("inspect", self.name))[0]
         return found
-
-    def run(self, command: str, stdin: str = "") -> str:
-        """What a shell command of root prints."""
-        return docker("exec", "-i", self.name, "bash", "-ec", command, input=stdin)
 
     def configure(self, cloud_config: dict[str, Any]) -> None:
         """What cloud-init does with the accounts that it is told to make."""
         for account in cloud_config["users"]:
             name, home = account["name"], account["homedir"]
             self.run(
+                "set -e\n"
                 f"useradd --create-home --home-dir {home} --shell /bin/bash {name}\n"
                 f"echo '{name} {account['sudo']}' >/etc/sudoers.d/90-cloud-init-users\n"
                 f"install -d -m 0700 -o {name} -g {name} {home}/.ssh\n"
                 f"cat >{home}/.ssh/authorized_keys\n"
                 f"chown {name}: {home}/.ssh/authorized_keys\n"
                 f"chmod 0600 {home}/.ssh/authorized_keys",
-                "\n".join(account["ssh-authorized-keys"]) + "\n",
+                input="\n".join(account["ssh-authorized-keys"]) + "\n",
             )
 
     def enforce(self, rules: Iterable[Rule]) -> None:
         """Let in what the rules name, and nothing else."""
         lines = "\n    ".join(rule.nft() for rule in rules)
         process = self.inspect()["State"]["Pid"]
-        subprocess.run(
-            ["nsenter", f"--net=/proc/{process}/ns/net", "nft", "-f", "-"],
-            input=FIREWALL % lines, text=True, check=True,
-        )  # fmt: skip
+        run("nsenter", f"--net=/proc/{process}/ns/net", "nft", "-f", "-", input=FIREWALL % lines)
 
     def connect(self, address: str) -> None:
         docker("network", "connect", "--ip", address, PUBLIC, self.name)
@@ -130,18 +103,9 @@ class Machine:
     def disconnect(self) -> None:
         docker("network", "disconnect", PUBLIC, self.name)
 
-    def reboot(self) -> None:
-        docker("restart", self.name)
-        self.booted()
-
     def booted(self) -> None:
-        until("systemd is up", lambda: self.state() in ("running", "degraded"))
-
-    def state(self) -> str:
-        """What systemd says of itself."""
-        words = ["exec", self.name, "systemctl", "is-system-running"]
-        ended = subprocess.run([DOCKER, *words], capture_output=True, text=True)
-        return ended.stdout.strip()
+        """Wait for it; a confined computer can't give its machines all that systemd asks for."""
+        super().booted("running", "degraded")
 
     def destroy(self) -> None:
         docker("rm", "--force", "--volumes", self.name)
@@ -165,11 +129,7 @@ class Machines:
         """Remove what there is, be it of a run that was killed."""
         for name in docker("ps", "-aq", "--filter", f"label={LABEL}").split():
             docker("rm", "--force", "--volumes", name)
-        asked = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]
-        known = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-        for device, file in (line.split(maxsplit=1) for line in known.splitlines()):
-            if file.startswith(str(self.folder)):
-                subprocess.run(["losetup", "--detach", device], check=True)
+        detach_all(self.folder)
         if PUBLIC in docker("network", "ls", "--format", "{{.Name}}").split():
             docker("network", "rm", PUBLIC)
 
@@ -179,11 +139,11 @@ class Machines:
 
     def boot(
         self, name: str, hostname: str, gigabytes: list[int], cloud_config: dict[str, Any]
-    ) -> Machine:
+    ) -> Server:
         """A machine that runs, with these volumes as vdb, vdc…, in the private network."""
         address = f"10.213.0.{next(self.numbers)}"
         volumes = [
-            Volume.make(self.folder / f"{name}-{number}.img", size)
+            Disk.make(self.folder / f"{name}-{number}.img", size * 10**9)
             for number, size in enumerate(gigabytes)
         ]
         devices = [
@@ -195,7 +155,7 @@ class Machines:
             "run", "--detach", "--name", f"mlaas4hep-test-{name}", "--hostname", hostname,
             "--label", LABEL, "--network", NETWORK, "--ip", address, *devices, *OPTIONS, IMAGE,
         )  # fmt: skip
-        machine = Machine(f"mlaas4hep-test-{name}", address, volumes)
-        machine.booted()
-        machine.configure(cloud_config)
-        return machine
+        server = Server(f"mlaas4hep-test-{name}", address, volumes)
+        server.booted()
+        server.configure(cloud_config)
+        return server

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import IM
-from machine import until
+
+from support.ports import free_port, listens
+from support.waiting import until
 
 # Where the IM looks for its settings, beside /etc, which is not the tests'.
 SETTINGS = Path(IM.__file__).parents[1] / "im.cfg"
 ISSUER = "https://iam.test/realms/mlaas4hep"
 KEYCLOAK = "10.213.0.3"
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
-        port: int = opened.getsockname()[1]
-        return port
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from dodas import Dodas
-from machine import ROOT
-from manager import free_port
+from support.machine import ROOT
+from support.ports import free_port
 
 TEMPLATES = sorted((ROOT / "tosca/generated").glob("*.yaml"))
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"

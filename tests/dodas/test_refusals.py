@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from cloud import PROJECT, Cloud
 from deployment import Deployment, template, usual
-from dodas import Dodas, RefusedError
-from machine import until
-from tokens import Issuer, by_my_key
 
 from conftest import VERSION
+from dodas import Dodas, RefusedError
+from support.tokens import Issuer, by_my_key
+from support.waiting import until
 
 
 @pytest.fixture(autouse=True)

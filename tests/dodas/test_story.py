@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from cloud import FLAVORS, IMAGE, Cloud
 from deployment import Deployment, another, template, usual
-from dodas import Dodas, RefusedError
-from machine import ROOT, docker, neighbour, until
 from machines import GATEWAY, PUBLIC
-from tokens import Issuer
-from user import FOLDER, Files, Session, area_under_curve, example, variables
 
 from conftest import NEXT, VERSION
+from dodas import Dodas, RefusedError
+from support.machine import ROOT, docker, neighbour
+from support.tokens import Issuer
+from support.user import FOLDER, Files, Session, area_under_curve, example, variables
+from support.waiting import until
 
 SECRET = "/root/client-secret"
 # Prints the ports of a machine that take connections.
@@ -83,14 +84,14 @@ class Site:
         """What the model that the session left answers for the session's events."""
         asked = f"-d @{FOLDER}/asked.json https://{self.host}/tfaas/predict/events"
         with neighbour("-v", f"{files.folder}:{FOLDER}", *self.options) as there:
-            said = there(f"curl -sS -H 'Authorization: Bearer {token}' {asked}")
+            said = there.ended(f"curl -sS -H 'Authorization: Bearer {token}' {asked}")
         return [row[0] for row in json.loads(said.stdout)["predictions"]]
 
     def ready(self) -> bool:
         """Whether it answers from outside, its certificate verified."""
         with neighbour(*self.options) as there:
             both = f"https://{self.host}/readyz https://{self.host}/tfaas/readyz"
-            return there(f"curl -sSf --fail-early {both}").returncode == 0
+            return there.ended(f"curl -sSf --fail-early {both}").returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +180,9 @@ def test_a_user_signs_in_trains_and_predicts(session: Session, files: Files) -> 
 
 def test_nobody_else_gets_in(site: Site) -> None:
     with neighbour(*site.options) as there:
-        said = there(f"curl -sS -o /dev/null -w '%{{http_code}}' https://{site.host}/jobs")
+        said = there.ended(f"curl -sS -o /dev/null -w '%{{http_code}}' https://{site.host}/jobs")
         assert said.stdout == "401", said
-        assert there(f"curl -sS --cacert /ca.pem https://{site.host}/").returncode == 60
+        assert there.ended(f"curl -sS --cacert /ca.pem https://{site.host}/").returncode == 60
 
 
 def test_only_the_gateway_is_open(made: Deployment) -> None:
@@ -191,7 +192,7 @@ def test_only_the_gateway_is_open(made: Deployment) -> None:
     ports = " ".join(listening | {"4433", "8081"})
     with neighbour() as there:
         docker("network", "connect", PUBLIC, there.name)  # else with this computer's address
-        said = there(f"python3 - {made.address} {ports} <<'EOF'{CONNECT}EOF")
+        said = there.ended(f"python3 - {made.address} {ports} <<'EOF'{CONNECT}EOF")
         assert set(said.stdout.split()) == {"80", "443"}, said
 
 

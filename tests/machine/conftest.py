@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,21 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
-
-from machine import DOCKER, NETWORK, ROOT
-from playbook import NEWEST, Played, play_on
+from support.disks import Disk
+from support.machine import NETWORK, ROOT, Machine, docker, run
+from support.playbook import NEWEST, Played, play_on
 
 NAME, ADDRESS = "mlaas4hep-test-machine", "10.213.0.41"
 IMAGE = "mlaas4hep-test/vm"
-
-
-def run(*words: str | Path, check: bool = True) -> str:
-    """What a command prints; a failure shows its words."""
-    ended = subprocess.run(words, capture_output=True, text=True)
-    if check:
-        assert ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
-    return (ended.stdout + ended.stderr).strip()
 
 
 def as_other_machines() -> list[str]:
@@ -42,20 +31,17 @@ def as_other_machines() -> list[str]:
     ]
 
 
-class Machine:
-    """Commands on the machine, and the role played on it."""
+class Prepared(Machine):
+    """The machine, and the role played on it."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(NAME)
         self.folder = folder
-
-    def __call__(self, command: str, check: bool = True) -> str:
-        """What a shell command prints."""
-        return run(DOCKER, "exec", NAME, "bash", "-c", command, check=check)
 
     def login(self, user: str, command: str) -> str:
         """What a command prints for somebody who comes by ssh, or why they may not come."""
         key = f"/root/{user}"
-        return self(
+        return self.run(
             f"ssh -i {key} -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLevel=ERROR "
             f"{user}@127.0.0.1 {command}",
             check=False,
@@ -71,30 +57,22 @@ class Machine:
         return play_on(NAME, book, "-i", f"{NAME},", *options, ansible=ansible, **variables)
 
 
-def disk(folder: Path, name: str, stack: ExitStack) -> str:
-    """A disk of 256 MB, and how to give it to the machine as /dev/NAME."""
-    file = folder / name
-    with file.open("wb") as new:
-        new.truncate(256 << 20)
-    device = run("losetup", "--find", "--show", file)
-    stack.callback(run, "losetup", "--detach", device)
-    if name == "vdc":
-        run("mkfs.ext4", "-q", "-L", "somebodys", device)
-    return f"--device={device}:/dev/{name}"
-
-
 @pytest.fixture(scope="session")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """The machine, as it has booted."""
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The machine, as it has booted; vdb is an empty disk, vdc somebody's."""
     folder = tmp_path_factory.mktemp("machine")
-    run(DOCKER, "rm", "-f", NAME, check=False)
+    for left in docker("ps", "-aq", "--filter", f"name=^{NAME}$").split():
+        docker("rm", "-f", left)
     with ExitStack() as stack:
-        disks = [disk(folder, name, stack) for name in ("vdb", "vdc")]
-        run(DOCKER, "run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
-            *as_other_machines(), *disks, IMAGE)  # fmt: skip
-        stack.callback(run, DOCKER, "rm", "-f", "-v", NAME)
-        made = Machine(folder)
-        made("until [ -S /run/dbus/system_bus_socket ]; do sleep 0.2; done")
-        made("systemctl is-system-running --wait")
+        disks = [Disk.make(folder / name, 256 << 20) for name in ("vdb", "vdc")]
+        for disk in disks:
+            stack.callback(disk.destroy)
+        run("mkfs.ext4", "-q", "-L", "somebodys", disks[1].device)
+        devices = [f"--device={disk.device}:/dev/{disk.file.name}" for disk in disks]
+        docker("run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
+               *as_other_machines(), *devices, IMAGE)  # fmt: skip
+        stack.callback(docker, "rm", "-f", "-v", NAME)
+        made = Prepared(folder)
+        made.booted()
         yield made
-        made("umount /var/lib/mlaas4hep", check=False)
+        made.run("umount /var/lib/mlaas4hep", check=False)

@@ -5,75 +5,78 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from machine import DOCKER, NETWORK, until
-from playbook import OLDEST, Played
 
-from conftest import ADDRESS, IMAGE, Machine, run
+from conftest import ADDRESS, IMAGE, Prepared
+from support.machine import NETWORK, docker
+from support.playbook import OLDEST, Played
+from support.waiting import until
 
 TOKEN = "eyJhbGciOiJub25lIn0.caller"
 VOLUME = "/var/lib/mlaas4hep"
 
 
 @pytest.fixture(scope="module")
-def options(machine: Machine) -> dict[str, Any]:
+def options(machine: Prepared) -> dict[str, Any]:
     """Two users, of whom one is an administrator, and a volume."""
     for user in ("alice", "bob"):
-        machine(f"ssh-keygen -q -t ed25519 -N '' -C '' -f /root/{user}")
-    users = {user: machine(f"cat /root/{user}.pub") for user in ("alice", "bob")}
+        machine.run(f"ssh-keygen -q -t ed25519 -N '' -C '' -f /root/{user}")
+    users = {user: machine.run(f"cat /root/{user}.pub") for user in ("alice", "bob")}
     return {"machine_volume": True, "machine_users": users, "machine_admins": ["alice"]}
 
 
 @pytest.fixture(scope="module")
-def played(machine: Machine, options: dict[str, Any]) -> Played:
+def played(machine: Prepared, options: dict[str, Any]) -> Played:
     """The role as the IM's Ansible plays it, after the IM has left its caller's token."""
-    machine(f"echo BEARER_TOKEN={TOKEN} >> /etc/environment")
+    machine.run(f"echo BEARER_TOKEN={TOKEN} >> /etc/environment")
     ended = machine.play("-v", "--diff", ansible=OLDEST, **options)
     assert ended.ok, ended.messages or ended.text
-    machine(f"touch {VOLUME}/kept")
+    machine.run(f"touch {VOLUME}/kept")
     return ended
 
 
 @pytest.mark.usefixtures("played")
 class TestConverged:
-    def test_again_changes_nothing(self, machine: Machine, options: dict[str, Any]) -> None:
+    def test_again_changes_nothing(self, machine: Prepared, options: dict[str, Any]) -> None:
         again = machine.play(**options)
         assert (again.ok, again.changed) == (True, []), again.messages or again.text
 
-    def test_the_empty_disk_is_the_volume(self, machine: Machine) -> None:
-        found = machine(f"findmnt -no SOURCE,FSTYPE,OPTIONS {VOLUME}")
+    def test_the_empty_disk_is_the_volume(self, machine: Prepared) -> None:
+        found = machine.run(f"findmnt -no SOURCE,FSTYPE,OPTIONS {VOLUME}")
         assert found.split()[:2] == ["/dev/vdb", "ext4"]
         assert {"nodev", "nosuid"} <= set(found.split()[2].split(","))
-        assert "RequiresMountsFor=/var/lib/mlaas4hep" in machine(
+        assert "RequiresMountsFor=/var/lib/mlaas4hep" in machine.run(
             "cat /etc/systemd/system/docker*.d/*"
         )
 
-    def test_somebodys_disk_is_as_it_was(self, machine: Machine) -> None:
-        assert "somebodys" in machine("blkid -p /dev/vdc")
+    def test_somebodys_disk_is_as_it_was(self, machine: Prepared) -> None:
+        assert "somebodys" in machine.run("blkid -p /dev/vdc")
 
-    def test_users_log_in_and_administrators_become_root(self, machine: Machine) -> None:
+    def test_users_log_in_and_administrators_become_root(self, machine: Prepared) -> None:
         assert machine.login("alice", "sudo -n id -u") == "0"
         assert machine.login("bob", "id -un") == "bob"
         assert "password is required" in machine.login("bob", "sudo -n id -u")
 
     def test_the_callers_token_is_gone_and_was_not_logged(
-        self, machine: Machine, played: Played
+        self, machine: Prepared, played: Played
     ) -> None:
-        assert TOKEN not in machine("cat /etc/environment")
+        assert TOKEN not in machine.run("cat /etc/environment")
         assert TOKEN not in played.text
 
-    def test_who_guesses_is_banned(self, machine: Machine) -> None:
+    def test_who_guesses_is_banned(self, machine: Prepared) -> None:
         guess = (
             f"for i in 1 2 3 4 5 6; do ssh -o BatchMode=yes -o ConnectTimeout=4 "
             f"-o StrictHostKeyChecking=no admin@{ADDRESS} 2>/dev/null; done; hostname -I"
         )
-        seen = run(DOCKER, "run", "--rm", "--network", NETWORK, IMAGE, "bash", "-c", guess)
+        seen = docker("run", "--rm", "--network", NETWORK, IMAGE, "bash", "-c", guess)
         address = seen.split()[-1]
-        until("it is banned", lambda: address in machine("fail2ban-client status sshd"), 30)
+        until("it is banned", lambda: address in machine.run("fail2ban-client status sshd"), 30)
 
-    def test_check_mode_names_what_drifted(self, machine: Machine, options: dict[str, Any]) -> None:
-        machine("echo 'bob ALL=(ALL) NOPASSWD: ALL' >> /etc/sudoers.d/mlaas4hep-admins")
-        machine("sed -i s/maxretry.*/maxretry=1000/ /etc/fail2ban/jail.d/mlaas4hep.local")
-        machine("cat /root/alice.pub >> /home/bob/.ssh/authorized_keys")
+    def test_check_mode_names_what_drifted(
+        self, machine: Prepared, options: dict[str, Any]
+    ) -> None:
+        machine.run("echo 'bob ALL=(ALL) NOPASSWD: ALL' >> /etc/sudoers.d/mlaas4hep-admins")
+        machine.run("sed -i s/maxretry.*/maxretry=1000/ /etc/fail2ban/jail.d/mlaas4hep.local")
+        machine.run("cat /root/alice.pub >> /home/bob/.ssh/authorized_keys")
         drift = machine.play("--check", **options)
         assert drift.ok, drift.messages or drift.text
         assert set(drift.changed) == {
@@ -86,7 +89,7 @@ class TestConverged:
         assert "password is required" in machine.login("bob", "sudo -n id -u")
 
     def test_who_is_taken_out_is_locked_out(
-        self, machine: Machine, options: dict[str, Any]
+        self, machine: Prepared, options: dict[str, Any]
     ) -> None:
         alone = options | {"machine_users": {"alice": options["machine_users"]["alice"]}}
         assert machine.play(**alone).changed == ["Lock out who is no longer listed: bob"]
@@ -94,12 +97,12 @@ class TestConverged:
         assert machine.play(**options).changed == ["Make the accounts: bob"]
         assert machine.login("bob", "id -un") == "bob"
 
-    def test_uninstall_leaves_the_data_and_no_rights(self, machine: Machine) -> None:
+    def test_uninstall_leaves_the_data_and_no_rights(self, machine: Prepared) -> None:
         assert machine.play(part="uninstall").ok
         assert machine.play(part="uninstall").changed == []
-        assert machine(f"ls {VOLUME}/kept")
+        assert machine.run(f"ls {VOLUME}/kept")
         assert "password" in machine.login("alice", "sudo -n id -u")
-        assert machine("ls /usr/bin/fail2ban-client", check=False).endswith(
+        assert machine.run("ls /usr/bin/fail2ban-client", check=False).endswith(
             "No such file or directory"
         )
 
@@ -118,7 +121,7 @@ class TestConverged:
 )
 @pytest.mark.usefixtures("played")
 def test_preflight_says_what_is_wrong(
-    machine: Machine, options: dict[str, Any], wrong: dict[str, Any], says: str
+    machine: Prepared, options: dict[str, Any], wrong: dict[str, Any], says: str
 ) -> None:
     ended = machine.play(part="preflight", **(options | wrong))
     assert not ended.ok

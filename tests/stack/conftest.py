@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from machine import Machine
 from playwright.sync_api import Playwright, sync_playwright
 from signed_in import Stack
-from user import Files, example
+from vm import VM
+
+from support.user import Files, example
 
 
 @pytest.fixture(scope="session")
-def vm() -> Machine:
+def vm() -> VM:
     """The bare machine on which the roles have run."""
-    return Machine()
+    return VM()
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,12 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from door import Door, leads
-from machine import ADDRESS, ROOT, authorities, neighbour
-from tokens import Issuer
-from user import FOLDER, Files, Session, variables
+from vm import ADDRESS
+
+from support.door import Door, leads
+from support.machine import ROOT, authorities, neighbour
+from support.tokens import Issuer
+from support.user import FOLDER, Files, Session, variables
 
 DOMAIN, ISSUER = "mlaas4hep.test", "iam.test"
 ISSUER_ADDRESS = "10.213.0.3"

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from door import Door
-from machine import DOCKER, NAME, Machine, until
+from vm import NAME, VM
+
+from support.door import Door
+from support.machine import DOCKER
+from support.waiting import until
 
 START = """
 import base64, json, sys
@@ -51,7 +54,7 @@ SWITCHES = {
 
 
 @contextmanager
-def servers(vm: Machine, *names: str) -> Iterator[dict[str, Door]]:
+def servers(vm: VM, *names: str) -> Iterator[dict[str, Door]]:
     """One server for each of the switches, on the deployed one's store and settings."""
     started = {name: f"switched-off-{name.replace(' ', '-')}" for name in names}
     vm.run(f"docker rm -f {' '.join(started.values())}", check=False)
@@ -72,7 +75,7 @@ def servers(vm: Machine, *names: str) -> Iterator[dict[str, Door]]:
         vm.run(f"docker rm -f {' '.join(started.values())}")
 
 
-def start(vm: Machine, container: str, switch: Switch) -> None:
+def start(vm: VM, container: str, switch: Switch) -> None:
     deployed = vm.inspect("mlaas4hep-server")
     settings = {f"MLAAS4HEP_{name.upper()}": value for name, value in switch.settings}
     environment = [
@@ -88,7 +91,7 @@ def start(vm: Machine, container: str, switch: Switch) -> None:
     vm.run(shlex.join(command))
 
 
-def address(vm: Machine, container: str) -> str:
+def address(vm: VM, container: str) -> str:
     """Of a container's port 8080, for the machine itself."""
     networks = json.loads(
         vm.run(f"docker inspect -f '{{{{json .NetworkSettings.Networks}}}}' {container}")

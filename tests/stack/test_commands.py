@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from machine import Machine
-from user import Files
+from vm import VM
+
+from support.user import Files
 
 USER = "physicist"
 HOME = f"/home/{USER}"
@@ -14,7 +15,7 @@ TRAIN = "--files=files.txt --labels=labels.txt --model=model.py --params=params.
 
 
 @pytest.fixture(scope="module")
-def user(vm: Machine, files: Files) -> Iterator[str]:
+def user(vm: VM, files: Files) -> Iterator[str]:
     """Somebody who may call the two commands with sudo, and has files in ~/work."""
     vm.run(f"useradd --create-home --shell /bin/bash {USER}")
     vm.run(f"echo '{USER} ALL=NOPASSWD: /usr/local/bin/workflow.py, /usr/local/bin/mlaas4hep'"
@@ -25,7 +26,7 @@ def user(vm: Machine, files: Files) -> Iterator[str]:
     vm.run(f"rm /etc/sudoers.d/{USER} && userdel --remove {USER}")
 
 
-def test_what_the_commands_write_belongs_to_who_called_them(vm: Machine, user: str) -> None:
+def test_what_the_commands_write_belongs_to_who_called_them(vm: VM, user: str) -> None:
     """Trained by workflow.py, predicted by mlaas4hep; nothing of it is root's."""
     predict = "predict --model trained --files signal.root --fout scores.root"
     for command in (f"workflow.py {TRAIN}", f"mlaas4hep {predict}"):
@@ -34,20 +35,20 @@ def test_what_the_commands_write_belongs_to_who_called_them(vm: Machine, user: s
     assert vm.run(f"find {HOME} -not -user {user} -o -not -group {user}") == ""
 
 
-def test_who_may_not_use_the_engine_is_told_what_to_do(vm: Machine, user: str) -> None:
-    ended = vm.host.run(f"su - {user} -c 'cd work && workflow.py {TRAIN}'")
-    assert ended.rc == 2
+def test_who_may_not_use_the_engine_is_told_what_to_do(vm: VM, user: str) -> None:
+    ended = vm.ended(f"su - {user} -c 'cd work && workflow.py {TRAIN}'")
+    assert ended.returncode == 2
     assert "use sudo workflow.py" in ended.stderr
 
 
-def test_a_mistake_is_the_commands_own_to_explain(vm: Machine, user: str) -> None:
+def test_a_mistake_is_the_commands_own_to_explain(vm: VM, user: str) -> None:
     """Exit status and words come through the container."""
-    ended = vm.host.run(f"su - {user} -c 'cd work && sudo workflow.py {TRAIN} --model=modle.py'")
-    assert ended.rc not in (0, 125)
+    ended = vm.ended(f"su - {user} -c 'cd work && sudo workflow.py {TRAIN} --model=modle.py'")
+    assert ended.returncode not in (0, 125)
     assert "modle.py" in ended.stderr + ended.stdout
 
 
-def test_the_root_folder_is_not_handed_to_a_container(vm: Machine) -> None:
-    ended = vm.host.run("cd / && mlaas4hep --help")
-    assert ended.rc == 2
+def test_the_root_folder_is_not_handed_to_a_container(vm: VM) -> None:
+    ended = vm.ended("cd / && mlaas4hep --help")
+    assert ended.returncode == 2
     assert "the current folder is /" in ended.stderr

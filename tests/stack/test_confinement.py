@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from machine import Machine
-from playbook import SCENARIO
+from scenario import SCENARIO
 from trainings import STORE, WAITS, Trainings
-from user import Files
+from vm import VM
+
+from support.user import Files
 
 # What was uploaded before there was sign-in is nobody's: each scenario has names of its own.
 OTHERS, OWN = f"others_{SCENARIO}", f"hostile_{SCENARIO}"
@@ -18,7 +19,7 @@ ISSUER = "10.213.0.3"
 
 
 @pytest.fixture(scope="module")
-def attempts(vm: Machine, files: Files) -> list[list[str]]:
+def attempts(vm: VM, files: Files) -> list[list[str]]:
     """What a hostile model file would like to do, by names and addresses that are right."""
     Trainings(vm, files.upload).upload(OTHERS, WAITS)
     others = vm.run(f"ls -d {STORE}/uploads/{OTHERS}.*/files").split()[-1]
@@ -46,7 +47,7 @@ def attempts(vm: Machine, files: Files) -> list[list[str]]:
     ]
 
 
-def network_gateway(vm: Machine) -> str:
+def network_gateway(vm: VM) -> str:
     """The machine's own address, as its containers see it."""
     return vm.run("docker network inspect bridge -f '{{(index .IPAM.Config 0).Gateway}}'")
 
@@ -57,7 +58,7 @@ def looked(log: str) -> list[tuple[str, str, bool, str]]:
 
 
 def test_each_attempt_of_a_hostile_model_file_fails(
-    vm: Machine, files: Files, attempts: list[list[str]]
+    vm: VM, files: Files, attempts: list[list[str]]
 ) -> None:
     """But for its own folder, the control that the attempts are real ones."""
     trainings = Trainings(vm, files.upload)
@@ -72,7 +73,7 @@ def test_each_attempt_of_a_hostile_model_file_fails(
 
 
 def test_each_attempt_would_succeed_outside_of_the_training(
-    vm: Machine, tmp_path: Path, attempts: list[list[str]]
+    vm: VM, tmp_path: Path, attempts: list[list[str]]
 ) -> None:
     """By the same file, run by root on the machine: the attempts' names and code are right."""
     (tmp_path / "attempts.json").write_text(json.dumps(attempts))

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from machine import DOORS, SERVICES, Machine, until
-from playbook import OLDEST, play
+from scenario import play
+from vm import DOORS, SERVICES, VM
+
+from support.playbook import OLDEST
+from support.waiting import until
 
 # One of each kind: the command by which a person changes it, and the task that puts it right.
 BY_HAND = {
@@ -33,7 +36,7 @@ FILES = (
 
 
 @contextmanager
-def another_image(vm: Machine) -> Iterator[str]:
+def another_image(vm: VM) -> Iterator[str]:
     """For a while, the image of trainings is one that was built of something else."""
     name = vm.run("docker images mlaas4hep/job --format '{{.Repository}}:{{.Tag}}'")
     own = vm.run(f"docker image inspect --format '{{{{.Id}}}}' {name}")
@@ -44,7 +47,7 @@ def another_image(vm: Machine) -> Iterator[str]:
         vm.run(f"docker tag {own} {name}")
 
 
-def test_check_mode_names_exactly_what_was_changed_by_hand(vm: Machine, tmp_path: Path) -> None:
+def test_check_mode_names_exactly_what_was_changed_by_hand(vm: VM, tmp_path: Path) -> None:
     """Then a run puts just that right, and check mode has nothing more to name."""
     before = vm.run(FILES)
     try:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from machine import ADDRESS, Machine, open_ports, until
-from playbook import play
+from scenario import play
+from vm import ADDRESS, VM
+
+from support.machine import open_ports
+from support.waiting import until
 
 DOMAIN = "mlaas4hep.test"
 GATEWAY = "mlaas4hep-gateway"
@@ -35,7 +38,7 @@ def names() -> list[str]:
     return alternative.value.get_values_for_type(x509.DNSName)
 
 
-def gateway(vm: Machine, folder: Path, **variables: object) -> list[str]:
+def gateway(vm: VM, folder: Path, **variables: object) -> list[str]:
     """Deploy the gateway with these options, and see it healthy; what was changed."""
     changed = play(folder, "--tags", "gateway", **variables).changed
     until("the gateway is healthy", lambda: vm.healthy(GATEWAY))
@@ -47,7 +50,7 @@ def test_its_certificate_is_of_the_acme_authority() -> None:
     assert names() == [DOMAIN]
 
 
-def test_another_run_asks_for_no_other_certificate(vm: Machine, tmp_path: Path) -> None:
+def test_another_run_asks_for_no_other_certificate(vm: VM, tmp_path: Path) -> None:
     serial = served().serial_number
     assert gateway(vm, tmp_path) == []
     vm.run(f"docker restart {GATEWAY}")
@@ -55,7 +58,7 @@ def test_another_run_asks_for_no_other_certificate(vm: Machine, tmp_path: Path) 
     assert served().serial_number == serial
 
 
-def test_the_site_s_own_certificate_or_none(vm: Machine, tmp_path: Path) -> None:
+def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
     """Files of the host, also renewed; its own authority; then the kept one of ACME again."""
     serial = served().serial_number
     files = {
@@ -82,7 +85,7 @@ def test_the_site_s_own_certificate_or_none(vm: Machine, tmp_path: Path) -> None
                    for f in ("certificate.pem", "certificate.key")]  # fmt: skip
         assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
         assert "Caddy Local Authority" in issuer()
-        assert open_ports() == {22, 80, 443}
+        assert open_ports(ADDRESS) == {22, 80, 443}
     finally:
         gateway(vm, tmp_path)
         vm.run("rm -f /root/given.pem /root/given.key")

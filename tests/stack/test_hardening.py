@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from machine import DOORS, SERVICES, Machine
+from vm import DOORS, SERVICES, VM
 
 
 @pytest.fixture(scope="module")
-def containers(vm: Machine) -> dict[str, dict]:
+def containers(vm: VM) -> dict[str, dict]:
     found = {name: vm.inspect(name) for name in vm.containers() if "-job-" not in name}
     assert set(found) in (set(SERVICES), {*SERVICES, *DOORS})
     return found
@@ -20,7 +20,7 @@ def test_each_is_healthy_and_comes_back(containers: dict[str, dict]) -> None:
         assert container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped", name
 
 
-def test_none_is_root_or_can_become_it(vm: Machine, containers: dict[str, dict]) -> None:
+def test_none_is_root_or_can_become_it(vm: VM, containers: dict[str, dict]) -> None:
     for name, container in containers.items():
         status = vm.run(f"cat /proc/{container['State']['Pid']}/status")
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
@@ -35,7 +35,7 @@ def test_none_is_root_or_can_become_it(vm: Machine, containers: dict[str, dict])
             assert int(fields["CapBnd"], 16) == 0, name
 
 
-def test_their_root_is_read_only(vm: Machine, containers: dict[str, dict]) -> None:
+def test_their_root_is_read_only(vm: VM, containers: dict[str, dict]) -> None:
     for name, container in containers.items():
         mounts = vm.run(f"cat /proc/{container['State']['Pid']}/mounts").splitlines()
         root = next(line.split() for line in mounts if line.split()[1] == "/")
@@ -63,7 +63,7 @@ def test_only_the_runner_is_near_the_engine_and_it_has_no_network(
 
 
 def test_no_secret_is_in_an_environment_or_a_command_line(
-    vm: Machine, containers: dict[str, dict]
+    vm: VM, containers: dict[str, dict]
 ) -> None:
     files = vm.run("find /etc/mlaas4hep -type f -perm 0600").split()
     secrets = [vm.run(f"cat {path}") for path in files]
@@ -74,7 +74,7 @@ def test_no_secret_is_in_an_environment_or_a_command_line(
         assert not any(secret and secret in words for secret in secrets)
 
 
-def test_secrets_and_state_are_not_for_everyone(vm: Machine) -> None:
+def test_secrets_and_state_are_not_for_everyone(vm: VM) -> None:
     assert vm.run("stat -c '%U:%G %a' /etc/mlaas4hep") == "root:mlaas4hep 750"
     readable = vm.run(
         "find /etc/mlaas4hep /var/lib/mlaas4hep -type f -perm /o+r -not -path '*/.*'"

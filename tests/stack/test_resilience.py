@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 
 import pytest
-from machine import Machine, inside, reached, until
 from trainings import WAITS, Trainings
-from user import Files
+from vm import VM, inside, reached
+
+from support.user import Files
+from support.waiting import until
 
 
 @pytest.fixture(scope="module")
-def trainings(vm: Machine, files: Files) -> Trainings:
+def trainings(vm: VM, files: Files) -> Trainings:
     trainings = Trainings(vm, files.upload)
     trainings.upload("waits", WAITS)
     trainings.upload("goes", WAITS, go="")
     return trainings
 
 
-def started(vm: Machine) -> dict[str, str]:
+def started(vm: VM) -> dict[str, str]:
     """When each container of the stack was started."""
     names = [name for name in vm.containers() if "-job-" not in name]
     return {name: vm.inspect(name)["State"]["StartedAt"] for name in names}
 
 
 def test_each_container_that_dies_comes_back_and_the_training_goes_on(
-    vm: Machine, trainings: Trainings
+    vm: VM, trainings: Trainings
 ) -> None:
     """Killed as by a crash or a lack of memory: `docker kill` would mean that a person stops it."""
     job = trainings.begin("waits")
@@ -41,7 +43,7 @@ def test_each_container_that_dies_comes_back_and_the_training_goes_on(
 
 
 def test_the_engine_that_dies_comes_back_under_running_containers(
-    vm: Machine, trainings: Trainings
+    vm: VM, trainings: Trainings
 ) -> None:
     """The training and the services run on; the runner finds the engine again."""
     trainings.upload("waits", WAITS)
@@ -49,7 +51,7 @@ def test_the_engine_that_dies_comes_back_under_running_containers(
     before = started(vm)
     engine = vm.run("systemctl show --property MainPID --value docker")
     vm.run(f"kill -9 {engine}")
-    until("the engine answers", lambda: vm.host.run("docker version").rc == 0)
+    until("the engine answers", lambda: vm.ended("docker version").returncode == 0)
     assert vm.run("systemctl show --property MainPID --value docker") != engine
     until("all are healthy", lambda: vm.healthy(*before))
     assert started(vm) == before
@@ -58,9 +60,7 @@ def test_the_engine_that_dies_comes_back_under_running_containers(
     assert trainings.ended(next_one)["state"] == "succeeded"
 
 
-def test_after_a_reboot_all_is_back_and_all_trainings_end(
-    vm: Machine, trainings: Trainings
-) -> None:
+def test_after_a_reboot_all_is_back_and_all_trainings_end(vm: VM, trainings: Trainings) -> None:
     """The one that ran fails and says why, the one in line runs, what was there is there."""
     done = trainings.submit("goes")
     assert trainings.ended(done)["state"] == "succeeded"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
-from machine import DOORS, SERVICES, Machine, until
-from playbook import play
+from scenario import play
+from vm import DOORS, SERVICES, VM
+
+from support.waiting import until
 
 CLIENT = "/etc/mlaas4hep/oauth2-proxy/client.json"
 ADMIN = "grant_type=password&client_id=admin-cli&username=admin&password=admin-pw"
@@ -30,7 +33,7 @@ SICK = """
 """
 
 
-def test_an_unhealthy_container_says_why(vm: Machine, tmp_path: Path) -> None:
+def test_an_unhealthy_container_says_why(vm: VM, tmp_path: Path) -> None:
     """In the words of its own health check, with the next command to type."""
     playbook = tmp_path / "sick.yml"
     playbook.write_text(SICK)
@@ -45,7 +48,7 @@ def test_an_unhealthy_container_says_why(vm: Machine, tmp_path: Path) -> None:
     assert "docker logs --tail 50 mlaas4hep-sick" in said
 
 
-def test_preflight_says_everything_that_is_wrong_at_once(vm: Machine, tmp_path: Path) -> None:
+def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
     """In one message, before anything is changed."""
     state = (
         "find /etc /usr/local /var/lib/mlaas4hep -type f -not -name '*.sqlite-*'"
@@ -90,21 +93,21 @@ def test_preflight_says_everything_that_is_wrong_at_once(vm: Machine, tmp_path: 
 class TestClient:
     """The client at the issuer, by which browsers are signed in."""
 
-    def at_the_issuer(self, vm: Machine) -> list[str]:
+    def at_the_issuer(self, vm: VM) -> list[str]:
         realms = "https://iam.test/realms/master/protocol/openid-connect/token"
         token = json.loads(vm.run(f"curl -ksSf -d '{ADMIN}' {realms}"))["access_token"]
         clients = "https://iam.test/admin/realms/mlaas4hep/clients"
         found = json.loads(vm.run(f"curl -ksSf -H 'Authorization: Bearer {token}' {clients}"))
         return sorted(client["clientId"] for client in found)
 
-    def test_the_client_registered_itself_once(self, vm: Machine, tmp_path: Path) -> None:
+    def test_the_client_registered_itself_once(self, vm: VM, tmp_path: Path) -> None:
         kept, clients = vm.run(f"sha256sum {CLIENT}"), self.at_the_issuer(vm)
         assert json.loads(vm.run(f"cat {CLIENT}"))["client_id"] in clients
         assert play(tmp_path, "--tags", "oauth2_proxy").changed == []
         assert vm.run(f"sha256sum {CLIENT}") == kept
         assert self.at_the_issuer(vm) == clients
 
-    def test_a_client_that_is_given_changes_once(self, vm: Machine, tmp_path: Path) -> None:
+    def test_a_client_that_is_given_changes_once(self, vm: VM, tmp_path: Path) -> None:
         """And the one that was registered is taken again, when it is given no more."""
         secret, clients = "/root/given-secret", self.at_the_issuer(vm)
         vm.run(f"umask 077 && echo browser-secret >{secret}")
@@ -134,7 +137,7 @@ class TestSecrets:
     """What was made or given on the machine stays in files that only their reader can open."""
 
     @pytest.fixture(scope="class")
-    def files(self, vm: Machine) -> list[str]:
+    def files(self, vm: VM) -> list[str]:
         found = vm.run(
             "find /etc/mlaas4hep /var/lib/mlaas4hep/gateway -type f"
             " '(' -name '*secret*' -o -name client.json -o -name '*.key' ')'"
@@ -146,11 +149,11 @@ class TestSecrets:
         }  # fmt: skip
         return found
 
-    def test_only_their_reader_can_open_them(self, vm: Machine, files: list[str]) -> None:
+    def test_only_their_reader_can_open_them(self, vm: VM, files: list[str]) -> None:
         found = vm.run(f"stat -c '%a %U' {' '.join(files)}").splitlines()
         assert set(found) <= {"600 root", "600 mlaas4hep"}
 
-    def test_they_are_nowhere_else(self, vm: Machine, files: list[str]) -> None:
+    def test_they_are_nowhere_else(self, vm: VM, files: list[str]) -> None:
         """Not in what the engine knows, a log, the journal, a process's words or surroundings."""
         vm.run(
             "umask 077; rm -rf /root/looked; mkdir /root/looked; cd /root/looked;"
@@ -162,14 +165,14 @@ class TestSecrets:
         try:
             for secret in self.contents(vm, files):
                 assert len(secret) >= 16
-                found = vm.host.run("grep -lF -e %s -r /root/looked", secret)
-                assert (found.rc, found.stdout) == (1, ""), f"{secret[:3]}…: {found.stdout}"
+                found = vm.ended(f"grep -lF -e {shlex.quote(secret)} -r /root/looked")
+                assert (found.returncode, found.stdout) == (1, ""), f"{secret[:3]}…: {found.stdout}"
             control = vm.run("grep -lF mlaas4hep-server -r /root/looked").split()
             assert {Path(file).name for file in control} >= {"engine", "journal"}
         finally:
             vm.run("rm -r /root/looked")
 
-    def contents(self, vm: Machine, files: list[str]) -> list[str]:
+    def contents(self, vm: VM, files: list[str]) -> list[str]:
         secrets = []
         for file in files:
             text = vm.run(f"cat {file}")
@@ -181,5 +184,5 @@ class TestSecrets:
         return secrets
 
 
-def test_all_is_as_it_was(vm: Machine) -> None:
+def test_all_is_as_it_was(vm: VM) -> None:
     until("all are healthy", lambda: vm.healthy(*SERVICES, *DOORS))

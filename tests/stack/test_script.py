@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from machine import DOORS, SERVICES, Machine
 from timings import deployments, memory, note
-from user import Files, Session, area_under_curve
+from vm import DOORS, SERVICES, VM
+
+from support.user import Files, Session, area_under_curve
 
 SITE = {
     "SERVER": "https://mlaas4hep.test",
@@ -28,7 +29,7 @@ def test_a_script_signs_in_trains_predicts_and_cleans_up(
     assert set(session.seconds) == {"sign-in", "upload", "train", "fetch", "predict", "delete"}
 
 
-def test_what_it_takes_is_noted(vm: Machine) -> None:
+def test_what_it_takes_is_noted(vm: VM) -> None:
     used = memory(vm)
     assert set(used) == {*SERVICES, *DOORS}
     note(seconds_to_add_sign_in=deployments("full_stack")[0], mib_full_stack=used)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from door import Door
-from machine import DOCKER, NAME, Machine, until
 from signed_in import Stack
 from switched import OTHER, SWITCHES, address, servers
-from tokens import by_my_key, by_public_key, claims, unsigned
+from vm import NAME, VM
+
+from support.door import Door
+from support.machine import DOCKER
+from support.tokens import by_my_key, by_public_key, claims, unsigned
+from support.waiting import until
 
 LEEWAY_SECONDS = 30
 """By which the services' clock may be late; they say so (docs/reference)."""
@@ -26,7 +29,7 @@ PAGE = ("-H", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
 
 
 @pytest.fixture(scope="module")
-def switched(vm: Machine) -> Iterator[dict[str, Door]]:
+def switched(vm: VM) -> Iterator[dict[str, Door]]:
     """Servers without one of the checks."""
     with servers(vm, *(name for name in SWITCHES if name != "new keys")) as doors:
         yield doors
@@ -106,7 +109,7 @@ def tokens(stack: Stack) -> dict[str, str]:
 
 
 def test_a_token_of_a_revoked_key_is_refused_once_the_keys_are_fetched_anew(
-    stack: Stack, vm: Machine, tokens: dict[str, str]
+    stack: Stack, vm: VM, tokens: dict[str, str]
 ) -> None:
     """They are when a key is unknown, at most every 30 s. Meanwhile one of `tokens` expires."""
 
@@ -208,7 +211,7 @@ def test_the_certificate_is_of_the_authority_that_was_given(stack: Stack) -> Non
     assert ended.returncode == 60, ended  # the peer's certificate can't be verified
 
 
-def test_probes_need_no_token_and_figures_are_not_for_outside(stack: Stack, vm: Machine) -> None:
+def test_probes_need_no_token_and_figures_are_not_for_outside(stack: Stack, vm: VM) -> None:
     token = stack.token("bob")
     for path in ("/healthz", "/readyz", "/tfaas/healthz", "/tfaas/readyz"):
         assert stack.site.ask(path).status == 200, path
@@ -270,7 +273,7 @@ print(*(word.decode().rpartition("-")[2] for word in seen))
 """
 
 
-def test_such_headers_do_not_reach_the_services(stack: Stack, vm: Machine) -> None:
+def test_such_headers_do_not_reach_the_services(stack: Stack, vm: VM) -> None:
     """What the gateway sends on is plain HTTP on the machine's bridge: packets are seen there."""
     mark, token = f"mark{uuid.uuid4().hex}", stack.token("bob")
     words = [DOCKER, "exec", NAME, "python3", "-c", SNIFF, mark]
@@ -394,7 +397,7 @@ def test_without_owners_bob_would_see_it(
 
 
 def test_a_page_of_another_site_would_change_things_without_the_look_at_its_origin(
-    stack: Stack, vm: Machine, switched: dict[str, Door]
+    stack: Stack, vm: VM, switched: dict[str, Door]
 ) -> None:
     """As the gateway sends on a browser's session; test_browser.py has the whole of it."""
     session = ("-H", f"X-Forwarded-Access-Token: {stack.token('bob')}", "-X", "DELETE", *EVIL)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from machine import Machine, docker
-from playbook import UNINSTALL, play
+from scenario import UNINSTALL, play
+from vm import VM
+
+from support.machine import docker
 
 # The database writes its journal back when it is closed, and the runner says in it that it lives.
 DATA = """
@@ -35,7 +37,7 @@ true
 
 
 @pytest.fixture(scope="module", autouse=True)
-def layers(vm: Machine) -> None:
+def layers(vm: VM) -> None:
     """Keep images and what they were built in under other names: the next build takes minutes less.
 
     What is older than three days goes, or the volume would grow for ever.
@@ -47,7 +49,7 @@ def layers(vm: Machine) -> None:
         vm.run(f"docker tag {image} {KEEP}/stage:{image}")
 
 
-def test_data_settings_and_secrets_stay(vm: Machine, tmp_path: Path) -> None:
+def test_data_settings_and_secrets_stay(vm: VM, tmp_path: Path) -> None:
     """What users and the site can't make again; containers, networks, images and commands go."""
     vm.run("docker run -d --name bystander --entrypoint sleep"
            f" $(docker images -q {KEEP}/service | head -n 1) infinity")  # fmt: skip
@@ -63,7 +65,7 @@ def test_data_settings_and_secrets_stay(vm: Machine, tmp_path: Path) -> None:
     assert "mlaas4hep/" not in vm.run("docker images --format '{{.Repository}}'")
 
 
-def test_without_data_the_machine_is_bare_again(vm: Machine, tmp_path: Path) -> None:
+def test_without_data_the_machine_is_bare_again(vm: VM, tmp_path: Path) -> None:
     """As one on which nothing was ever deployed; a second time there is nothing to do."""
     play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True)
     assert vm.run("docker ps -a --format '{{.Names}}'") == "bystander"  # another's, left alone
@@ -73,4 +75,4 @@ def test_without_data_the_machine_is_bare_again(vm: Machine, tmp_path: Path) -> 
     play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True, container_engine_remove=True)
     bare = docker("run", "--rm", "mlaas4hep-test/vm", "sh", "-c", FOUND)
     assert vm.run(FOUND) == bare
-    assert vm.host.run("command -v docker").rc != 0
+    assert vm.ended("command -v docker").returncode != 0

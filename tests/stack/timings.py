@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from machine import Machine
+    from machine import VM
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "build/stack.json"
@@ -35,7 +35,7 @@ def deployments(scenario: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def memory(vm: Machine) -> dict[str, float]:
+def memory(vm: VM) -> dict[str, float]:
     """MiB that each container has in use, without the files that the kernel keeps for it."""
     found = {}
     for line in vm.run("docker stats --no-stream --format '{{.Name}} {{.MemUsage}}'").splitlines():

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, until
+from vm import VM
+
+from support.waiting import until
 
 STORE = "/var/lib/mlaas4hep/store"
 TOKENS = "https://iam.test/realms/mlaas4hep/protocol/openid-connect/token"
@@ -32,7 +34,7 @@ def model(idim):
 class Trainings:
     """Uploads, submits and follows; `example` is a folder with all that a training needs."""
 
-    def __init__(self, vm: Machine, example: Path) -> None:
+    def __init__(self, vm: VM, example: Path) -> None:
         self.vm = vm
         self._example = example
         self._signed_in = "mlaas4hep-gateway" in vm.containers()

@@ -12,7 +12,6 @@ import io
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from mlaas4hep.inference.registry import Registry
 from mlaas4hep.jobs import folders
 from mlaas4hep.jobs.database import Job, State
 from mlaas4hep.models.repository import Repository
+from support.ports import free_port
 
 KILLS = int(os.environ.get("MLAAS4HEP_TEST_KILLS", "20"))
 FOLDERS = ("luca", "luca_1")
@@ -120,11 +120,6 @@ def kill_a_training(service: Service, moments: random.Random) -> str | None:
                 os.kill(pid, signal.SIGKILL)
                 return name
     return None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(url: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import NAME, ROOT, Machine, docker, neighbour
+from support.machine import ROOT, Machine, docker, neighbour
 
 HERE = Path(__file__).parent
 FOLDER = "/tmp/user"
@@ -54,7 +54,7 @@ class Session:
     def on(cls, vm: Machine, files: Files, **environment: str) -> Session:
         """Of the script run on the machine itself."""
         vm.put(files.folder, FOLDER)
-        return cls.of(["exec", *variables(environment), NAME])
+        return cls.of(["exec", *variables(environment), vm.name])
 
     @classmethod
     def outside(cls, files: Files, user: str, name: str, **environment: str) -> Session:

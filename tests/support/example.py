@@ -1,6 +1,6 @@
 """A user's files, made with the application's own example: run with the application's Python.
 
-    .venv/bin/python tests/stack/example.py FOLDER
+    .venv/bin/python tests/support/example.py FOLDER
 
 writes FOLDER/upload (two ROOT files and the four files that describe a training) and
 FOLDER/events.json (events of another seed, as they are in the tree, with their truth).

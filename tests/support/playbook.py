@@ -1,4 +1,4 @@
-"""Playbooks of the collection on the machine under test, and what they say that they changed."""
+"""Playbooks of the collection on a machine of the tests, and what they say that they changed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import NAME, ROOT
+from support.machine import ROOT
 
-SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "full_stack")
-GROUP = "mlaas4hep"
-SITE, UNINSTALL = "mlaas4hep.stack.site", "mlaas4hep.stack.uninstall"
 NEWEST, OLDEST = ".venv-stack", ".venv-core216"
 
 
@@ -28,26 +25,6 @@ class Played:
     """The tasks that changed something, or would; of a loop, with the item."""
     messages: list[str]
     """What failed tasks, and those that print, said."""
-
-
-def play(
-    folder: Path,
-    *options: str,
-    playbook: str | Path = SITE,
-    ansible: str = NEWEST,
-    expected: bool = True,
-    **variables: Any,
-) -> Played:
-    """Play it as the scenario does, with its variables and these. A surprise is shown in full."""
-    inventory = folder / "inventory"
-    if not inventory.exists():
-        inventory.mkdir()
-        hosts = {GROUP: {"hosts": {NAME: {}}}}
-        (inventory / "hosts.json").write_text(json.dumps(hosts))
-        (inventory / "group_vars").symlink_to(ROOT / "molecule" / SCENARIO / "group_vars")
-    played = play_on(NAME, playbook, "-i", inventory, *options, ansible=ansible, **variables)
-    assert played.ok == expected, "\n".join(played.messages) or played.text
-    return played
 
 
 def play_on(
