@@ -64,12 +64,20 @@ class TestConverged:
 
     def test_who_guesses_is_banned(self, machine: Prepared) -> None:
         guess = (
-            f"for i in 1 2 3 4 5 6; do ssh -o BatchMode=yes -o ConnectTimeout=4 "
+            f"for i in 1 2 3 4 5 6; do timeout 10 ssh -o BatchMode=yes -o ConnectTimeout=4 "
             f"-o StrictHostKeyChecking=no admin@{ADDRESS} 2>/dev/null; done; hostname -I"
         )
         seen = docker("run", "--rm", "--network", NETWORK, IMAGE, "bash", "-c", guess)
         address = seen.split()[-1]
-        until("it is banned", lambda: address in machine.run("fail2ban-client status sshd"), 30)
+        status = "fail2ban-client status sshd"
+        try:
+            until("it is banned", lambda: address in machine.run(status), 30)
+        except AssertionError as error:
+            log = machine.run(
+                f"{status}; tail -n 30 /var/log/fail2ban.log; journalctl -n 30 -u fail2ban",
+                check=False,
+            )
+            raise AssertionError(f"{address} is not banned:\n{log}") from error
 
     def test_check_mode_names_what_drifted(
         self, machine: Prepared, options: dict[str, Any]

@@ -91,14 +91,9 @@ class Stack:
             for line in asked.stderr or ():
                 said.append(line)
                 if line.startswith("or open "):
-                    person = [
-                        sys.executable,
-                        Path(__file__).with_name("person.py"),
-                        line.split()[-1],
-                    ]
-                    subprocess.run(
-                        [*named, *person, "alice", "alice-pw"], env=os.environ | mine, check=True
-                    )
+                    person = [sys.executable, ROOT / "tests/support/person.py", line.split()[-1]]
+                    words = [*named, *person, "alice", "alice-pw"]
+                    subprocess.run(words, env=os.environ | mine, check=True, timeout=120)
             token = asked.stdout.read().strip() if asked.stdout else ""
         assert asked.returncode == 0, "".join(said)
         return token

@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
+CURL = ("curl", "-sSi", "--noproxy", "*", "--max-time", "300")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -33,7 +35,7 @@ class Door:
     def ask(self, path: str, *options: str, token: str = "") -> Answer:
         """The answer to a request with these options of curl; redirects are not followed."""
         bearer = ("-H", f"Authorization: Bearer {token}") if token else ()
-        command = [*self.where, "curl", "-sSi", "--noproxy", "*", *self.options, *bearer, *options]
+        command = [*self.where, *CURL, *self.options, *bearer, *options]
         ended = subprocess.run(
             [*command, self.url + path], capture_output=True, text=True, errors="replace"
         )

@@ -15,10 +15,13 @@ from support.waiting import until
 ROOT = Path(__file__).parents[2]
 NETWORK = "mlaas4hep-test"
 DOCKER = "/usr/bin/docker"  # the engine of tests/parts, by DOCKER_HOST
+SECONDS = 600
+"""How long a command may take unless its caller says otherwise."""
 
 
 def run(*words: str | Path, **options: Any) -> str:
     """What a command prints; a failure shows its words."""
+    options = {"timeout": SECONDS} | options
     ended = subprocess.run(words, capture_output=True, text=True, **options)
     assert ended.returncode == 0, f"{words[:2]}: {ended.stdout}{ended.stderr}"
     return ended.stdout.strip()
@@ -38,6 +41,7 @@ class Machine:
     def ended(self, command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """How a shell command of root ended."""
         words = [DOCKER, "exec", "-i", self.name, "bash", "-c", command]
+        options = {"timeout": SECONDS} | options
         return subprocess.run(words, capture_output=True, text=True, **options)
 
     def run(self, command: str, check: bool = True, **options: Any) -> str:

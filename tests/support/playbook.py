@@ -46,7 +46,7 @@ def play_on(
     ended = subprocess.run(
         [ROOT / ansible / "bin/ansible-playbook", "-c", "community.docker.docker", *options,
          "-e", json.dumps(variables), playbook],
-        env=environment, capture_output=True, text=True, cwd=ROOT,
+        env=environment, capture_output=True, text=True, cwd=ROOT, timeout=1200,
     )  # fmt: skip
     text = ended.stdout + ended.stderr
     assert "{" in ended.stdout, text

@@ -33,7 +33,7 @@ class Files:
 def example(folder: Path) -> Files:
     """The application's example, made by the application."""
     python = ROOT / ".venv/bin/python"
-    subprocess.run([python, HERE / "example.py", folder], check=True)
+    subprocess.run([python, HERE / "example.py", folder], check=True, timeout=300)
     for name in ("user.sh", "person.py"):
         shutil.copy(HERE / name, folder)
     return Files(folder)
