@@ -39,6 +39,10 @@ class Issuer:
         self.changed: dict[str, Any] = {}
         """Members of the discovery document that are to differ."""
         self.extra_keys: list[dict[str, Any]] = []
+        self.userinfo: dict[str, Any] | int = 404
+        """What userinfo tells, or the status that it answers with."""
+        self.bearer = ""
+        """What userinfo was asked with."""
         self._server = _listen(self, 0)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/realms/physics"
@@ -52,14 +56,18 @@ class Issuer:
         """Listen again, on the same port."""
         self._server = _listen(self, self.port)
 
-    def answer(self, path: str) -> dict[str, Any] | None:
+    def answer(self, path: str) -> dict[str, Any] | int:
         if path == "/realms/physics/.well-known/openid-configuration":
             self.asked["discovery"] += 1
-            return {"issuer": self.url, "jwks_uri": f"{self.url}/certs"} | self.changed
+            urls = {"jwks_uri": f"{self.url}/certs", "userinfo_endpoint": f"{self.url}/userinfo"}
+            return {"issuer": self.url} | urls | self.changed
         if path == "/realms/physics/certs":
             self.asked["keys"] += 1
             return {"keys": [key.as_dict(private=False) for key in self.keys] + self.extra_keys}
-        return None
+        if path == "/realms/physics/userinfo":
+            self.asked["userinfo"] += 1
+            return self.userinfo
+        return 404
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Claims of alice's access token; a change to None leaves a claim out."""
@@ -96,9 +104,10 @@ class _Server(ThreadingHTTPServer):
 def _listen(issuer: Issuer, port: int) -> _Server:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            issuer.bearer = self.headers.get("authorization", "")
             content = issuer.answer(self.path)
             body = json.dumps(content).encode()
-            self.send_response(200 if content else 404)
+            self.send_response(content if isinstance(content, int) else 200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -284,6 +284,103 @@ def test_groups_in_every_form(issuer: Issuer) -> None:
         whose(issuer, issuer.token(groups=[urn]), allowed_groups=part)
 
 
+def test_a_leading_slash_is_ignored_and_nothing_else(issuer: Issuer) -> None:
+    for group, allowed in [("/cms", "cms"), ("cms", "/cms"), ("/cms/higgs", "cms/higgs")]:
+        assert whose(issuer, issuer.token(groups=[group]), allowed_groups=allowed)
+    for group in ("/CMS", "//cms", "/cms/higgs", "cms/"):
+        with pytest.raises(ForbiddenError):
+            whose(issuer, issuer.token(groups=[group]), allowed_groups="cms")
+
+
+def test_who_is_refused_is_told_the_groups_that_are_known(issuer: Issuer) -> None:
+    with pytest.raises(ForbiddenError, match=r"\(known groups: atlas, cms/higgs\)"):
+        whose(issuer, issuer.token(groups=["/cms/higgs"], **{"wlcg.groups": ["/atlas"]}))
+    many = ["a\nb", *(f"{number}" * 99 for number in range(9))]
+    with pytest.raises(ForbiddenError, match=r"known groups: 0{99}, 1{99}, 2{95}\.\.\.\)"):
+        whose(issuer, issuer.token(groups=many))
+    with pytest.raises(ForbiddenError, match=r"known groups: a\?b\)"):
+        whose(issuer, issuer.token(groups=many[:1]))
+
+
+def of_iam(issuer: Issuer, **changes: Any) -> str:
+    """An access token as INDIGO IAM 1.12 gives it by default."""
+    absent = dict.fromkeys(("aud", "groups", "preferred_username", "typ"))
+    return issuer.token(**(absent | {"client_id": "mlaas4hep"} | changes))
+
+
+def test_a_token_of_iam_is_asked_for_its_groups_once(issuer: Issuer, clock: Clock) -> None:
+    issuer.userinfo = {"sub": "alice", "groups": ["physicists"], "preferred_username": "al"}
+    tokens, token = tokens_of(issuer, clock), of_iam(issuer).encode()
+
+    async def use() -> None:
+        found = await asyncio.gather(*(tokens.caller(token) for _ in range(20)))
+        assert set(found) == {Caller("user:alice", "al")}
+        issuer.userinfo = 503
+        assert await tokens.caller(token) == found[0]
+
+    run(use())
+    assert issuer.asked["userinfo"] == 1
+    assert issuer.bearer == f"Bearer {token.decode()}"
+
+
+def test_a_refused_token_of_iam_asks_once_too(issuer: Issuer) -> None:
+    issuer.userinfo = {"sub": "alice", "groups": ["strangers"]}
+    tokens, token = tokens_of(issuer), of_iam(issuer).encode()
+
+    async def use() -> None:
+        for _ in range(3):
+            with pytest.raises(ForbiddenError, match="known groups: strangers"):
+                await tokens.caller(token)
+
+    run(use())
+    assert issuer.asked["userinfo"] == 1
+
+
+@pytest.mark.parametrize("told", [500, 503, 429, {"sub": "bob", "groups": ["physicists"]}, []])
+def test_userinfo_that_does_not_answer_is_busy_not_forbidden(issuer: Issuer, told: Any) -> None:
+    tokens, token = tokens_of(issuer), of_iam(issuer).encode()
+
+    async def use() -> None:
+        issuer.userinfo = told
+        with pytest.raises(BusyError, match="your groups can't be looked up"):
+            await tokens.caller(token)
+        issuer.userinfo = {"sub": "alice", "groups": ["physicists"]}
+        assert (await tokens.caller(token)).owner == "user:alice"  # nothing was kept
+
+    run(use())
+
+
+@pytest.mark.parametrize("told", [400, 401, 403, 404, {"sub": "alice"}])
+def test_userinfo_that_tells_no_groups_is_forbidden(issuer: Issuer, told: Any) -> None:
+    issuer.userinfo = told
+    with pytest.raises(ForbiddenError, match="neither the token nor the issuer's userinfo has"):
+        whose(issuer, of_iam(issuer))
+
+
+def test_an_issuer_without_userinfo(issuer: Issuer) -> None:
+    issuer.changed = {"userinfo_endpoint": "http://iam.example/userinfo"}  # nor one without TLS
+    with pytest.raises(ForbiddenError, match="neither the token nor"):
+        whose(issuer, of_iam(issuer))
+    assert not issuer.asked["userinfo"]
+
+
+def test_who_needs_no_group_and_who_has_some_are_not_asked_for(issuer: Issuer) -> None:
+    assert whose(issuer, of_iam(issuer), allowed_groups="*").owner == "user:alice"
+    assert whose(issuer, of_iam(issuer), allowed_groups="user:alice").owner == "user:alice"
+    assert whose(issuer, of_iam(issuer, **{"wlcg.groups": ["/physicists"]}))
+    with pytest.raises(ForbiddenError):
+        whose(issuer, of_iam(issuer, groups=[]))
+    assert not issuer.asked["userinfo"]
+
+
+def test_a_token_without_audience_is_for_its_client(issuer: Issuer) -> None:
+    everyone = {"allowed_groups": "*"}
+    assert whose(issuer, of_iam(issuer), **everyone)
+    for other in ({"client_id": "another"}, {"client_id": None}, {"aud": "another"}, {"aud": ""}):
+        with pytest.raises(SignInError, match=r"has no aud|is for"):
+            whose(issuer, of_iam(issuer, **other), **everyone)
+
+
 def test_everyone_or_one_by_name(issuer: Issuer) -> None:
     nobody = issuer.token(groups=None)
     assert whose(issuer, nobody, allowed_groups="*").owner == "user:alice"
@@ -299,9 +396,11 @@ def test_robots_are_owned_by_their_client(issuer: Issuer) -> None:
         sub="6e1", client_id="bot", azp="bot", preferred_username="service-account-bot"
     )
     assert whose(issuer, of_keycloak).owner == "client:bot"
-    # A user who chose such a name is no robot: a user's token has no client_id.
-    user = issuer.token(sub="6e2", azp="bot", preferred_username="service-account-bot")
-    assert whose(issuer, user).owner == "user:6e2"
+    # A user who chose such a name is no robot: of Keycloak's tokens a user's has no client_id, and
+    # no other issuer's that has one has azp.
+    for client in ({"azp": "bot"}, {"client_id": "bot"}):
+        user = issuer.token(sub="6e2", preferred_username="service-account-bot", **client)
+        assert whose(issuer, user).owner == "user:6e2"
     assert whose(issuer, issuer.token(sub="client:bot")).owner == "user:client:bot"
 
 

@@ -26,7 +26,6 @@ class Caller:
     by_cookie: bool = False
 
 
-NONE: frozenset[str] = frozenset()
 EVERYONE = Caller("", "")
 """Every caller of an installation without sign-in."""
 
@@ -36,25 +35,32 @@ def caller_of(claims: Mapping[str, Any]) -> Caller:
     sub, username = str(claims["sub"]), claims.get("preferred_username")
     owner = f"client:{sub}" if sub == claims.get("client_id") else f"user:{sub}"
     client = claims.get("client_id")
-    if client and username == f"service-account-{client}":  # as Keycloak marks a robot
+    # So Keycloak marks a robot. Elsewhere users' tokens have a client_id, too, and any name.
+    if client and claims.get("azp") == client and username == f"service-account-{client}":
         owner = f"client:{client}"
     if not owner.isprintable() or len(owner) > LONGEST_OWNER:
         raise SignInError("the token's sub is too long or holds control characters")
-    names = (username, claims.get("name"), owner.partition(":")[2])
-    name = next(name for name in names if isinstance(name, str) and name.strip())
-    return Caller(owner, name[:100])
+    return Caller(owner, name_in(claims) or owner.partition(":")[2][:100])
 
 
-def groups_of(claims: Mapping[str, Any], claim: str) -> frozenset[str]:
-    """The groups in ``claim``: a text is one group, a list holds several, all else none.
+def name_in(claims: Mapping[str, Any]) -> str:
+    """What people call a user, at most 100 characters; "" where the claims don't say."""
+    names = (claims.get("preferred_username"), claims.get("name"))
+    return next((name for name in names if isinstance(name, str) and name.strip()), "")[:100]
 
-    ``claim`` is a claim's whole name (``wlcg.groups``), or the way to one inside others
-    (``realm_access.roles``).
+
+def groups_of(claims: Mapping[str, Any], claim: str) -> frozenset[str] | None:
+    """The groups in ``claim``: a string is one group, a list holds several; None without it.
+
+    ``claim`` is a claim's whole name (``wlcg.groups``), or the path to a nested one
+    (``realm_access.roles``). A leading slash, as WLCG's groups have it, is left out.
     """
     value: Any = claims.get(claim)
     if value is None:
         value = claims
         for step in claim.split("."):
             value = value.get(step) if isinstance(value, dict) else None
-    values = [value] if isinstance(value, str) else value
-    return frozenset(v for v in values if isinstance(v, str)) if isinstance(values, list) else NONE
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return frozenset(v.removeprefix("/") for v in values if isinstance(v, str))

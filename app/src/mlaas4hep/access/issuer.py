@@ -49,6 +49,8 @@ class IssuerKeys:
         self._clock = clock
         self._keys: Keys = ()
         self._document: Any = None
+        self.userinfo_url = ""
+        """Where the issuer tells more of a token's user; "" when it doesn't, or isn't known yet."""
         self._fetched = self._tried = -float("inf")
         self._failure = ""
         self._fetching: asyncio.Task[None] | None = None
@@ -111,12 +113,9 @@ class IssuerKeys:
 
     async def _key_set(self) -> Any:
         """The JSON Web Key Set that the discovery document names."""
-        remote = not is_loopback(urlsplit(self.url).hostname or "")
-        async with httpx.AsyncClient(
-            verify=self._tls, trust_env=remote, timeout=TIMEOUT_SECONDS
-        ) as client:
+        async with self.client() as client:
             where = self.url.rstrip("/") + DISCOVERY
-            found = await _json(client, where)
+            found = await read_json(client, where)
             named, keys_at = (found.get(key) for key in ("issuer", "jwks_uri"))
             if named != self.url:
                 raise ValueError(
@@ -124,14 +123,31 @@ class IssuerKeys:
                 )
             if not isinstance(keys_at, str) or not is_safe(keys_at):
                 raise ValueError(f"{where} has jwks_uri {keys_at!r}, which is no https:// URL")
-            return await _json(client, keys_at)
+            document = await read_json(client, keys_at)
+        userinfo = found.get("userinfo_endpoint")
+        self.userinfo_url = userinfo if isinstance(userinfo, str) and is_safe(userinfo) else ""
+        return document
+
+    def client(self) -> httpx.AsyncClient:
+        """For requests to the issuer; a proxy of the environment is not for this machine."""
+        remote = not is_loopback(urlsplit(self.url).hostname or "")
+        return httpx.AsyncClient(verify=self._tls, trust_env=remote, timeout=TIMEOUT_SECONDS)
 
 
-async def _json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+class StatusError(ValueError):
+    """The issuer answers with a status that is not 200."""
+
+    def __init__(self, url: str, status: int) -> None:
+        super().__init__(f"{url} answers {status}")
+        self.status = status
+
+
+async def read_json(client: httpx.AsyncClient, url: str, **headers: str) -> dict[str, Any]:
     """The JSON object at ``url``; ValueError says what came instead."""
-    async with client.stream("GET", url, headers={"accept": "application/json"}) as answer:
+    headers["accept"] = "application/json"
+    async with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code != 200:
-            raise ValueError(f"{url} answers {answer.status_code}")
+            raise StatusError(url, answer.status_code)
         body = b""
         async for piece in answer.aiter_bytes():
             body += piece

@@ -24,8 +24,8 @@ class Rules:
     def __init__(self, settings: Settings) -> None:
         self.issuer = settings.issuer
         self.audiences = listed(settings.audience)
-        self._claim = settings.groups_claim
-        self._allowed = frozenset(listed(settings.allowed_groups))
+        self._claims = listed(settings.groups_claim)
+        self._allowed = frozenset(g.removeprefix("/") for g in listed(settings.allowed_groups))
         _check_issuer(settings.issuer)
         if not self._allowed:
             raise UsageError(
@@ -40,16 +40,35 @@ class Rules:
                 settings.issuer,
             )
 
-    def check(self, caller: Caller, claims: Mapping[str, Any]) -> None:
-        """ForbiddenError unless the caller is in an allowed group, or allowed by name."""
-        if ALL in self._allowed or caller.owner in self._allowed:
+    def lets_in(self, owner: str) -> bool:
+        """Whether this owner may come in, whatever the groups."""
+        return ALL in self._allowed or owner in self._allowed
+
+    def groups(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
+        """The groups in all the claims that may hold some; None when there is no such claim."""
+        found = [g for claim in self._claims if (g := groups_of(claims, claim)) is not None]
+        return frozenset[str]().union(*found) if found else None
+
+    def check(self, caller: Caller, groups: frozenset[str] | None) -> None:
+        """ForbiddenError, naming the groups, when none of them is allowed; None is none known."""
+        if any(g in self._allowed and not g.startswith(_OWNERS) for g in groups or ()):
             return
-        groups = groups_of(claims, self._claim)
-        if not any(group in self._allowed and not group.startswith(_OWNERS) for group in groups):
-            raise ForbiddenError(
-                f"{caller.name} is in none of the groups that may use this service",
-                f"Ask its operator; the groups are read from the token's claim {self._claim!r}.",
-            )
+        if groups is None:
+            known = f"neither the token nor the issuer's userinfo has {' or '.join(self._claims)}"
+        else:
+            known = f"known groups: {_shown(groups)}"
+        raise ForbiddenError(
+            f"{caller.name} is in none of the groups that may use this service ({known})",
+            "Ask its operator to allow one of your groups, or the issuer's to put you into one; "
+            "then get a new token.",
+        )
+
+
+def _shown(groups: frozenset[str]) -> str:
+    """The groups, cut to what fits on a line."""
+    names = sorted("".join(c if c.isprintable() else "?" for c in group) for group in groups)
+    text = ", ".join(names) or "none"
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -57,19 +57,19 @@ class Settings(BaseSettings):
     )
     audience: str = Field(
         "",
-        description="A token must be for one of these (comma list); empty accepts tokens for any "
-        "service.",
+        description="A token must be for one of these (comma list), or name no audience and belong "
+        "to a client among them; empty accepts tokens for any service.",
     )
     groups_claim: str = Field(
-        "groups",
-        description="Claim that holds a user's groups: `wlcg.groups`, `eduperson_entitlement`, or "
-        "the way to a nested one, `realm_access.roles`.",
+        "groups,wlcg.groups,entitlements,eduperson_entitlement",
+        description="Claims that hold a user's groups (comma list), also as a path to a nested one:"
+        " `realm_access.roles`. A token that has none of them: the issuer's userinfo is asked.",
     )
     allowed_groups: str = Field(
         "",
-        description="Groups that may use the service (comma list); `*` lets in everyone whom the "
-        "issuer knows; `client:ID` and `user:SUB` let in one robot or user. Required with an "
-        "issuer.",
+        description="Groups that may use the service (comma list; a leading slash is ignored); `*` "
+        "lets in everyone whom the issuer knows; `client:ID` and `user:SUB` let in one robot or "
+        "user. Required with an issuer.",
     )
     public_url: str = Field(
         "",
