@@ -30,10 +30,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from mlaas4hep.core.archives import unpack_tar
 from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.core.files import temporary_folder, walk, write_json
 from mlaas4hep.data.specs import Specs
-from mlaas4hep.models.archives import unpack_tar
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9_]{1,128}")

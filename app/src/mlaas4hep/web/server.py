@@ -34,10 +34,12 @@ from mlaas4hep import __version__
 from mlaas4hep.access.caller import Caller
 from mlaas4hep.core.errors import ConflictError, LimitError, MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import size
+from mlaas4hep.jobs.checks import check_upload_size
 from mlaas4hep.jobs.database import Database, Folder, Job, State
-from mlaas4hep.jobs.folders import Folders, check_upload_size
-from mlaas4hep.jobs.queue import Queue, Submission, size
-from mlaas4hep.jobs.runner import is_at_work
+from mlaas4hep.jobs.folders import Folders
+from mlaas4hep.jobs.presence import is_at_work
+from mlaas4hep.jobs.queue import Queue, Submission
 from mlaas4hep.web.common import address, listen, problem, status_of
 from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import Observe, Requests

@@ -33,7 +33,8 @@ from starlette.routing import Route
 
 from mlaas4hep import __version__
 from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError
-from mlaas4hep.core.settings import MiB, Settings
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import MiB
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.models.owners import Owners, TakenError, base_of

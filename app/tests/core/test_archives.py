@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mlaas4hep.core.archives import PIECE, unpack_tar
 from mlaas4hep.core.errors import BundleError, ConflictError, LimitError
-from mlaas4hep.models.archives import PIECE, unpack_tar
 
 LIMITS = {"max_bytes": 1 << 20, "max_files": 50}
 
