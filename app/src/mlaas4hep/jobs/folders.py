@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from mlaas4hep.core.archives import unpack_tar
 from mlaas4hep.core.errors import (
-    BundleError,
+    ArchiveError,
     ConflictError,
     LimitError,
     NotFoundError,
@@ -224,7 +224,7 @@ class Upload:
                 ) from None
         self.archive.unlink()
         if not names:
-            raise BundleError("the archive holds no file", "Pack the folder with its files.")
+            raise ArchiveError("the archive holds no file", "Pack the folder with its files.")
         top = list(unpacked.iterdir())
         only = top[0] if len(top) == 1 and top[0].is_dir() else unpacked
         size = sum(found.status.st_size for found in walk(unpacked) if found.is_file)
