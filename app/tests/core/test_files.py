@@ -15,6 +15,7 @@ from mlaas4hep.core.files import (
     DEEPEST,
     copy_tree,
     disk_use,
+    is_full,
     open_plain,
     remove_tree,
     walk,
@@ -30,6 +31,16 @@ def test_the_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_no_room_is_told_from_other_errors():
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_text("x")
+    with pytest.raises(OSError, match="No such file") as missing:
+        Path("/dev/none").read_text()
+    assert is_full(full.value)
+    assert not is_full(missing.value)
+    assert not is_full(None)
 
 
 def test_what_is_not_json_leaves_the_old_file(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.core.probe import main
-from mlaas4hep.jobs.runner import only_runner
+from mlaas4hep.jobs.presence import only_runner
 
 
 @pytest.fixture

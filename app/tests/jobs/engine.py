@@ -12,8 +12,8 @@ import pytest
 
 from jobs.parts import Service, packed, small_files
 from jobs.small_job import bundle
-from mlaas4hep.jobs.containers import ContainerExecutor
 from mlaas4hep.jobs.database import Folder, Job
+from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.runner import Runner
 
 IMAGE = "mlaas4hep-test/job"

@@ -17,7 +17,7 @@ from jobs.small_runner import small_command
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.jobs.database import Database, Folder, Job
-from mlaas4hep.jobs.executor import ProcessExecutor
+from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.queue import Queue, Submission
 from mlaas4hep.jobs.runner import Runner

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mlaas4hep.core.log import setup_logging
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.executor import Order, ProcessExecutor, train_command
+from mlaas4hep.jobs.executors.base import Order
+from mlaas4hep.jobs.executors.process import ProcessExecutor, train_command
 from mlaas4hep.jobs.runner import run
 
 SCRIPT = Path(__file__).with_name("small_job.py")

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import (
-    BundleError,
+    ArchiveError,
     ConflictError,
     LimitError,
     MlaasError,
@@ -80,7 +80,7 @@ def hostile(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes
 )
 def test_hostile_archives_leave_the_folder_as_it_was(service: Service, archive: bytes) -> None:
     before = service.upload("luca", {"a.txt": b"1"})
-    with pytest.raises(BundleError):
+    with pytest.raises(ArchiveError):
         service.upload_archive("luca", archive)
     assert service.folders.get("luca").version == before.version
     assert [p.name for p in service.settings.uploads.iterdir()] == [before.version]

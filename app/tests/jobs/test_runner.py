@@ -18,8 +18,9 @@ from jobs.parts import PATIENCE, Service, small_files, submission
 from jobs.small_runner import small_command
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executor import AwayError, ProcessExecutor
-from mlaas4hep.jobs.runner import Runner, only_runner
+from mlaas4hep.jobs.executors.base import AwayError
+from mlaas4hep.jobs.executors.process import ProcessExecutor
+from mlaas4hep.jobs.runner import Runner
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.server import create_app
 
@@ -549,32 +550,6 @@ def test_a_full_disk_when_publishing_fails_the_job_and_says_so(service: Service)
     assert "can't be published: [Errno 27] File too large" in job.reason
     assert "model.onnx" in job.reason
     assert Repository(service.settings.models).names() == []
-
-
-def test_a_second_runner_is_refused_naming_the_first(service: Service) -> None:
-    with only_runner(service.settings.store):
-        refused = subprocess.run(
-            [sys.executable, "-c", ONE_MORE, str(service.settings.store)],
-            capture_output=True,
-            text=True,
-        )
-    assert f"another runner works on {service.settings.store}: process {os.getpid()}" in (
-        refused.stdout
-    )
-    with only_runner(service.settings.store):
-        pass
-
-
-ONE_MORE = """
-import sys
-from pathlib import Path
-from mlaas4hep.core.errors import ConflictError
-from mlaas4hep.jobs.runner import only_runner
-try:
-    with only_runner(Path(sys.argv[1])): pass
-except ConflictError as error:
-    print(error)
-"""
 
 
 def spawn(service: Service, *options: str) -> subprocess.Popen[str]:

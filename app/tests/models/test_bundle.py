@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
-from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
+from mlaas4hep.core.errors import ArchiveError, BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.models.bundle import CARD_KEYS, MOST_FILES, Bundle, card, check_name, pack, unpack
 
 LIMIT = 10 << 20
@@ -173,7 +173,7 @@ def archive_of(*members: tuple[str, bytes]) -> bytes:
         (archive_of(), BundleError, "found nothing"),
         (archive_of(("m/bundle.json", bytes(LIMIT))), LimitError, "10485759 bytes"),
         (archive_of(("m/bundle.json", b"{}")), BundleError, "format 1"),
-        (gzip.compress(b"hello"), BundleError, "Send a tar"),
+        (gzip.compress(b"hello"), ArchiveError, "Send a tar"),
     ],
 )
 def test_what_is_no_bundle_leaves_nothing(

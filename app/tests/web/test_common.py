@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlaas4hep.core.errors import (
+    ArchiveError,
     BundleError,
     BusyError,
     ConflictError,
@@ -100,10 +101,10 @@ def test_with_sign_in_any_address_is_listened_on(settings: Settings) -> None:
 def test_errors_have_their_status() -> None:
     found = {
         kind: status_of(kind("x"))
-        for kind in (UsageError, BundleError, NotFoundError, ConflictError, LimitError, ModelError,
-                     BusyError, MlaasError, SignInError, ForbiddenError)
+        for kind in (UsageError, ArchiveError, BundleError, NotFoundError, ConflictError,
+                     LimitError, ModelError, BusyError, MlaasError, SignInError, ForbiddenError)
     }  # fmt: skip
-    assert list(found.values()) == [400, 400, 404, 409, 413, 422, 503, 400, 401, 403]
+    assert list(found.values()) == [400, 400, 400, 404, 409, 413, 422, 503, 400, 401, 403]
 
 
 def test_a_problem_is_rfc_9457() -> None:

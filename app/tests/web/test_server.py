@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from jobs.parts import Service, packed, small_files
 from mlaas4hep.jobs.database import Folder, Job, State
 from mlaas4hep.jobs.folders import Upload
-from mlaas4hep.jobs.runner import only_runner
+from mlaas4hep.jobs.presence import only_runner
 from mlaas4hep.models.bundle import unpack
 from mlaas4hep.web.server import ago, create_app, docker_status
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.log import JsonFormatter
-from mlaas4hep.jobs.runner import only_runner
+from mlaas4hep.jobs.presence import only_runner
 from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import constant, make_bundle
+from jobs.parts import packed
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import Bundle, pack
@@ -252,6 +254,16 @@ def test_an_upload_beyond_the_limit_is_413(tmp_path: Path) -> None:
             assert response.status_code == 413
             assert "2000 bytes" in error_of(response)
         assert service.http.get("/models").json() == []
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])  # while it is received, while it is unpacked
+def test_a_full_disk_is_507(service: TFaaSProcess, tmp_path: Path, mode: str) -> None:
+    before = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    response = service.http.post("/upload", content=packed({"big": bytes(1_500_000)}, mode=mode))
+    assert response.status_code == 507
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, before)
+    assert upload(service, archive_of(tmp_path, 1)).status_code == 200
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(service: TFaaSProcess, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ def expire(
     How long is the setting MLAAS4HEP_KEEP_DAYS; the runner does the same once an hour. Models stay,
     and so does what is known of a training: its state, metrics and times.
     """
+    from mlaas4hep.core.units import size
     from mlaas4hep.jobs.database import Database
     from mlaas4hep.jobs.expiry import expire as delete
     from mlaas4hep.jobs.expiry import find_old
-    from mlaas4hep.jobs.queue import size
 
     settings = settings_with(store=store, keep_days=keep_days)
     if not settings.keep_days:

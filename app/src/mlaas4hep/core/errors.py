@@ -53,6 +53,10 @@ class ModelError(MlaasError):
     """The user's model file, or the model that it returns, can't be used."""
 
 
+class ArchiveError(MlaasError):
+    """A tar can't be read, or holds what the archive of a folder doesn't: links, '..', devices."""
+
+
 class BundleError(MlaasError):
     """A bundle is not one of ours, is damaged, or exceeds a limit."""
 

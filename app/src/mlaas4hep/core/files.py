@@ -17,6 +17,8 @@ from typing import IO, Any
 
 DEEPEST = 200
 """Levels of folders that ``walk`` goes down."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used up quota, a file beyond the process's limit."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -39,6 +41,11 @@ def write_atomic(path: Path, content: bytes | str, mode: int = 0o644) -> None:
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Write ``value`` as JSON, atomically; NaN and infinity are refused (they are not JSON)."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n", mode)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it is an OSError that says that nothing more can be written here."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def open_plain(path: str | Path, folder: int | None = None) -> IO[bytes]:

@@ -8,27 +8,15 @@ Exit status: 0 well, 1 not; one line says why. Imports nothing but the standard 
 
 from __future__ import annotations
 
-import fcntl
 import re
 import socket
 import sys
-from os import PathLike
+
+from mlaas4hep.core.locks import is_locked
 
 PATIENCE_SECONDS = 3.0
 URL = re.compile(r"http://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})(/[!-~]*)")
 USAGE = "usage: python -m mlaas4hep.core.probe http://HOST:PORT/PATH | runner STORE"
-
-
-def is_locked(path: str | PathLike[str]) -> bool:
-    """Whether a living process holds the lock on the file ``path``."""
-    try:
-        with open(path) as lock:  # noqa: PTH123 (pathlib would be a quarter of the start)
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
 
 
 def answer_of(url: re.Match[str]) -> tuple[int, str]:

@@ -10,10 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
-
-GiB = 1024**3
-MiB = 1024**2
-
+from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
 

@@ -82,7 +82,7 @@ class Registry:
 
         ``claim`` is called with its name before it appears under it, and raises if it may not.
         When this returns, every later look-up finds the new model. A failure leaves everything
-        as it was: BundleError, or LimitError beyond ``max_bytes``.
+        as it was: ArchiveError, BundleError, or LimitError beyond ``max_bytes``.
         """
         stack = ExitStack()
         try:

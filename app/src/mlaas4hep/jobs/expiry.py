@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, or_, select
 
 from mlaas4hep.core.files import disk_use, remove_tree
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.checks import PROCESS_NAME, VERSION
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
 from mlaas4hep.jobs.folders import Folders
-from mlaas4hep.jobs.orders import PROCESS_NAME, VERSION
 
 log = logging.getLogger(__name__)
 

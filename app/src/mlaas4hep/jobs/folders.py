@@ -11,49 +11,34 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import secrets
 import time
 from contextlib import suppress
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from mlaas4hep.core.archives import unpack_tar
 from mlaas4hep.core.errors import (
-    BundleError,
+    ArchiveError,
     ConflictError,
     LimitError,
     NotFoundError,
-    UsageError,
     did_you_mean,
 )
 from mlaas4hep.core.files import open_unlocked, remove_tree, walk
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.checks import MOST_NAMES, check_name
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job, is_full
-from mlaas4hep.models.archives import unpack_tar
 from mlaas4hep.models.owners import Owners, TakenError
 from mlaas4hep.models.repository import Repository
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 SETTLING = 60.0
 """Seconds that a new directory has to get its lock before it may be swept."""
-MOST_NAMES = 2000
-"""Names that are looked through for the one that was meant."""
-
-
-def check_name(name: str) -> str:
-    """The name of a folder, if it can be one."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"the name {name[:120]!r} can't be used",
-            "Use 1 to 100 letters (a-z, A-Z), digits and underscores.",
-        )
-    return name
 
 
 class Folders:
@@ -239,7 +224,7 @@ class Upload:
                 ) from None
         self.archive.unlink()
         if not names:
-            raise BundleError("the archive holds no file", "Pack the folder with its files.")
+            raise ArchiveError("the archive holds no file", "Pack the folder with its files.")
         top = list(unpacked.iterdir())
         only = top[0] if len(top) == 1 and top[0].is_dir() else unpacked
         size = sum(found.status.st_size for found in walk(unpacked) if found.is_file)
@@ -270,44 +255,4 @@ def _check_unused(session: Session, name: str) -> None:
         raise ConflictError(
             f"the folder {name!r} is in use by the job {job}",
             f"Wait until it has ended, or cancel it (DELETE /jobs/{job}).",
-        )
-
-
-def inside(root: Path, name: str, what: str) -> Path:
-    """The existing file ``name`` of the folder ``root``; ``what`` is the option that named it."""
-    path = PurePosixPath(name)
-    if not name or len(name) > 1024 or not name.isprintable():
-        raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
-    if path.is_absolute() or ".." in path.parts:
-        raise UsageError(
-            f"{what}: {name!r} leads outside of the folder",
-            "Name files relative to the uploaded folder, without '..'.",
-        )
-    try:
-        found = (root / path).resolve()
-        exists = found.is_relative_to(root.resolve()) and found.is_file()
-    except OSError as error:
-        raise UsageError(f"{what}: {name[:120]!r}: {error.strerror}") from error
-    if not exists:
-        raise UsageError(
-            f"{what}: the folder has no file {name!r}", did_you_mean(name, _file_names(root))
-        )
-    return found
-
-
-def _file_names(root: Path) -> list[str]:
-    """Names of the folder's files, from its top down; not all of very many."""
-    try:
-        return sorted(found.path for found in islice(walk(root), MOST_NAMES) if found.is_file)
-    except OSError:  # a training made what can't be looked into
-        return []
-
-
-def check_upload_size(size: int, settings: Settings) -> None:
-    """LimitError when an archive of ``size`` bytes is too large."""
-    if size > settings.max_upload_bytes:
-        raise LimitError(
-            f"the archive is larger than the {settings.max_upload_bytes} bytes that may be "
-            "uploaded (max_upload_bytes)",
-            "Leave out files that the training doesn't read, or ask the operator for more.",
         )

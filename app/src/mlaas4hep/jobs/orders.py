@@ -7,16 +7,17 @@ files that exist in an uploaded folder; all else comes from the settings.
 
 from __future__ import annotations
 
-import re
-
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.checks import (
+    PROCESS_NAME,
+    VERSION,
+    check_environment,
+    check_files,
+    check_resources,
+)
 from mlaas4hep.jobs.database import Job
-from mlaas4hep.jobs.executor import Order
-from mlaas4hep.jobs.queue import check_environment, check_files, check_resources
-
-PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
-VERSION = re.compile(r"[A-Za-z0-9_]{1,100}\.[0-9a-f]{12}")
+from mlaas4hep.jobs.executors.base import Order
 
 
 def order_of(job: Job, settings: Settings) -> Order:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from sqlalchemy import Column, ColumnElement, Text, case, func, select, update
 from sqlalchemy.orm import Session
@@ -16,25 +14,28 @@ from sqlalchemy.orm import Session
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
-    LimitError,
     NotFoundError,
-    UsageError,
     did_you_mean,
 )
 from mlaas4hep.core.log import note
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import parse_size
+from mlaas4hep.jobs.checks import (
+    check_environment,
+    check_files,
+    check_name,
+    check_resources,
+    parse_cpus,
+)
 from mlaas4hep.jobs.database import Base, Counter, Database, Folder, Job, State
-from mlaas4hep.jobs.folders import Folders, check_name, inside
+from mlaas4hep.jobs.folders import Folders
 
 CANCELLED = "cancelled by its user"
-LEAST_CPUS = 0.01
 PORTION = 50
 """Jobs of a list that are in memory at once."""
 MOST_LISTED_WARNINGS = 5
 MOST_LISTED = 1000
 """Letters of a job's texts in lists."""
-_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_TABLE = (".txt", ".csv", ".lst", ".list", ".json")
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,6 @@ class Submission:
     params: str
     environment: str = ""
     """One of those that the installation offers; empty is its first."""
-
-
-class Names(Protocol):
-    """What names files: a Submission, or the row that was made of it."""
-
-    @property
-    def files(self) -> str: ...  # noqa: D102
-    @property
-    def labels(self) -> str: ...  # noqa: D102
-    @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def params(self) -> str: ...  # noqa: D102
 
 
 def _listed(column: Column[Any]) -> ColumnElement[Any]:
@@ -161,7 +149,7 @@ class Queue:
             )
 
     def _resources(self, asked: Submission) -> tuple[float, int]:
-        cpus, memory = parse_cpus(asked.cpus), parse_memory(asked.memory)
+        cpus, memory = parse_cpus(asked.cpus), parse_size(asked.memory, "memory")
         check_resources(self._settings, cpus, memory)
         return cpus, memory
 
@@ -246,105 +234,3 @@ def _find(session: Session, process_name: str, owner: str) -> Job | None:
         return None
     note(job=job.process_name)
     return job
-
-
-def check_environment(settings: Settings, name: str, device: str) -> str:
-    """The name of the environment; UsageError when there is none such, or none with that device."""
-    known = settings.job_environments
-    name = name or next(iter(known))
-    if name not in known:
-        raise UsageError(
-            f"environment: {name[:64]!r} is not offered here", did_you_mean(name[:64], known)
-        )
-    if device not in ("cpu", "gpu"):
-        raise UsageError(f"device: {device[:40]!r} is unknown", 'Ask for "cpu" or "gpu".')
-    if device == "gpu" and not known[name].gpus:
-        able = [other for other, environment in known.items() if environment.gpus]
-        if not able:
-            raise UsageError(
-                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
-            )
-        raise UsageError(
-            f"device: the environment {name!r} has no GPU",
-            f'Ask for "cpu", or for the environment {" or ".join(map(repr, able))}.',
-        )
-    return name
-
-
-def check_resources(settings: Settings, cpus: float, memory: int) -> None:
-    """LimitError when a training may not have that many cores or that much memory.
-
-    UsageError when it would have next to no core: a container engine takes that for no limit.
-    """
-    if not cpus >= LEAST_CPUS:
-        raise UsageError(
-            f"cpus: {cpus:g} is less than {LEAST_CPUS}, the least that a training can have",
-            'Write a number of cores, as "2" or "0.5".',
-        )
-    if memory > settings.max_job_memory_bytes:
-        raise LimitError(
-            f"memory: {size(memory)} is more than the {size(settings.max_job_memory_bytes)} "
-            "that a training may have (max_job_memory_bytes)",
-            "Ask for less.",
-        )
-    if cpus > settings.max_job_cpus:
-        raise LimitError(
-            f"cpus: {cpus:g} is more than the {settings.max_job_cpus:g} cores "
-            "that a training may have (max_job_cpus)",
-            "Ask for less.",
-        )
-
-
-def check_files(root: Path, asked: Names) -> None:
-    """UsageError unless every file that ``asked`` names is in the folder ``root``."""
-    inside(root, asked.model, "model")
-    inside(root, asked.params, "params")
-    for name in dict.fromkeys(_parts(asked.files, "files")):
-        if "://" not in name and not name.startswith("/store/"):
-            inside(root, name, "files")
-    labels = _parts(asked.labels, "labels")
-    for name in labels:
-        if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
-            inside(root, name, "labels")
-
-
-def _parts(text: str, what: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise UsageError(f"{what} is empty", "Name a file of the folder, or a comma list.")
-    if len(text) > 100_000 or not text.isprintable():
-        raise UsageError(
-            f"{what} holds control characters or is too long",
-            "Put the names into a text file of the folder, one a line.",
-        )
-    return parts
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of a size as docker takes it: ``3gb``, ``512m``, ``1.5g``, ``1073741824``."""
-    found = _MEMORY.fullmatch(text.strip())
-    factor = 1024 ** " kmgt".index(found[2].lower() or " ") if found else 0
-    value = int(float(found[1]) * factor) if found else 0
-    if value <= 0:
-        raise UsageError(f"memory: {text[:40]!r} is not a size", 'Write it as "3gb" or "512mb".')
-    return value
-
-
-def parse_cpus(text: str) -> float:
-    """A number of cores, such as ``2`` or ``0.5``."""
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = math.nan
-    if not 0 < cpus < math.inf:
-        raise UsageError(f"cpus: {text[:40]!r} is not a number of cores", 'Write it as "2".')
-    return cpus
-
-
-def size(count: float) -> str:
-    """A number of bytes for people, in docker's binary units: ``3 GB``, ``3.2 GB``, ``64 MB``."""
-    units = ["bytes", "kB", "MB", "GB"]
-    while count >= 1024 and len(units) > 1:
-        count /= 1024
-        units.pop(0)
-    return f"{count:.1f}".removesuffix(".0") + f" {units[0]}"

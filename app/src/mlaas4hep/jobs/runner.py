@@ -3,24 +3,20 @@
 It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
 and its result.json; so a runner that was killed is followed by one that goes on where it stood.
 Limits of time, disk and a process's memory are watched here: while no runner runs, trainings go on
-unwatched. Where trainings run is the executor's affair: executor.py has processes, containers.py
-containers; when it is away, nothing is decided until it is back.
+unwatched. Where trainings run is the executor's affair: when it is away, nothing is
+decided until it is back.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import signal
-import socket
-import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +24,21 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError
-from mlaas4hep.core.files import disk_use, walk
+from mlaas4hep.core.errors import BundleError, MlaasError
+from mlaas4hep.core.files import disk_use
 from mlaas4hep.core.log import about
-from mlaas4hep.core.probe import is_locked
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import size
+from mlaas4hep.jobs.checks import check_plain
 from mlaas4hep.jobs.database import Database, Job, State
-from mlaas4hep.jobs.executor import AwayError, Executor, ProcessExecutor
+from mlaas4hep.jobs.executors import executor_of
+from mlaas4hep.jobs.executors.base import AwayError, Executor
 from mlaas4hep.jobs.expiry import expire
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.jobs.outcome import Result, last_line, read_progress, read_result, text
-from mlaas4hep.jobs.queue import size
-from mlaas4hep.models.bundle import MOST_FILES, Bundle
+from mlaas4hep.jobs.presence import only_runner
+from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -56,15 +54,6 @@ WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 """How long a step waits for looks at jobs and for a sweep: what takes longer goes on beside it."""
-
-
-def executor_of(settings: Settings) -> Executor:
-    """The executor that the settings choose."""
-    if settings.executor == "process":
-        return ProcessExecutor(job_offline=settings.job_offline)
-    from mlaas4hep.jobs.containers import ContainerExecutor  # needs the engine's library
-
-    return ContainerExecutor(settings)
 
 
 def run(settings: Settings, *, stop_jobs: bool = False, executor: Executor | None = None) -> None:
@@ -83,33 +72,6 @@ def run(settings: Settings, *, stop_jobs: bool = False, executor: Executor | Non
             runner.safe_step()
         if stop_jobs:
             runner.stop_jobs()
-
-
-@contextmanager
-def only_runner(store: Path) -> Iterator[None]:
-    """Hold the store's runner.lock; ConflictError naming the holder when it is taken."""
-    store.mkdir(parents=True, exist_ok=True)
-    with (store / "runner.lock").open("a+") as lock:
-        for _ in range(5):  # the server looks at the lock now and then, see is_at_work
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.05)
-        else:
-            lock.seek(0)
-            raise ConflictError(
-                f"another runner works on {store}: {lock.read() or 'unknown'}",
-                "Stop it first, or give this one another store (MLAAS4HEP_STORE).",
-            )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        yield
-
-
-def is_at_work(store: Path) -> bool:
-    """Whether a runner works on the store."""
-    return is_locked(store / "runner.lock")
 
 
 class Runner:
@@ -410,26 +372,6 @@ class Runner:
             for name, value in values.items():
                 setattr(row, name, value)
         log.info("job %s", state, extra={"job": job.process_name, "reason": text(reason)})
-
-
-def check_plain(bundle: Path, most: int) -> None:
-    """BundleError when a bundle holds anything but files and folders, or too much of them.
-
-    User code ran there: a link leads out of it, a pipe never ends, many files take long to read.
-    """
-    if bundle.is_symlink():
-        raise BundleError(f"the bundle is a link: {bundle.name}")
-    total = 0
-    for number, found in enumerate(walk(bundle), 1):
-        total += found.status.st_size
-        if number > MOST_FILES:
-            raise BundleError(f"the bundle holds more than {MOST_FILES} files and folders")
-        if total > most:
-            raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
-        if stat.S_ISLNK(found.status.st_mode):
-            raise BundleError(f"the bundle holds a link: {found.name}")
-        if not (found.is_file or found.is_folder):
-            raise BundleError(f"the bundle holds what is no file: {found.name}")
 
 
 def _age(path: Path) -> float:

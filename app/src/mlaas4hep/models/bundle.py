@@ -30,10 +30,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, UsageError
+from mlaas4hep.core.archives import unpack_tar
+from mlaas4hep.core.errors import ArchiveError, BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.core.files import temporary_folder, walk, write_json
 from mlaas4hep.data.specs import Specs
-from mlaas4hep.models.archives import unpack_tar
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9_]{1,128}")
@@ -299,8 +299,8 @@ def unpack(stream: IO[bytes], into: Path, max_bytes: int, max_files: int = MOST_
     """Unpack a bundle's tar or tar.gz from a stranger into the folder ``into``; returns into/NAME.
 
     The archive holds one top folder, NAME, which is one of our bundles and whole (every sha256).
-    Nothing is left after a failure: BundleError, LimitError, or ConflictError when into/NAME is
-    there already.
+    Nothing is left after a failure: ArchiveError, BundleError, LimitError, or ConflictError when
+    into/NAME is there already.
     """
     with temporary_folder(into, ".unpack.") as folder:
         files = unpack_tar(stream, folder / "archive", max_bytes, max_files)
@@ -339,7 +339,7 @@ def opened(path: Path) -> Iterator[Bundle]:
         try:
             with path.open("rb") as stream:
                 unpacked = unpack(stream, Path(folder), MAX_UNPACKED)
-        except BundleError as error:
+        except (ArchiveError, BundleError) as error:
             raise BundleError(
                 f"{path} is neither the folder of a bundle nor its archive: {error.message}",
                 "Give the folder that 'mlaas4hep train' wrote, or its NAME.tar.gz.",

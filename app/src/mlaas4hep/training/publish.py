@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
 import os
@@ -21,7 +20,7 @@ import numpy as np
 
 import mlaas4hep
 from mlaas4hep.core.errors import LimitError, UsageError
-from mlaas4hep.core.files import remove_tree, write_json
+from mlaas4hep.core.files import NO_ROOM, remove_tree, write_json
 from mlaas4hep.frameworks import Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
 from mlaas4hep.models.bundle import (
@@ -93,7 +92,7 @@ def staging(target: Path) -> Iterator[Path]:
         yield folder
     except OSError as error:
         where = f"the bundle can't be written in {target.parent}"
-        for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        for full in map(os.strerror, NO_ROOM):
             if full in str(error):  # libraries below h5py and TensorFlow give the text alone
                 raise LimitError(f"{where}: {full}", "Make room, then train again.") from error
         raise LimitError(f"{where}: {error.strerror or error}") from error

@@ -27,6 +27,7 @@ from mlaas4hep.core.errors import (
     SignInError,
     UsageError,
 )
+from mlaas4hep.core.files import is_full
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.web.protocol import allow_connections
 
@@ -47,6 +48,8 @@ _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
 
 def status_of(error: MlaasError) -> int:
     """The HTTP status that says what ``error`` says; 400 unless it is of a special kind."""
+    if is_full(error.__cause__):
+        return 507
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
 
 

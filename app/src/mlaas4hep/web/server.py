@@ -5,7 +5,6 @@ The prototype's routes keep their shapes; beside them is a plain JSON API (/fold
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
@@ -33,11 +32,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlaas4hep import __version__
 from mlaas4hep.access.caller import Caller
 from mlaas4hep.core.errors import ConflictError, LimitError, MlaasError, NotFoundError
+from mlaas4hep.core.files import is_full
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import size
+from mlaas4hep.jobs.checks import check_upload_size
 from mlaas4hep.jobs.database import Database, Folder, Job, State
-from mlaas4hep.jobs.folders import Folders, check_upload_size
-from mlaas4hep.jobs.queue import Queue, Submission, size
-from mlaas4hep.jobs.runner import is_at_work
+from mlaas4hep.jobs.folders import Folders
+from mlaas4hep.jobs.presence import is_at_work
+from mlaas4hep.jobs.queue import Queue, Submission
 from mlaas4hep.web.common import address, listen, problem, status_of
 from mlaas4hep.web.linger import Lingering
 from mlaas4hep.web.observe import Observe, Requests
@@ -52,7 +54,6 @@ MOST_BODY = 1 << 20
 """Bytes of a request's body, but for uploads."""
 HERE = Path(__file__).parent
 CHANGING_GETS = ("/delete_specs", "/delete_folder")
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SECURITY = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -543,9 +544,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @handler(MlaasError)
     async def expected(request: Request, error: MlaasError) -> Response:
-        cause = error.__cause__
-        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
-        return problem(507 if full else status_of(error), error.message, error.remedy)
+        return problem(status_of(error), error.message, error.remedy)
 
     @handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -565,7 +564,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @handler(OSError)
     async def disk(request: Request, error: OSError) -> Response:
-        if error.errno not in DISK_FULL:
+        if not is_full(error):
             raise error
         detail = f"the server's disk is full: {error.strerror}"
         return problem(507, detail, "Tell the operator of the service.")

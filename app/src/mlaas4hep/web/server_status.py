@@ -12,9 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import size
 from mlaas4hep.jobs.database import Database
-from mlaas4hep.jobs.queue import Queue, size
-from mlaas4hep.jobs.runner import is_at_work
+from mlaas4hep.jobs.presence import is_at_work
+from mlaas4hep.jobs.queue import Queue
 
 
 class JobFigures(Collector):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import io
 import json
@@ -33,7 +32,9 @@ from starlette.routing import Route
 
 from mlaas4hep import __version__
 from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError
-from mlaas4hep.core.settings import MiB, Settings
+from mlaas4hep.core.files import is_full
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import MiB
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.models.owners import Owners, TakenError, base_of
@@ -367,7 +368,7 @@ def _mlaas_error(_: Request, error: Any) -> Response:
 
 
 def _os_error(_: Request, error: Any) -> Response:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = is_full(error)
     _log.exception("a request failed")
     text = "the disk is full" if full else "the request failed; the service's log says why"
     return Response(error_body(text), 507 if full else 500, None, _JSON)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlaas4hep.core.errors import BundleError, ConflictError, LimitError, MlaasError
+from mlaas4hep.core.errors import ArchiveError, ConflictError, LimitError, MlaasError
 from mlaas4hep.core.files import remove_tree
 
 PIECE = 1 << 20
@@ -81,7 +81,7 @@ def unpack_tar(stream: IO[bytes], into: Path, max_bytes: int, max_files: int) ->
     everything is on disk, by a rename; after a failure nothing is left. Memory is bounded by a few
     ``PIECE``. Returns the files' names relative to ``into``, sorted.
 
-    Raises BundleError for what is not acceptable, LimitError beyond ``max_bytes`` (unpacked) or
+    Raises ArchiveError for what is not acceptable, LimitError beyond ``max_bytes`` (unpacked) or
     ``max_files`` (files and folders), ConflictError when ``into`` exists.
     """
     if into.exists():
@@ -111,16 +111,16 @@ def _unpack(source: _Forward, into: Path, max_bytes: int, max_files: int) -> lis
             name = _safe_name(member)
             if not name:  # the archive of a folder as "."
                 if member.isreg() or "." in named:
-                    raise BundleError("the archive holds '.' twice or as a file")
+                    raise ArchiveError("the archive holds '.' twice or as a file")
                 named.add(".")
                 continue
             if name in named or (member.isreg() and name in folders):
-                raise BundleError(f"the archive holds {name!r} twice")
+                raise ArchiveError(f"the archive holds {name!r} twice")
             named.add(name)
             parent = name if member.isdir() else name.rpartition("/")[0]
             while parent and parent not in folders:
                 if parent in files:
-                    raise BundleError(f"the archive uses the file {parent!r} as a folder too")
+                    raise ArchiveError(f"the archive uses the file {parent!r} as a folder too")
                 folders.add(parent)
                 parent = parent.rpartition("/")[0]
             if member.isreg():
@@ -137,7 +137,7 @@ def _unpack(source: _Forward, into: Path, max_bytes: int, max_files: int) -> lis
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(source, path, member.size)
     if len(source.last) != tarfile.BLOCKSIZE or source.last.strip(b"\0"):
-        raise BundleError("the archive ends in the middle: it is truncated or damaged")
+        raise ArchiveError("the archive ends in the middle: it is truncated or damaged")
     source.overhead = 0
     while source.read(tarfile.BLOCKSIZE):  # to the end, where gzip's checksum is compared
         pass
@@ -149,37 +149,37 @@ def _write(source: _Forward, path: Path, size: int) -> None:
         while size:
             piece = source.content(min(size, PIECE))
             if not piece:
-                raise BundleError("the archive ends in the middle: it is truncated or damaged")
+                raise ArchiveError("the archive ends in the middle: it is truncated or damaged")
             target.write(piece)
             size -= len(piece)
 
 
 def _safe_name(member: tarfile.TarInfo) -> str:
-    """The member's name without ``.``; BundleError for what no honest archive of ours holds."""
+    """The member's name without ``.``; ArchiveError for what no honest archive of ours holds."""
     name = member.name
     shown = repr(name[:200])
     if not (member.isreg() or member.isdir()) or member.type == tarfile.CONTTYPE:
         kind = "a link" if member.issym() or member.islnk() else "not a file or folder"
-        raise BundleError(
+        raise ArchiveError(
             f"the archive's member {shown} is {kind}", "Put the files themselves in it (tar -h)."
         )
     if member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        raise BundleError(f"the archive's member {shown} is sparse", "Pack without --sparse.")
+        raise ArchiveError(f"the archive's member {shown} is sparse", "Pack without --sparse.")
     if member.size < 0:
-        raise BundleError(f"the archive's member {shown} has a negative size")
+        raise ArchiveError(f"the archive's member {shown} has a negative size")
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
-        raise BundleError(f"the archive's name {shown} is not UTF-8") from None
+        raise ArchiveError(f"the archive's name {shown} is not UTF-8") from None
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise BundleError(f"the archive's name {shown} holds a control character")
+        raise ArchiveError(f"the archive's name {shown} holds a control character")
     if name.startswith("/") or ".." in name.split("/"):
-        raise BundleError(
+        raise ArchiveError(
             f"the archive's name {shown} leads outside of the folder",
             "Pack with relative names, without '..'.",
         )
     if len(encoded) > 1024 or any(len(part) > 255 for part in encoded.split(b"/")):
-        raise BundleError(f"the archive's name {shown}... is too long")
+        raise ArchiveError(f"the archive's name {shown}... is too long")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
@@ -188,9 +188,9 @@ def _explained(error: BaseException, into: Path) -> BaseException:
         case MlaasError():
             return error
         case tarfile.TarError() | gzip.BadGzipFile() | zlib.error() | EOFError():
-            return BundleError(f"the archive can't be read: {error}", "Send a tar or a tar.gz.")
+            return ArchiveError(f"the archive can't be read: {error}", "Send a tar or a tar.gz.")
         case RecursionError() | ValueError() | OverflowError():
-            return BundleError("the archive can't be read: a header is damaged")
+            return ArchiveError("the archive can't be read: a header is damaged")
         case OSError():
             return LimitError(f"the archive can't be unpacked in {into.parent}: {error.strerror}")
     return error

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from jobs.parts import Service, real_files
-from mlaas4hep.jobs import offline as module
 from mlaas4hep.jobs.database import Job
-from mlaas4hep.jobs.offline import offline, program
-from mlaas4hep.jobs.runner import Runner, executor_of
+from mlaas4hep.jobs.executors import executor_of
+from mlaas4hep.jobs.executors import offline as module
+from mlaas4hep.jobs.executors.offline import offline, program
+from mlaas4hep.jobs.runner import Runner
 
 OFFLINE = offline(sys.executable)
 OTHER_FAMILIES = sorted(set(range(46)) - {socket.AF_UNIX})
@@ -197,7 +198,7 @@ def test_a_kernel_that_refuses_the_filter_starts_nothing() -> None:
     """It takes 32,768 steps of filters in all."""
     fill = f"""
 import os
-from mlaas4hep.jobs.offline import go_offline
+from mlaas4hep.jobs.executors.offline import go_offline
 try:
     while True: go_offline()
 except OSError: pass

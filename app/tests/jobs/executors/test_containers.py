@@ -26,9 +26,9 @@ from jobs.engine import BASE, IMAGE, USER, ContainerService, engine_address, mak
 from jobs.parts import PATIENCE
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.containers import ContainerExecutor
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executor import AwayError
+from mlaas4hep.jobs.executors.base import AwayError
+from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.models.repository import Repository
 

@@ -2,8 +2,8 @@
 
 The engine's socket makes its holder root on the host in effect. So everything about a container
 comes from the settings; an order adds its name, numbers below the limits, and the paths of two
-folders of the store (see orders.py). Whether a training lives is asked of the engine each time, by
-the container's name: a runner that was killed is followed by one that finds what runs.
+folders of the store (see jobs/orders.py). Whether a training lives is asked of the engine each
+time, by the container's name: a runner that was killed is followed by one that finds what runs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
-from mlaas4hep.core.settings import GiB, Settings
-from mlaas4hep.jobs.executor import AwayError, Order, train_arguments, training_environment
-from mlaas4hep.jobs.offline import offline
-from mlaas4hep.jobs.queue import size
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import GiB, size
+from mlaas4hep.jobs.executors.base import (
+    AwayError,
+    Order,
+    train_arguments,
+    training_environment,
+)
+from mlaas4hep.jobs.executors.offline import offline
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlaas4hep.core.errors import BundleError, ConflictError, LimitError
-from mlaas4hep.models.archives import PIECE, unpack_tar
+from mlaas4hep.core.archives import PIECE, unpack_tar
+from mlaas4hep.core.errors import ArchiveError, ConflictError, LimitError
 
 LIMITS = {"max_bytes": 1 << 20, "max_files": 50}
 
@@ -90,47 +90,51 @@ def damaged_second_header() -> bytes:
 HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "symlink": (
         lambda: tar_of(member("l", type=tarfile.SYMTYPE, linkname="/etc")),
-        BundleError,
+        ArchiveError,
         "'l' is a link",
     ),
     "hard link": (
         lambda: tar_of(member("a", b"1"), member("l", type=tarfile.LNKTYPE, linkname="a")),
-        BundleError,
+        ArchiveError,
         "'l' is a link",
     ),
-    "device": (lambda: tar_of(member("d", type=tarfile.CHRTYPE)), BundleError, "not a file"),
-    "block device": (lambda: tar_of(member("d", type=tarfile.BLKTYPE)), BundleError, "not a file"),
-    "pipe": (lambda: tar_of(member("p", type=tarfile.FIFOTYPE)), BundleError, "not a file"),
-    "unknown type": (lambda: tar_of(member("u", type=b"Q")), BundleError, "not a file"),
-    "absolute": (lambda: tar_of(member("/tmp/x", b"1")), BundleError, "outside"),
-    "parent": (lambda: tar_of(member("a/../../x", b"1")), BundleError, "outside"),
-    "dots": (lambda: tar_of(member("..", type=tarfile.DIRTYPE)), BundleError, "outside"),
-    "file twice": (lambda: tar_of(member("a", b"1"), member("./a", b"2")), BundleError, "twice"),
+    "device": (lambda: tar_of(member("d", type=tarfile.CHRTYPE)), ArchiveError, "not a file"),
+    "block device": (lambda: tar_of(member("d", type=tarfile.BLKTYPE)), ArchiveError, "not a file"),
+    "pipe": (lambda: tar_of(member("p", type=tarfile.FIFOTYPE)), ArchiveError, "not a file"),
+    "unknown type": (lambda: tar_of(member("u", type=b"Q")), ArchiveError, "not a file"),
+    "absolute": (lambda: tar_of(member("/tmp/x", b"1")), ArchiveError, "outside"),
+    "parent": (lambda: tar_of(member("a/../../x", b"1")), ArchiveError, "outside"),
+    "dots": (lambda: tar_of(member("..", type=tarfile.DIRTYPE)), ArchiveError, "outside"),
+    "file twice": (lambda: tar_of(member("a", b"1"), member("./a", b"2")), ArchiveError, "twice"),
     "folder twice": (
         lambda: tar_of(*[member("d", type=tarfile.DIRTYPE)] * 2),
-        BundleError,
+        ArchiveError,
         "twice",
     ),
     "file and folder": (
         lambda: tar_of(member("a", b"1"), member("a/b", b"2")),
-        BundleError,
+        ArchiveError,
         "'a' as a folder",
     ),
-    "folder and file": (lambda: tar_of(member("a/b", b"2"), member("a", b"1")), BundleError, "'a'"),
-    "file as dot": (lambda: tar_of(member(".", b"2")), BundleError, r"'\.'"),
-    "newline": (lambda: tar_of(member("a\nb", b"1")), BundleError, "control character"),
-    "escape": (lambda: tar_of(member("a\x1b[2Jb", b"1")), BundleError, "control character"),
+    "folder and file": (
+        lambda: tar_of(member("a/b", b"2"), member("a", b"1")),
+        ArchiveError,
+        "'a'",
+    ),
+    "file as dot": (lambda: tar_of(member(".", b"2")), ArchiveError, r"'\.'"),
+    "newline": (lambda: tar_of(member("a\nb", b"1")), ArchiveError, "control character"),
+    "escape": (lambda: tar_of(member("a\x1b[2Jb", b"1")), ArchiveError, "control character"),
     "nul": (
         lambda: tar_of(member("a", b"1", pax_headers={"path": "a\0b"})),
-        BundleError,
+        ArchiveError,
         "control character",
     ),
     "not utf-8": (
         lambda: tar_of(member("a\udcff", b"1"), format=tarfile.GNU_FORMAT),
-        BundleError,
+        ArchiveError,
         "UTF-8",
     ),
-    "name too long": (lambda: tar_of(member("a" * 300, b"1")), BundleError, "too long"),
+    "name too long": (lambda: tar_of(member("a" * 300, b"1")), ArchiveError, "too long"),
     "too many files": (
         lambda: tar_of(*[member(f"f{i}", b"") for i in range(51)]),
         LimitError,
@@ -152,44 +156,44 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
         LimitError,
         "1048576 bytes",
     ),
-    "sparse": (sparse, BundleError, "sparse"),
+    "sparse": (sparse, ArchiveError, "sparse"),
     "sparse by pax": (
         lambda: tar_of(member("a", b"1", pax_headers={"GNU.sparse.realsize": "1000000"})),
-        BundleError,
+        ArchiveError,
         "sparse|can't be read",
     ),
     "huge pax header": (
         lambda: gzip.compress(tar_of(member("a", pax_headers={"comment": "x" * (64 << 20)}))),
-        BundleError,
+        ArchiveError,
         "a header of more than",
     ),
     "chain of pax headers": (
         lambda: b"".join(member("x", type=tarfile.XHDTYPE)[0].tobuf() for _ in range(5000)),
-        BundleError,
+        ArchiveError,
         "can't be read",
     ),
-    "not an archive": (lambda: b"PK\x03\x04" + bytes(2000), BundleError, "Send a tar"),
-    "empty": (lambda: b"", BundleError, "Send a tar"),
-    "truncated": (lambda: tar_of(member("a", b"1" * 3000))[:2048], BundleError, "truncated"),
+    "not an archive": (lambda: b"PK\x03\x04" + bytes(2000), ArchiveError, "Send a tar"),
+    "empty": (lambda: b"", ArchiveError, "Send a tar"),
+    "truncated": (lambda: tar_of(member("a", b"1" * 3000))[:2048], ArchiveError, "truncated"),
     "truncated between members": (
         lambda: tar_of(member("a", b"1"), member("b", b"1"))[:1024],
-        BundleError,
+        ArchiveError,
         "truncated",
     ),
     "truncated gzip": (
         lambda: gzip.compress(tar_of(member("a", bytes(range(256)) * 20)))[:-9],
-        BundleError,
+        ArchiveError,
         "can't be read",
     ),
     "wrong checksum of gzip": (
         lambda: (d := gzip.compress(tar_of(member("a", b"1"))))[:-8] + bytes(4) + d[-4:],
-        BundleError,
+        ArchiveError,
         "can't be read",
     ),
-    "damaged header": (damaged_second_header, BundleError, "damaged"),
+    "damaged header": (damaged_second_header, ArchiveError, "damaged"),
     "more after the end": (
         lambda: gzip.compress(tar_of(member("a", b"1")) + bytes(64 << 20)),
-        BundleError,
+        ArchiveError,
         "a header of more than",
     ),
 }

@@ -1,0 +1,190 @@
+"""What is checked before a job is believed: names, limits, files, and the bundle it left."""
+
+from __future__ import annotations
+
+import math
+import re
+import stat
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from mlaas4hep.core.errors import BundleError, LimitError, UsageError, did_you_mean
+from mlaas4hep.core.files import walk
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.units import size
+from mlaas4hep.models.bundle import MOST_FILES
+
+NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
+PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
+VERSION = re.compile(r"[A-Za-z0-9_]{1,100}\.[0-9a-f]{12}")
+LEAST_CPUS = 0.01
+MOST_NAMES = 2000
+"""Names of files that are looked through for the one that was meant."""
+_TABLE = (".txt", ".csv", ".lst", ".list", ".json")
+
+
+class Names(Protocol):
+    """What names files: a Submission, or the row that was made of it."""
+
+    @property
+    def files(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def params(self) -> str: ...  # noqa: D102
+
+
+def check_name(name: str) -> str:
+    """The name of a folder, if it can be one."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"the name {name[:120]!r} can't be used",
+            "Use 1 to 100 letters (a-z, A-Z), digits and underscores.",
+        )
+    return name
+
+
+def check_upload_size(size: int, settings: Settings) -> None:
+    """LimitError when an archive of ``size`` bytes is too large."""
+    if size > settings.max_upload_bytes:
+        raise LimitError(
+            f"the archive is larger than the {settings.max_upload_bytes} bytes that may be "
+            "uploaded (max_upload_bytes)",
+            "Leave out files that the training doesn't read, or ask the operator for more.",
+        )
+
+
+def check_environment(settings: Settings, name: str, device: str) -> str:
+    """The name of the environment; UsageError when there is none such, or none with that device."""
+    known = settings.job_environments
+    name = name or next(iter(known))
+    if name not in known:
+        raise UsageError(
+            f"environment: {name[:64]!r} is not offered here", did_you_mean(name[:64], known)
+        )
+    if device not in ("cpu", "gpu"):
+        raise UsageError(f"device: {device[:40]!r} is unknown", 'Ask for "cpu" or "gpu".')
+    if device == "gpu" and not known[name].gpus:
+        able = [other for other, environment in known.items() if environment.gpus]
+        if not able:
+            raise UsageError(
+                "device: this installation has no GPU for trainings", 'Ask for "device": "cpu".'
+            )
+        raise UsageError(
+            f"device: the environment {name!r} has no GPU",
+            f'Ask for "cpu", or for the environment {" or ".join(map(repr, able))}.',
+        )
+    return name
+
+
+def check_resources(settings: Settings, cpus: float, memory: int) -> None:
+    """LimitError when a training may not have that many cores or that much memory.
+
+    UsageError when it would have next to no core: a container engine takes that for no limit.
+    """
+    if not cpus >= LEAST_CPUS:
+        raise UsageError(
+            f"cpus: {cpus:g} is less than {LEAST_CPUS}, the least that a training can have",
+            'Write a number of cores, as "2" or "0.5".',
+        )
+    if memory > settings.max_job_memory_bytes:
+        raise LimitError(
+            f"memory: {size(memory)} is more than the {size(settings.max_job_memory_bytes)} "
+            "that a training may have (max_job_memory_bytes)",
+            "Ask for less.",
+        )
+    if cpus > settings.max_job_cpus:
+        raise LimitError(
+            f"cpus: {cpus:g} is more than the {settings.max_job_cpus:g} cores "
+            "that a training may have (max_job_cpus)",
+            "Ask for less.",
+        )
+
+
+def check_files(root: Path, asked: Names) -> None:
+    """UsageError unless every file that ``asked`` names is in the folder ``root``."""
+    inside(root, asked.model, "model")
+    inside(root, asked.params, "params")
+    for name in dict.fromkeys(_parts(asked.files, "files")):
+        if "://" not in name and not name.startswith("/store/"):
+            inside(root, name, "files")
+    labels = _parts(asked.labels, "labels")
+    for name in labels:
+        if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
+            inside(root, name, "labels")
+
+
+def _parts(text: str, what: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"{what} is empty", "Name a file of the folder, or a comma list.")
+    if len(text) > 100_000 or not text.isprintable():
+        raise UsageError(
+            f"{what} holds control characters or is too long",
+            "Put the names into a text file of the folder, one a line.",
+        )
+    return parts
+
+
+def parse_cpus(text: str) -> float:
+    """A number of cores, such as ``2`` or ``0.5``."""
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0 < cpus < math.inf:
+        raise UsageError(f"cpus: {text[:40]!r} is not a number of cores", 'Write it as "2".')
+    return cpus
+
+
+def inside(root: Path, name: str, what: str) -> Path:
+    """The existing file ``name`` of the folder ``root``; ``what`` is the option that named it."""
+    path = PurePosixPath(name)
+    if not name or len(name) > 1024 or not name.isprintable():
+        raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
+    if path.is_absolute() or ".." in path.parts:
+        raise UsageError(
+            f"{what}: {name!r} leads outside of the folder",
+            "Name files relative to the uploaded folder, without '..'.",
+        )
+    try:
+        found = (root / path).resolve()
+        exists = found.is_relative_to(root.resolve()) and found.is_file()
+    except OSError as error:
+        raise UsageError(f"{what}: {name[:120]!r}: {error.strerror}") from error
+    if not exists:
+        raise UsageError(
+            f"{what}: the folder has no file {name!r}", did_you_mean(name, _file_names(root))
+        )
+    return found
+
+
+def _file_names(root: Path) -> list[str]:
+    """Names of the folder's files, from its top down; not all of very many."""
+    try:
+        return sorted(found.path for found in islice(walk(root), MOST_NAMES) if found.is_file)
+    except OSError:  # a training made what can't be looked into
+        return []
+
+
+def check_plain(bundle: Path, most: int) -> None:
+    """BundleError when a bundle holds anything but files and folders, or too much of them.
+
+    User code ran there: a link leads out of it, a pipe never ends, many files take long to read.
+    """
+    if bundle.is_symlink():
+        raise BundleError(f"the bundle is a link: {bundle.name}")
+    total = 0
+    for number, found in enumerate(walk(bundle), 1):
+        total += found.status.st_size
+        if number > MOST_FILES:
+            raise BundleError(f"the bundle holds more than {MOST_FILES} files and folders")
+        if total > most:
+            raise BundleError(f"the bundle is larger than {size(most)} (max_bundle_bytes)")
+        if stat.S_ISLNK(found.status.st_mode):
+            raise BundleError(f"the bundle holds a link: {found.name}")
+        if not (found.is_file or found.is_folder):
+            raise BundleError(f"the bundle holds what is no file: {found.name}")

@@ -1,0 +1,16 @@
+"""Where trainings run: as processes of this machine, or as containers of an engine."""
+
+from __future__ import annotations
+
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.jobs.executors.base import Executor
+from mlaas4hep.jobs.executors.process import ProcessExecutor
+
+
+def executor_of(settings: Settings) -> Executor:
+    """The executor that the settings choose."""
+    if settings.executor == "process":
+        return ProcessExecutor(job_offline=settings.job_offline)
+    from mlaas4hep.jobs.executors.containers import ContainerExecutor  # needs the engine's library
+
+    return ContainerExecutor(settings)

@@ -1,0 +1,100 @@
+"""What the runner asks of an executor, and what trainings of all executors have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mlaas4hep.core.errors import MlaasError
+
+
+@dataclass(frozen=True)
+class Order:
+    """One training to start. ``home`` is the job's folder, ``cwd`` the uploaded one."""
+
+    process_name: str
+    home: Path
+    cwd: Path
+    files: str
+    labels: str
+    model: str
+    params: str
+    cpus: float
+    memory: int
+    environment: str
+    gpu: bool
+
+
+class AwayError(MlaasError):
+    """The executor can't tell or do anything now; nothing is known to be wrong with a job."""
+
+
+class Executor(Protocol):
+    """Starts, watches and kills trainings, also those that an executor before it started.
+
+    A training is known by the folder of its job, ``home``. Any call may raise AwayError.
+    """
+
+    def start(self, order: Order) -> None:
+        """Start a training; its output goes to ``log.txt``. MlaasError when it can't start."""
+
+    def was_started(self, home: Path) -> bool:
+        """Whether the training ever began."""
+
+    def is_alive(self, home: Path) -> bool:
+        """Whether the training, or a process that it started, still lives."""
+
+    def is_over(self, home: Path) -> bool:
+        """Whether the training itself has ended; what still lives then was left behind."""
+
+    def exit_code(self, home: Path) -> int | None:
+        """Its exit code, -N for signal N; None when that can't be known any more."""
+
+    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
+        """Reason and remedy, when the executor knows better than the exit code."""
+
+    def memory(self, home: Path) -> int:
+        """Resident bytes of all its processes together; 0 where the kernel holds the limit."""
+
+    def kill(self, home: Path) -> None:
+        """Kill all its processes, at once."""
+
+    def forget(self, home: Path) -> None:
+        """Nothing more will be asked about this ended training: free what it held."""
+
+    def sweep(self, running: set[Path]) -> None:
+        """Remove what is left of trainings other than these."""
+
+
+def train_arguments(order: Order) -> list[str]:
+    """The words after ``mlaas4hep`` for a job."""
+    return [
+        "train",
+        f"--files={order.files}",
+        f"--labels={order.labels}",
+        f"--model={order.model}",
+        f"--params={order.params}",
+        f"--name={order.process_name}",
+        f"--job={order.home}",
+    ]
+
+
+def training_environment(cores: int, gpu: bool = False) -> dict[str, str]:
+    """What every training's environment has: as many threads as cores, plain output."""
+    threads = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+        "LOKY_MAX_CPU_COUNT",
+    )
+    plain = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    return (
+        dict.fromkeys(threads, str(cores)) | plain | ({} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"})
+    )

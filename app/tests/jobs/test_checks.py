@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.parts import Service, small_files
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.jobs.checks import parse_cpus
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "two", "2;id"])
+def test_cpus_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a number of cores"):
+        parse_cpus(text)
+
+
+@pytest.mark.hostile("cpus 1e-10 becomes no limit")
+@pytest.mark.parametrize("cpus", ["1e-10", "0.0099"])
+def test_next_to_no_core_is_refused_naming_the_least(service: Service, cpus: str) -> None:
+    service.upload("luca")
+    with pytest.raises(UsageError, match=r"cpus: .* is less than 0\.01, the least"):
+        service.submit("luca", cpus=cpus)
+    assert service.submit("luca", cpus="0.01").cpus == 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": "../files.txt"}, "files: .* leads outside"),
+        ({"files": "/etc/passwd"}, "files: .* leads outside"),
+        ({"files": "nothing.txt"}, "files: the folder has no file 'nothing.txt'"),
+        ({"files": "files.txt,nothing.root"}, "files: the folder has no file 'nothing.root'"),
+        ({"files": " , "}, "files is empty"),
+        ({"files": "a\nb"}, "files holds control characters"),
+        ({"files": "deep"}, "files: the folder has no file 'deep'"),
+        ({"labels": "../../etc/passwd"}, "labels: .* leads outside"),
+        ({"labels": "lables.txt"}, "labels: the folder has no file"),
+        ({"labels": ""}, "labels is empty"),
+        ({"model": "model.py;rm -rf ~"}, "model: the folder has no file"),
+        ({"model": "/tmp/model.py"}, "model: .* leads outside"),
+        ({"model": ""}, "model: '' is not a file name"),
+        ({"model": "m" * 300}, "model: "),
+        ({"model": "m" * 3000}, "model: .* is not a file name"),
+        ({"model": "mödel.py"}, "model: the folder has no file"),
+        ({"params": "a\0b"}, "params: .* is not a file name"),
+        ({"params": "-rf"}, "params: the folder has no file"),
+        ({"device": "gpu"}, "no GPU"),
+        ({"device": "tpu"}, "device: 'tpu' is unknown"),
+        ({"memory": "lots"}, "memory: 'lots' is not a size"),
+        ({"cpus": "all"}, "cpus: 'all' is not a number"),
+    ],
+)
+def test_what_can_not_be_trained_is_refused_by_name(
+    service: Service, changes: dict[str, str], message: str
+) -> None:
+    service.upload("luca", small_files() | {"deep/x.txt": b""})
+    with pytest.raises(UsageError, match=message):
+        service.submit("luca", **changes)
+    assert service.queue.recent() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": "files.txt"},
+        {"files": "deep/a.root"},
+        {"files": "root://eos.example.org//a.root, https://example.org/b.root,deep/a.root"},
+        {"files": "/store/user/a.root"},
+        {"labels": "1,0"},
+        {"labels": "signal,background"},
+        {"labels": "Type"},
+        {"model": "deep/model two.py"},
+        {"model": "./model.py"},
+    ],
+)
+def test_what_can_be_trained(service: Service, changes: dict[str, str]) -> None:
+    more = {"deep/a.root": b"root", "deep/model two.py": b""}
+    service.upload("luca", small_files() | more)
+    assert service.submit("luca", **changes).state == "waiting"
+
+
+def test_a_link_that_a_training_left_leads_nowhere(service: Service) -> None:
+    folder = service.upload("luca")
+    (service.folders.path(folder.version) / "model2.py").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError, match=r"no file 'model2\.py'"):
+        service.submit("luca", model="model2.py")
+
+
+ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "got"),
+    [
+        ("", "cpu", "default"),
+        ("torch", "cpu", "torch"),
+        ("gpu", "gpu", "gpu"),
+        ("gpu", "cpu", "gpu"),
+    ],
+)
+def test_environments_that_are_offered(tmp_path: Path, asked: str, device: str, got: str) -> None:
+    service = Service(tmp_path / "s", executor="container", environments=ENVIRONMENTS)
+    service.upload("luca")
+    job = service.submit("luca", environment=asked, device=device)
+    assert (job.environment, job.device) == (got, device)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "message", "remedy"),
+    [
+        ("tourch", "cpu", "environment: 'tourch' is not offered here", "'torch'"),
+        ("a/job:1", "cpu", "environment: 'a/job:1' is not offered here", ""),
+        ("torch", "gpu", "the environment 'torch' has no GPU", "'gpu'"),
+        ("", "gpu", "the environment 'default' has no GPU", "'gpu'"),
+        ("gpu", "tpu", "device: 'tpu' is unknown", '"gpu"'),
+    ],
+)
+def test_environments_that_are_not_offered(
+    tmp_path: Path, asked: str, device: str, message: str, remedy: str
+) -> None:
+    service = Service(tmp_path / "s", executor="container", environments=ENVIRONMENTS)
+    service.upload("luca")
+    with pytest.raises(UsageError, match=message) as caught:
+        service.submit("luca", environment=asked, device=device)
+    assert remedy in caught.value.remedy
+
+
+def test_processes_have_one_environment(service: Service) -> None:
+    service.upload("luca")
+    assert service.submit("luca").environment == "default"
+    with pytest.raises(UsageError, match="'torch' is not offered here"):
+        service.submit("luca", environment="torch")
