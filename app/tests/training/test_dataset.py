@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -16,7 +15,7 @@ import uproot
 from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, membership
 from mlaas4hep.training import dataset
-from mlaas4hep.training.dataset import MIX_BYTES, Dataset, _ahead, open_files, scan_files
+from mlaas4hep.training.dataset import MIX_BYTES, Dataset, open_files, scan_files
 from mlaas4hep.training.params import Params
 from real.files import RealFile, each
 from training.root_files import content, rows_of, sorted_by_class, two, write
@@ -416,32 +415,3 @@ class TestSpecsFile:
         assert data.warnings == [
             f"{dropped} values beyond the longest list of the specs were dropped"
         ]
-
-
-class TestAhead:
-    def test_items_and_errors_pass(self) -> None:
-        def items() -> Iterator[int]:
-            yield 1
-            yield 2
-            raise DataError("gone")
-
-        ahead = _ahead(items())
-        assert [next(ahead), next(ahead)] == [1, 2]
-        with pytest.raises(DataError, match="gone"):
-            next(ahead)
-
-    def test_it_is_one_ahead_and_ends_when_it_is_closed(self) -> None:
-        made: list[int] = []
-
-        def items() -> Iterator[int]:
-            for i in range(1000):
-                made.append(i)
-                yield i
-
-        threads = threading.active_count()
-        ahead = _ahead(items())
-        for expected in range(5):
-            assert next(ahead) == expected
-        ahead.close()  # type: ignore[attr-defined]
-        assert threading.active_count() == threads
-        assert 5 <= len(made) <= 8

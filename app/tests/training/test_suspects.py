@@ -11,7 +11,8 @@ import pytest
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.params import Params
-from mlaas4hep.training.suspects import SAMPLE_BYTES, Sample, by_name, warnings_about
+from mlaas4hep.training.sample import SAMPLE_BYTES, Sample
+from mlaas4hep.training.suspects import by_name, warnings_about
 from training.root_files import write
 
 NO_FEATURES = {

@@ -13,18 +13,15 @@ is more); and 2 rows a column for the comparison.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
@@ -32,7 +29,6 @@ from mlaas4hep.data import (
     VALIDATION,
     Encoder,
     EventsToUse,
-    Jagged,
     Range,
     Specs,
     membership,
@@ -44,22 +40,21 @@ from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection, select
+from mlaas4hep.training.ahead import ahead
+from mlaas4hep.training.labels import Labels, label_branch, label_values
 from mlaas4hep.training.params import Params
-from mlaas4hep.training.suspects import Sample
+from mlaas4hep.training.sample import RowsToCompare, Sample
 
 CACHE_BYTES = 1 << 30
 READ_BYTES = 256 << 20
 MIX_BYTES = 256 << 20
 MIX_EVENTS = 4096
 BLOCK_BYTES = 16 << 20
-MAX_CLASSES = 1000
 SPECS_FILE = "global-specs.json"
 _BLOCK = 8192  # rows that are handed out at once, at most, unless chunk_size is more
 _FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is said
-_SAMPLE = 1000  # rows, evenly spaced, for comparing ONNX with the native model
 _MEMBERS = 1 << 20  # entries whose part is computed at once
 
-T = TypeVar("T")
 Chunk = tuple[Matrix, Classes, NDArray[np.uint8]]
 """Rows, their classes, and the part of each: TRAIN, VALIDATION or TEST."""
 
@@ -95,106 +90,10 @@ def scan_files(
     """
     with ExitStack() as stack:
         files = open_files(names, params, cwd, stack)
-        selection = selection_of(params, _label_branch(labels, files))
+        selection = selection_of(params, label_branch(labels, files))
         use = EventsToUse.of([file.entries for file in files], params.nevts)
         specs = scan(files, selection, use, progress)
         return specs, select(files, selection).warnings + specs.warnings
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Classes 0..k-1 and where each event's class comes from: its file, or a branch."""
-
-    names: list[str]
-    per_file: list[int]
-    """The class of each file; empty with a label branch."""
-    branch: str | None = None
-    values: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
-    """The branch's sorted values, one a class; empty without a branch."""
-
-    @classmethod
-    def per_files(cls, labels: Sequence[str], files: Sequence[RootFile]) -> Labels:
-        """One label per file: whole numbers, sorted as such, or names."""
-        if len(labels) != len(files):
-            raise UsageError(
-                f"{len(labels)} labels for {len(files)} files",
-                "Give one label per file, in the same order, or the name of a label branch.",
-            )
-        if all(_is_int(label) for label in labels):
-            names = [str(value) for value in sorted({int(label) for label in labels})]
-            labels = [str(int(label)) for label in labels]
-        else:
-            names = sorted(set(labels))
-        if len(names) == 1:
-            raise UsageError(
-                f"all files have the label {names[0]!r}: there is one class only",
-                "Give files of at least two classes, or the name of a label branch.",
-            )
-        return cls(names, [names.index(label) for label in labels])
-
-    @classmethod
-    def in_branch(cls, name: str, files: Sequence[RootFile], use: EventsToUse) -> Labels:
-        """The different values of a flat or string branch, sorted, among the events in use."""
-        found: NDArray[Any] | None = None
-        for file, ranges in zip(files, use.ranges, strict=True):
-            for _, _, events in file.blocks([name], ranges, _MEMBERS):
-                values = np.unique(_label_values(events, name))
-                found = values if found is None else np.unique(np.concatenate([found, values]))
-                if len(found) > MAX_CLASSES:
-                    raise DataError(
-                        f"the label branch {name} has more than {MAX_CLASSES} different values",
-                        "Name a branch that holds a class.",
-                    )
-        if found is None or len(found) < 2:
-            value = "no value" if found is None or not len(found) else f"the value {found[0]!s}"
-            raise DataError(
-                f"the label branch {name} holds {value} only", "At least two classes are needed."
-            )
-        names = [str(value) for value in found]
-        if any(not value.isprintable() for value in names):
-            raise DataError(f"the label branch {name} holds control characters")
-        return cls(names, [], name, found)
-
-
-def _label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:
-    """The only label, if it is a branch and no number; None when labels are per file."""
-    if len(labels) != 1 or _is_int(labels[0]):
-        return None
-    name = labels[0]
-    if any(name in file.branches for file in files):
-        return name
-    if len(files) == 1:
-        raise UsageError(
-            f"--labels {name!r} is no branch of the tree {files[0].tree} in {files[0].name}, "
-            "and one file with one label is one class",
-            did_you_mean(name, files[0].branches),
-        )
-    return None
-
-
-def _is_int(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _label_values(events: Any, name: str) -> NDArray[Any]:
-    """The label of each event as int64 or text."""
-    values = events[name]
-    if isinstance(values, Jagged):
-        raise DataError(f"the label branch {name} is jagged", "A label is one value per event.")
-    if values.dtype.kind == "O":
-        return values.astype(str)  # type: ignore[no-any-return]
-    if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (values == np.rint(values))
-        if not whole.all():
-            raise DataError(
-                f"the label branch {name} holds {values[~whole][0]!s}, which is no whole number",
-                "A label is one whole number, bool or text per event.",
-            )
-    return values if values.dtype.kind in "US" else values.astype(np.int64)  # type: ignore[no-any-return]
 
 
 class Dataset:
@@ -222,13 +121,13 @@ class Dataset:
             raise DataError(
                 f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}"
             )
-        label_branch = _label_branch(labels, files)
-        selection = selection_of(params, label_branch)
+        branch = label_branch(labels, files)
+        selection = selection_of(params, branch)
         chosen = select(files, selection)
         self.warnings += chosen.warnings
         self.labels = (
-            Labels.in_branch(label_branch, files, self._use)
-            if label_branch
+            Labels.in_branch(branch, files, self._use)
+            if branch
             else Labels.per_files(labels, files)
         )
         self.specs = self._find_specs(selection, specs, cwd, progress)
@@ -246,7 +145,7 @@ class Dataset:
             int(count) for count in self.counts.sum(axis=0)
         )
         self._check_counts()
-        self._sampler: _Sampler | None = _Sampler(self.width, sum(self._use.counts))
+        self._sampler: RowsToCompare | None = RowsToCompare(self.width, sum(self._use.counts))
         self._sample: Matrix | None = None
         self.drawn = Sample(self.specs, self.counts.sum(axis=1).tolist())
         self._cache: dict[int, tuple[Matrix, Classes]] = {}
@@ -305,7 +204,7 @@ class Dataset:
         return ((rows[i : i + self._block], classes[i : i + self._block]) for i in starts)
 
     def _read(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
-        for rows, classes, parts in _ahead(self.chunks()):
+        for rows, classes, parts in ahead(self.chunks()):
             wanted = parts == part
             if wanted.any():
                 yield rows[wanted], classes[wanted]
@@ -344,7 +243,7 @@ class Dataset:
                     piece = slice(at, at + stop - start)
                     encoder.encode(values, out=rows[piece])
                     if label:
-                        found = _label_values(values, label)
+                        found = label_values(values, label)
                         classes[piece] = np.searchsorted(self.labels.values, found)
                     else:
                         classes[piece] = self.labels.per_file[index]
@@ -377,7 +276,7 @@ class Dataset:
                     counts[self.labels.per_file[index]] += np.bincount(parts, minlength=3)
                 continue
             for start, stop, events in file.blocks([label], ranges, _MEMBERS):
-                classes = np.searchsorted(self.labels.values, _label_values(events, label))
+                classes = np.searchsorted(self.labels.values, label_values(events, label))
                 places = classes * 3 + self._members(index, start, stop)
                 counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
         return counts
@@ -433,7 +332,7 @@ class Dataset:
             return
         at = dict.fromkeys(self._cache, 0)
         done, total = 0, sum(self._use.counts)
-        for rows, classes, parts in _ahead(self.chunks()):
+        for rows, classes, parts in ahead(self.chunks()):
             for part, (all_rows, all_classes) in self._cache.items():
                 wanted = parts == part
                 stop = at[part] + int(np.count_nonzero(wanted))
@@ -449,89 +348,3 @@ def _cut(ranges: Sequence[Range], step: int) -> Iterator[Range]:
     for start, stop in ranges:
         for begin in range(start, stop, step):
             yield begin, min(begin + step, stop)
-
-
-class _Sampler:
-    """Collects evenly spaced rows, and those with the extremes of each column."""
-
-    def __init__(self, width: int, events: int) -> None:
-        self._every = max(1, events // _SAMPLE)
-        self._done = 0
-        self._spaced: list[Matrix] = []
-        self._extremes = [
-            _Extreme(np.full(width, np.inf, np.float32)),
-            _Extreme(np.full(width, np.inf, np.float32)),
-        ]
-
-    def add(self, rows: Matrix) -> None:
-        self._spaced.append(rows[-self._done % self._every :: self._every].copy())
-        low, high = self._extremes
-        low.add(rows, rows.min(axis=0), rows.argmin, self._done)
-        high.add(rows, -rows.max(axis=0), rows.argmax, self._done)
-        self._done += len(rows)
-
-    def result(self) -> Matrix:
-        width = len(self._extremes[0].best)
-        corners = np.stack([np.zeros(width, np.float32), np.ones(width, np.float32)])
-        held = self._extremes[0].rows | self._extremes[1].rows
-        return np.concatenate([*self._spaced, *(row[None] for row in held.values()), corners])
-
-
-class _Extreme:
-    """The row that holds the least value so far, for each column; rows are shared."""
-
-    def __init__(self, best: Matrix) -> None:
-        self.best = best
-        self.rows: dict[int, Matrix] = {}
-        self._row_of = np.full(len(best), -1, np.int64)
-
-    def add(self, rows: Matrix, least: Matrix, where: Any, offset: int) -> None:
-        columns = np.flatnonzero(least < self.best)
-        if not len(columns):
-            return
-        self.best[columns] = least[columns]
-        indices = where(axis=0)[columns]
-        self._row_of[columns] = indices + offset
-        kept = set(self._row_of.tolist())
-        self.rows = {index: row for index, row in self.rows.items() if index in kept}
-        for index in np.unique(indices):
-            self.rows.setdefault(int(index) + offset, rows[index].copy())
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one being made by a thread while this one is used."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
-    stop = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if stop.is_set():
-                    return
-        except BaseException as error:  # handed to the reader
-            put(None, error)
-        else:
-            put(None, StopIteration())
-
-    thread = threading.Thread(target=work, name="mlaas4hep-read", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()

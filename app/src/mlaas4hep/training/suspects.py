@@ -1,7 +1,4 @@
-"""Columns that are probably no features, found by their names and by what they do.
-
-Memory: a sample of the events, at most ``SAMPLE_BYTES``.
-"""
+"""Columns that are probably no features, found by their names and by what they do."""
 
 from __future__ import annotations
 
@@ -13,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data import Events, Jagged, Specs
+from mlaas4hep.data import Specs
 from mlaas4hep.frameworks.base import Classes, Matrix
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.sample import Sample
 
-SAMPLE_BYTES = 16 << 20
-SAMPLE_EVENTS = 5000  # of one class
 SEPARATES = 0.99  # area under the ROC curve of one column
 _ENOUGH = 10  # events, values or files below which chance could look like a rule
 _SHOWN = 20  # branches that a warning explains
@@ -66,73 +62,6 @@ def _words(name: str) -> str:
     name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", re.sub(r"\W+", "_", name))
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
     return name.lower() if len(name) > 1 else name
-
-
-class Sample:
-    """Rows of every class, evenly spread over the stream, with their class and file.
-
-    ``rows``: float32 of shape (events, columns), as a model sees them; ``counts``: int32 of shape
-    (events, jagged branches with columns), the number of values that each list had.
-    """
-
-    def __init__(self, specs: Specs, events: Sequence[int]) -> None:
-        self._jagged = [name for name in specs.jagged if specs.jdim[name]]
-        size = 4 * (specs.width + len(self._jagged)) * len(events)
-        most = max(1, min(SAMPLE_EVENTS, SAMPLE_BYTES // size))
-        self._every = [max(1, -(-count // most)) for count in events]
-        self._seen = [0] * len(events)
-        self._done = 0
-        total = sum(-(-n // every) for n, every in zip(events, self._every, strict=True))
-        self._rows = np.empty((total, specs.width), np.float32)
-        self._counts = np.empty((total, len(self._jagged)), np.int32)
-        self._classes = np.empty(total, np.int64)
-        self._files = np.empty(total, np.int64)
-
-    @property
-    def weights(self) -> NDArray[np.int64]:
-        """How many events of its class each row stands for."""
-        return np.array(self._every)[self.classes]
-
-    @property
-    def rows(self) -> Matrix:
-        """What was drawn so far."""
-        return self._rows[: self._done]
-
-    @property
-    def counts(self) -> NDArray[np.int32]:
-        """Values per list."""
-        return self._counts[: self._done]
-
-    @property
-    def classes(self) -> Classes:
-        """The class of each row."""
-        return self._classes[: self._done]
-
-    @property
-    def files(self) -> NDArray[np.int64]:
-        """The position of each row's file."""
-        return self._files[: self._done]
-
-    def add(self, events: Events, rows: Matrix, classes: Classes, file: int) -> None:
-        """Draw from the next events of a file; ``rows`` are what they became."""
-        drawn = []
-        for one in np.unique(classes):
-            at = np.flatnonzero(classes == one)
-            drawn.append(at[-self._seen[one] % self._every[one] :: self._every[one]])
-            self._seen[one] += len(at)
-        index = np.sort(np.concatenate(drawn))
-        if not len(index):
-            return
-        here = slice(self._done, self._done + len(index))
-        self._done = here.stop
-        self._rows[here], self._classes[here], self._files[here] = rows[index], classes[index], file
-        known: dict[int, NDArray[np.int64]] = {}
-        for column, name in enumerate(self._jagged):
-            lists = events[name]
-            if isinstance(lists, Jagged):
-                if id(lists.offsets) not in known:
-                    known[id(lists.offsets)] = lists.counts[index]
-                self._counts[here, column] = known[id(lists.offsets)]
 
 
 def warnings_about(

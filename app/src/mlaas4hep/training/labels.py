@@ -1,0 +1,113 @@
+"""Which class each event has: its file's label, or the value of a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
+from mlaas4hep.data import EventsToUse, Jagged
+from mlaas4hep.sources.root import RootFile
+
+MAX_CLASSES = 1000
+_STEP = 1 << 20  # entries of a label branch that are read at once
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes 0..k-1 and where each event's class comes from: its file, or a branch."""
+
+    names: list[str]
+    per_file: list[int]
+    """The class of each file; empty with a label branch."""
+    branch: str | None = None
+    values: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
+    """The branch's sorted values, one a class; empty without a branch."""
+
+    @classmethod
+    def per_files(cls, labels: Sequence[str], files: Sequence[RootFile]) -> Labels:
+        """One label per file: whole numbers, sorted as such, or names."""
+        if len(labels) != len(files):
+            raise UsageError(
+                f"{len(labels)} labels for {len(files)} files",
+                "Give one label per file, in the same order, or the name of a label branch.",
+            )
+        if all(_is_int(label) for label in labels):
+            names = [str(value) for value in sorted({int(label) for label in labels})]
+            labels = [str(int(label)) for label in labels]
+        else:
+            names = sorted(set(labels))
+        if len(names) == 1:
+            raise UsageError(
+                f"all files have the label {names[0]!r}: there is one class only",
+                "Give files of at least two classes, or the name of a label branch.",
+            )
+        return cls(names, [names.index(label) for label in labels])
+
+    @classmethod
+    def in_branch(cls, name: str, files: Sequence[RootFile], use: EventsToUse) -> Labels:
+        """The different values of a flat or string branch, sorted, among the events in use."""
+        found: NDArray[Any] | None = None
+        for file, ranges in zip(files, use.ranges, strict=True):
+            for _, _, events in file.blocks([name], ranges, _STEP):
+                values = np.unique(label_values(events, name))
+                found = values if found is None else np.unique(np.concatenate([found, values]))
+                if len(found) > MAX_CLASSES:
+                    raise DataError(
+                        f"the label branch {name} has more than {MAX_CLASSES} different values",
+                        "Name a branch that holds a class.",
+                    )
+        if found is None or len(found) < 2:
+            value = "no value" if found is None or not len(found) else f"the value {found[0]!s}"
+            raise DataError(
+                f"the label branch {name} holds {value} only", "At least two classes are needed."
+            )
+        names = [str(value) for value in found]
+        if any(not value.isprintable() for value in names):
+            raise DataError(f"the label branch {name} holds control characters")
+        return cls(names, [], name, found)
+
+
+def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:
+    """The only label, if it is a branch and no number; None when labels are per file."""
+    if len(labels) != 1 or _is_int(labels[0]):
+        return None
+    name = labels[0]
+    if any(name in file.branches for file in files):
+        return name
+    if len(files) == 1:
+        raise UsageError(
+            f"--labels {name!r} is no branch of the tree {files[0].tree} in {files[0].name}, "
+            "and one file with one label is one class",
+            did_you_mean(name, files[0].branches),
+        )
+    return None
+
+
+def _is_int(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def label_values(events: Any, name: str) -> NDArray[Any]:
+    """The label of each event as int64 or text."""
+    values = events[name]
+    if isinstance(values, Jagged):
+        raise DataError(f"the label branch {name} is jagged", "A label is one value per event.")
+    if values.dtype.kind == "O":
+        return values.astype(str)  # type: ignore[no-any-return]
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (values == np.rint(values))
+        if not whole.all():
+            raise DataError(
+                f"the label branch {name} holds {values[~whole][0]!s}, which is no whole number",
+                "A label is one whole number, bool or text per event.",
+            )
+    return values if values.dtype.kind in "US" else values.astype(np.int64)  # type: ignore[no-any-return]
