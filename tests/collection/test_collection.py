@@ -192,7 +192,7 @@ def test_the_tarball_holds_what_a_host_needs_and_no_more(tarball: Path, checkout
         names = {member.name for member in archive.getmembers() if member.isfile()}
     needed = {
         "README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "playbooks/uninstall.yml",
-        "docker/build.py", "docker/job/Dockerfile", "app/pyproject.toml",
+        "docker/build.py", "docker/Dockerfile", "app/pyproject.toml",
         "app/src/mlaas4hep/__init__.py", "inventory/example/hosts.yml",
     }  # fmt: skip
     assert needed <= names
