@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
-INTERNAL = ("service_container", "preflight")
+INTERNAL = ("image", "service_container", "preflight")
 PUBLIC = [role for role in ROLES if role.name not in INTERNAL]
 BIN = Path(sys.executable).parent
 CONDITIONS: dict[str, dict[str, str]] = yaml.safe_load(
