@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the images mlaas4hep/service, mlaas4hep/tfaas and mlaas4hep/job.
+"""Build the images of MLaaS4HEP.
 
 The one place that knows their names, versions, sources and arguments: `make images` runs it, the
 role that builds on a host asks it for an `Order`. An image that was built from the same sources and
@@ -25,7 +25,8 @@ DOCKER = os.environ.get("DOCKER", "docker")
 BASE = "debian:bookworm-slim"
 USER = 64004
 CHECKSUM_LABEL = "org.mlaas4hep.context"
-SITE_CA = "docker/shared/system/site-ca.pem"
+DOCKERFILE = "docker/Dockerfile"
+SITE_CA = "docker/system/site-ca.pem"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 
 
@@ -35,24 +36,27 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """One image: the folder of its Dockerfile, the lock of its packages, its tag's suffix."""
+    """One image: the last stage of the Dockerfile that makes it, its tag's suffix."""
 
-    folder: str
-    lock: str
+    target: str
     suffix: str = ""
 
     @property
-    def dockerfile(self) -> str:
-        """Its Dockerfile in the context."""
-        return f"docker/{self.folder}/Dockerfile"
+    def lock(self) -> str:
+        """The lock of its packages."""
+        return self.target + self.suffix
+
+    def tag(self, version: str) -> str:
+        """Its name at this version of the application."""
+        return f"mlaas4hep/{self.target}:{version}{self.suffix}"
 
     @property
     def sources(self) -> list[str]:
         """The files and folders that it is made of."""
         return [
-            self.dockerfile,
-            "docker/shared/system",
-            "docker/shared/app",
+            DOCKERFILE,
+            "docker/system",
+            "docker/app",
             "LICENSE",
             "app/README.md",
             "app/pyproject.toml",
@@ -63,10 +67,10 @@ class Image:
 
 
 IMAGES = {
-    "service": Image("service", "service"),
-    "tfaas": Image("tfaas", "tfaas"),
-    "job": Image("job", "job"),
-    "job-gpu": Image("job", "job-gpu", "-gpu"),
+    "service": Image("service"),
+    "tfaas": Image("tfaas"),
+    "job": Image("job"),
+    "job-gpu": Image("job", "-gpu"),
 }
 USUAL = ("service", "tfaas", "job")
 
@@ -80,6 +84,7 @@ class Order:
 
     tag: str
     dockerfile: str
+    target: str
     arguments: dict[str, str]
     checksum: str
     context: bytes
@@ -109,14 +114,13 @@ def order(
     if keep_ca and not ca_bundle:
         raise BuildError("there is no CA bundle to keep: name the file with the site's CAs too")
     image = IMAGES[name]
-    tag_version = version() + image.suffix
     files = read_sources(image)
     arguments = {
         "BASE": base,
         "UID": str(uid),
         "LOCK": image.lock,
         "KEEP_CA": "yes" if keep_ca else "no",
-        "VERSION": tag_version,
+        "VERSION": version() + image.suffix,
         "SOURCE": source,
     }
     # CAs that only the build trusts leave no trace in the image.
@@ -125,8 +129,9 @@ def order(
     if ca_bundle:
         files[SITE_CA] = ca_bundle.encode(), False
     return Order(
-        tag=f"mlaas4hep/{image.folder}:{tag_version}",
-        dockerfile=image.dockerfile,
+        tag=image.tag(version()),
+        dockerfile=DOCKERFILE,
+        target=image.target,
         arguments=arguments | {"REVISION": revision(image, checksum)},
         checksum=checksum,
         context=pack(files),
@@ -212,7 +217,8 @@ def build(wanted: Order, given: argparse.Namespace) -> None:
     addresses = {"APT_MIRROR": given.apt_mirror, "PIP_INDEX_URL": given.pip_index}
     addresses = {name: value for name, value in addresses.items() if value}
     proxies = [name for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ]
-    words = [DOCKER, "build", "--tag", wanted.tag, "--file", wanted.dockerfile]
+    words = [DOCKER, "build", "--tag", wanted.tag]
+    words += ["--file", wanted.dockerfile, "--target", wanted.target]
     for name, value in wanted.labels.items():
         words += ["--label", f"{name}={value}"]
     for name, value in wanted.arguments.items():

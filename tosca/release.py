@@ -21,9 +21,11 @@ from pathlib import Path
 import generate
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docker"))
+import build  # noqa: E402
+
 GALAXY = Path(sys.executable).with_name("ansible-galaxy")
 DOCKER = os.environ.get("DOCKER", "docker")
-IMAGES = ("service", "tfaas", "job")
 # Where the version is written; a release sets it there, in its own copy.
 VERSIONED = (
     "galaxy.yml",
@@ -83,8 +85,8 @@ def collection(version: str, to: Path) -> None:
 def archives(version: str, to: Path) -> list[str]:
     """Save the images of this version; the names of those that the container engine lacks."""
     missing = []
-    for name in IMAGES:
-        image = f"mlaas4hep/{name}:{version}"
+    for name in build.USUAL:
+        image = build.IMAGES[name].tag(version)
         if (
             not shutil.which(DOCKER)
             or subprocess.run([DOCKER, "image", "inspect", image], capture_output=True).returncode

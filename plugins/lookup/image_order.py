@@ -48,8 +48,8 @@ RETURN = """
 _raw:
   description:
     - The path of the context on the controller (a tar archive, deleted when ansible ends), the name
-      of the Dockerfile in it, the build arguments, and the labels by which an image tells what it
-      was built from.
+      of the Dockerfile in it and the stage to build, the build arguments, and the labels by which
+      an image tells what it was built from.
   type: list
   elements: dict
 """
@@ -96,6 +96,7 @@ class LookupModule(LookupBase):
             {
                 "context": self._keep(order.context),
                 "dockerfile": order.dockerfile,
+                "target": order.target,
                 "arguments": dict(order.arguments),
                 "labels": dict(order.labels),
             }

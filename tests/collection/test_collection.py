@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
-INTERNAL = ("service_container", "preflight")
+INTERNAL = ("image", "service_container", "preflight")
 PUBLIC = [role for role in ROLES if role.name not in INTERNAL]
 BIN = Path(sys.executable).parent
 CONDITIONS: dict[str, dict[str, str]] = yaml.safe_load(
@@ -192,7 +192,7 @@ def test_the_tarball_holds_what_a_host_needs_and_no_more(tarball: Path, checkout
         names = {member.name for member in archive.getmembers() if member.isfile()}
     needed = {
         "README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "playbooks/uninstall.yml",
-        "docker/build.py", "docker/job/Dockerfile", "app/pyproject.toml",
+        "docker/build.py", "docker/Dockerfile", "app/pyproject.toml",
         "app/src/mlaas4hep/__init__.py", "inventory/example/hosts.yml",
     }  # fmt: skip
     assert needed <= names

@@ -107,12 +107,11 @@ def note(digests: dict[str, str]) -> None:
 def images() -> None:
     """The project's own images, built from the tree, in the registry."""
     registry()
-    names = ("service", "tfaas", "job")
     said = run(sys.executable, HERE.parents[1] / "docker/build.py", "--network", "host",
-               "--ca-bundle", pki.MACHINE, *names,
+               "--ca-bundle", pki.MACHINE,
                env={"DOCKER_HOST": HOST, "DOCKER": DOCKER, "DOCKER_BUILDKIT": "0"})  # fmt: skip
     tags = [line.split()[0] for line in said.splitlines() if line.startswith("mlaas4hep/")]
-    note({name: push(f"docker.io/{tag}", tag) for name, tag in zip(names, tags, strict=True)})
+    note({tag.split("/")[1].split(":")[0]: push(f"docker.io/{tag}", tag) for tag in tags})
 
 
 def push(name: str, image: str) -> str:

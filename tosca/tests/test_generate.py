@@ -18,7 +18,7 @@ STACK = generate.STACK
 NOT_BY_TEMPLATE = {
     "oauth2_proxy_initial_access_token": "a secret: for ansible-playbook only",
 }
-INTERNAL = ("preflight_", "service_container_")
+INTERNAL = ("image_", "preflight_", "service_container_")
 SCHEMAS = yaml.safe_load((TOSCA / "dashboard.schema.yml").read_text())
 
 
