@@ -2,7 +2,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,42 @@ def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
         thread.join()
     with database.read() as session:
         assert session.get_one(Counter, "a").last == 80
+
+
+def test_a_copy_is_whole_while_others_write(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/db.sqlite")
+    with database.write() as session:
+        session.add_all([Counter(name="a", last=0), Counter(name="b", last=0)])
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            with database.write() as session:
+                session.get_one(Counter, "a").last += 1
+                session.get_one(Counter, "b").last += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for number in range(10):
+            database.backup(tmp_path / f"{number}.sqlite")
+    finally:
+        done.set()
+        thread.join()
+    for number in range(10):
+        copy = tmp_path / f"{number}.sqlite"
+        assert copy.stat().st_mode & 0o777 == 0o600
+        with Database(f"sqlite:///{copy}").read() as session:
+            assert session.get_one(Counter, "a").last == session.get_one(Counter, "b").last
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_copy_replaces_no_file_and_names_what_is_wrong(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/db.sqlite")
+    with pytest.raises(ConflictError, match=r"db\.sqlite exists already"):
+        database.backup(tmp_path / "db.sqlite")
+    with pytest.raises(MlaasError, match=r"can't be copied to .*/copy\.sqlite: .*No such file"):
+        database.backup(tmp_path / "absent/copy.sqlite")
 
 
 def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
@@ -179,3 +215,24 @@ def test_a_migration_that_fails_changes_nothing(first: Path) -> None:
     with pytest.raises(MlaasError, match="can't open the database"):
         Database(f"sqlite:///{first}")
     assert layout(first) == before
+
+
+def test_the_database_from_before_a_migration_is_kept(first: Path, tmp_path: Path) -> None:
+    def dump(path: Path) -> list[str]:
+        with closing(sqlite3.connect(path)) as connection:
+            return list(connection.iterdump())
+
+    before = dump(first)
+    Database(f"sqlite:///{first}").close()
+    assert dump(first.with_name(f"{first.stem}.schema1{first.suffix}")) == before
+    assert dump(first) != before
+
+
+def test_an_older_program_names_the_copy_that_it_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "db.sqlite"
+    Database(f"sqlite:///{path}").backup(tmp_path / f"db.schema{SCHEMA}.sqlite")
+    with create_engine(f"sqlite:///{path}").begin() as connection:
+        connection.execute(text(f"UPDATE schema_version SET version = {SCHEMA + 1}"))
+    with pytest.raises(ConflictError) as caught:
+        Database(f"sqlite:///{path}")
+    assert f"go back to {tmp_path}/db.schema{SCHEMA}.sqlite" in caught.value.remedy

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlaas4hep import __version__
-from mlaas4hep.cli import data, demo, expire, predict, services, token, train
+from mlaas4hep.cli import admin, data, demo, expire, predict, services, token, train
 from mlaas4hep.cli.errors import EPILOG, run
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ for panel, commands in {
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel, epilog=EPILOG)(command)
+app.add_typer(admin.app, rich_help_panel="Run the services")
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, UsageError
+from mlaas4hep.core.files import sync
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 3
 """Version of the tables below; a database with a newer one is refused."""
@@ -170,6 +175,10 @@ class Database:
             found = None
             if inspect(connection).has_table(SchemaVersion.__tablename__):
                 found = connection.scalar(select(SchemaVersion.version))
+            if found is not None and found < SCHEMA:
+                copy = self._copy_of(found)
+                self.backup(copy, replace=True)
+                log.info("kept the database of schema %s as %s", found, copy)
             for version in range((found or SCHEMA) + 1, SCHEMA + 1):
                 for statement in MIGRATIONS[version]:
                     connection.execute(text(statement))
@@ -179,11 +188,46 @@ class Database:
                 Base.metadata.create_all(connection)
                 connection.execute(insert(SchemaVersion).values(version=SCHEMA))
             elif found != SCHEMA:
+                copy = self._copy_of(SCHEMA)
+                kept = f"go back to {copy}, which lacks what came after it, or " * copy.exists()
                 raise ConflictError(
                     f"the database {self._url.render_as_string()} has schema {found}, "
                     f"this version of mlaas4hep knows {SCHEMA}",
-                    "Run the version of mlaas4hep that wrote it, or give it an empty database.",
+                    f"Run the version of mlaas4hep that wrote it, {kept or 'or '}"
+                    "give it an empty database.",
                 )
+
+    def _copy_of(self, schema: int) -> Path:
+        """Where the copy from before a migration is."""
+        path = Path(self._url.database or "")
+        return path.with_name(f"{path.stem}.schema{schema}{path.suffix}")
+
+    def backup(self, target: Path, replace: bool = False) -> None:
+        """Copy the database, as it is at one moment, to the file ``target`` of mode 0600.
+
+        Readers and writers go on. ConflictError when there is such a file, unless ``replace``;
+        MlaasError when it can't be written, then nothing is left of it.
+        """
+        if target.exists() and not replace:
+            raise ConflictError(f"{target} exists already", "Name a new file.")
+        written = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            written.touch(0o600, exist_ok=False)
+            with (
+                closing(sqlite3.connect(self._url.database or "", timeout=30)) as source,
+                closing(sqlite3.connect(written)) as copy,
+            ):
+                source.backup(copy)
+            sync(written)
+            written.rename(target)
+            sync(target.parent)
+        except (OSError, sqlite3.Error) as error:
+            raise MlaasError(
+                f"the database can't be copied to {target}: {error}",
+                "Name a file in a folder that can be written, on a disk with room.",
+            ) from error
+        finally:
+            written.unlink(missing_ok=True)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -1,6 +1,6 @@
-"""Whose a name is: the first who used it owns it for good, with every model NAME_k.
+"""Whose a name is: the first who used it owns it, with every model NAME_k.
 
-    ROOT/.owners/NAME    the owner of NAME; made whole, and never changed
+    ROOT/.owners/NAME    the owner of NAME; appears and changes as a whole
 
 The files lie in the model repository, so that TFaaS knows owners without a database. The owner ""
 (an installation without sign-in) sees and may do everything.
@@ -11,14 +11,19 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from mlaas4hep.core.errors import ConflictError, NotFoundError, did_you_mean
+from mlaas4hep.core.files import sync
 from mlaas4hep.models.bundle import NAME, check_name
 from mlaas4hep.models.repository import Repository
 
 _NUMBERED = re.compile(r"(.+)_[0-9]+")
+TICK_SECONDS = 0.05
+"""Time stamps of two changes differ after so long: by them processes see that an owner changed."""
 
 
 class TakenError(ConflictError):
@@ -35,19 +40,22 @@ class Owners:
         self._repository = repository
         self._root = repository.root / ".owners"
         self._root.mkdir(exist_ok=True)
-        self._known: dict[str, str] = {}
+        self._known: dict[str, tuple[int, str]] = {}
+        """The owner of a name, as long as the folder's time stamp is this one."""
 
     def of(self, name: str) -> str | None:
         """The owner of ``name``; None when it is nobody's yet."""
-        if (owner := self._known.get(name)) is not None:
-            return owner
+        stamp = os.stat(self._root).st_mtime_ns  # noqa: PTH116 (asked for every prediction)
+        known = self._known.get(name)
+        if known is not None and known[0] == stamp:
+            return known[1]
         if not NAME.fullmatch(name):
             return None
         try:
             owner = (self._root / name).read_text()
         except FileNotFoundError:
             return None
-        self._known[name] = owner
+        self._known[name] = stamp, owner
         return owner
 
     def claim(self, name: str, owner: str) -> str:
@@ -58,18 +66,41 @@ class Owners:
         self.check_free(name, owner)
         if self.of(name) is None:
             # Written first and linked then: nobody ever reads half an owner.
-            written = self._root / f".{secrets.token_hex(8)}"
+            written = self._write(owner)
             try:
-                with written.open("x") as stream:
-                    stream.write(owner)
-                    stream.flush()
-                    os.fsync(stream.fileno())
                 with suppress(FileExistsError):
                     os.link(written, self._root / name)
             finally:
                 written.unlink(missing_ok=True)
         self.check_free(name, owner)  # somebody may have been faster
         return self.of(name) or ""
+
+    def give(self, name: str, owner: str) -> None:
+        """Make ``name``, whosever it is, the property of ``owner``."""
+        written = self._write(owner)
+        time.sleep(TICK_SECONDS)
+        written.rename(self._root / check_name(name))
+        sync(self._root)
+
+    def free(self, name: str) -> None:
+        """Make ``name`` nobody's, so that anybody may take it."""
+        time.sleep(TICK_SECONDS)
+        (self._root / check_name(name)).unlink(missing_ok=True)
+        sync(self._root)
+
+    def all(self) -> dict[str, str]:
+        """The owner of each name that has one, by name."""
+        with os.scandir(self._root) as entries:
+            names = sorted(entry.name for entry in entries if NAME.fullmatch(entry.name))
+        return {name: owner for name in names if (owner := self.of(name)) is not None}
+
+    def _write(self, owner: str) -> Path:
+        written = self._root / f".{secrets.token_hex(8)}"
+        with written.open("x") as stream:
+            stream.write(owner)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return written
 
     def check_free(self, name: str, owner: str) -> None:
         """TakenError unless ``owner`` has the name, or may claim it."""

@@ -1,0 +1,129 @@
+"""``mlaas4hep admin``: what users have on this installation, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlaas4hep.cli.services import Store, settings_with
+from mlaas4hep.core.units import size
+
+if TYPE_CHECKING:
+    from mlaas4hep.jobs.administration import Administration, Thing
+
+app = typer.Typer(
+    name="admin",
+    no_args_is_help=True,
+    help="List users, what they have, and delete, give away or free it; for operators.",
+)
+
+Name = Annotated[str, typer.Argument(help="Name of a folder, with its jobs and models NAME_k.")]
+What = Annotated[str, typer.Argument(help="A user as listed (user:SUB, client:ID), or a name.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")]
+
+
+@contextmanager
+def _administration(store: Store) -> Iterator[Administration]:
+    from mlaas4hep.jobs.administration import Administration
+    from mlaas4hep.jobs.database import Database
+
+    settings = settings_with(store=store)
+    database = Database(settings.database_url)
+    try:
+        yield Administration(settings, database)
+    finally:
+        database.close()
+
+
+@app.command()
+def users(store: Store = None) -> None:
+    """List everybody who has a folder, job or model here, and how much."""
+    with _administration(store) as administration:
+        found = administration.users()
+    table = Table()
+    for column in ("user", "last used"):
+        table.add_column(column)
+    for column in ("folders", "jobs", "models", "size"):
+        table.add_column(column, justify="right")
+    for user in found:
+        counts = (str(user.count(kind)) for kind in ("folder", "job", "model"))
+        table.add_row(user.owner or "(none)", _day(user.last_used), *counts, size(user.size))
+    Console().print(table)
+    typer.echo(f"{len(found)} users, {size(sum(user.size for user in found))}")
+
+
+@app.command()
+def usage(what: What, store: Store = None) -> None:
+    """List each folder, job and model of a user, or of a name."""
+    with _administration(store) as administration:
+        _show(administration.things(what), f"of {what}")
+
+
+@app.command()
+def delete(what: What, yes: Yes = False, store: Store = None) -> None:
+    """Delete the folders, jobs and models of a user, or of a name. Names stay their owner's."""
+    with _administration(store) as administration:
+        if yes:
+            _show(administration.delete(what), "deleted")
+        else:
+            _show(administration.things(what), "would be deleted; add --yes to do it")
+
+
+@app.command()
+def give(
+    name: Name,
+    owner: Annotated[str, typer.Argument(help="Whose it becomes: user:SUB or client:ID.")],
+    yes: Yes = False,
+    store: Store = None,
+) -> None:
+    """Make a name, with its folder, jobs and models, the property of another user."""
+    with _administration(store) as administration:
+        if yes:
+            _show(administration.give(name, owner), f"given to {owner}")
+        else:
+            _show(administration.things(name), f"would be given to {owner}; add --yes to do it")
+
+
+@app.command()
+def free(name: Name, store: Store = None) -> None:
+    """Let anybody take a name of which nothing is left: it was its first user's for good."""
+    with _administration(store) as administration:
+        before = administration.free(name)
+    typer.echo(f"the name {name} is free; it was of {before or '(none)'}")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="New file for the copy.")], store: Store = None
+) -> None:
+    """Copy the database of folders and jobs, whole, while the services work.
+
+    To go back to it, stop server and runner, and put it in the place of the database, without the
+    files -wal and -shm beside that.
+    """
+    with _administration(store) as administration:
+        administration.backup(file)
+
+
+def _show(things: Sequence[Thing], verb: str) -> None:
+    total = size(sum(thing.size for thing in things))
+    table = Table()
+    for column in ("kind", "name", "user", "last used"):
+        table.add_column(column)
+    table.add_column("size", justify="right")
+    for thing in things:
+        owner = thing.owner or "(none)"
+        table.add_row(thing.kind, thing.name, owner, _day(thing.last_used), size(thing.size))
+    Console().print(table)
+    typer.echo(f"{len(things)} things, {total}, {verb}")
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
