@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def command_line() -> str:
     group: Any = typer.main.get_command(app)
     parts = [NOTE + "# Commands", "", "Exit status: 0 done, 1 the work failed, 2 the request was"
              " wrong and nothing was done.", ""]  # fmt: skip
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         parts += [f"## mlaas4hep {name}", "", _help(command), ""]
         rows = [
             f"| `{', '.join(option.opts)}` | {option.help or ''} |"
@@ -58,6 +58,14 @@ def command_line() -> str:
         if rows:
             parts += ["| option | meaning |", "|---|---|", *rows, ""]
     return "\n".join(parts)
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Each command with its full name, those of groups after their group."""
+    for name, command in group.commands.items():
+        yield before + name, command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
 
 
 def _help(command: Any) -> str:

@@ -35,6 +35,14 @@ def test_what_the_commands_write_belongs_to_who_called_them(vm: VM, user: str) -
     assert vm.run(f"find {HOME} -not -user {user} -o -not -group {user}") == ""
 
 
+def test_an_administrator_sees_who_has_what_and_is_noted(vm: VM) -> None:
+    assert "higgs" in vm.run("mlaas4hep admin usage higgs")
+    vm.run("cd / && SUDO_USER=olga mlaas4hep admin backup /var/lib/mlaas4hep/store/copy.sqlite")
+    assert '"by": "olga"' in vm.run("tail -n 1 /var/lib/mlaas4hep/store/audit.jsonl")
+    assert vm.run("stat -c %a /var/lib/mlaas4hep/store/copy.sqlite") == "600"
+    vm.run("rm /var/lib/mlaas4hep/store/copy.sqlite")
+
+
 def test_who_may_not_use_the_engine_is_told_what_to_do(vm: VM, user: str) -> None:
     ended = vm.ended(f"su - {user} -c 'cd work && workflow.py {TRAIN}'")
     assert ended.returncode == 2

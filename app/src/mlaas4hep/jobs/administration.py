@@ -5,7 +5,6 @@ Nothing here asks who is calling: whoever may write to the store and its databas
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import time
@@ -187,7 +186,7 @@ class Administration:
         """Append a line to the audit log, on disk before this returns."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "by": os.environ.get("MLAAS4HEP_ADMIN") or getpass.getuser(),
+            "by": os.environ.get("MLAAS4HEP_ADMIN") or str(os.getuid()),
             "action": action,
             "of": what,
         }
