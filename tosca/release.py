@@ -31,11 +31,9 @@ VERSIONED = (
     "galaxy.yml",
     "app/pyproject.toml",
     "app/src/mlaas4hep/__init__.py",
-    "roles/mlaas4hep/meta/argument_specs.yml",
-    "roles/mlaas4hep/defaults/main.yml",
-    "roles/mlaas4hep/README.md",
-    "roles/tfaas/meta/argument_specs.yml",
-    "roles/tfaas/defaults/main.yml",
+    "roles/common/meta/argument_specs.yml",
+    "roles/common/defaults/main.yml",
+    "roles/common/README.md",
 )
 
 

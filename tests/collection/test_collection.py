@@ -18,7 +18,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
-INTERNAL = ("image", "service_container", "preflight")
+INTERNAL = ("common", "image", "service_container", "preflight")
+PREFIXES = {"common": "mlaas4hep"}
+"""How options are called that aren't called after their role: the site's, after the stack."""
 PUBLIC = [role for role in ROLES if role.name not in INTERNAL]
 BIN = Path(sys.executable).parent
 CONDITIONS: dict[str, dict[str, str]] = yaml.safe_load(
@@ -48,6 +50,12 @@ def options(role: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def dependencies(role: Path) -> list[str]:
+    meta = role / "meta/main.yml"
+    found = load(meta)["dependencies"] if meta.exists() else []
+    return [entry["role"].removeprefix("mlaas4hep.stack.") for entry in found]
+
+
 def loop_variables(role: Path) -> Iterator[str]:
     for path in (role / "tasks").glob("*.yml"):
         for task in tasks(path):
@@ -58,17 +66,28 @@ def loop_variables(role: Path) -> Iterator[str]:
 class TestOptions:
     def test_every_option_is_named_after_the_role_and_explained(self, role: Path) -> None:
         for name, option in options(role).items():
-            assert name.startswith(f"{role.name}_"), name
+            assert name.startswith(f"{PREFIXES.get(role.name, role.name)}_"), name
             assert option["type"], name
             text = option["description"]
             assert (text if isinstance(text, str) else text[-1]).strip().endswith("."), name
 
     def test_every_variable_that_tasks_use_is_an_option_or_internal(self, role: Path) -> None:
-        known = set(options(role)) | set(loop_variables(role))
+        """Of the role itself or of what it depends on; of another role only with a default."""
+        depends = [ROOT / "roles" / name for name in dependencies(role)]
+        known = {name for taken in [role, *depends] for name in options(taken)}
+        known |= set(loop_variables(role))
+        known |= {f"{role.name}_{path.stem}" for path in (role / "tasks").glob("*.yml")}
+        if role.name == "preflight":  # which says that one became the other
+            known |= {"oauth2_proxy_https_port", "gateway_https_port"}
+        names = "|".join(other.name for other in ROLES)
+        option = rf"(?<![\w.])(?:{names})_[a-z0-9_]+\b(?!:| \| default\()"
+        internal = rf"(?<!\w)__({names})_"
         for path in [*role.rglob("tasks/*.yml"), *role.rglob("templates/*"), *role.rglob("vars/*")]:
-            for name in re.findall(rf"(?<![\w.]){role.name}_[a-z0-9_]+(?!\w*:)", path.read_text()):
-                parts = {f"{role.name}_{p.stem}" for p in (role / "tasks").glob("*.yml")}
-                assert name in known | parts, f"{path.relative_to(ROOT)}: {name}"
+            text = path.read_text()
+            for name in re.findall(option, text):
+                assert name in known, f"{path.relative_to(ROOT)}: {name}"
+            for name in re.findall(internal, text):
+                assert name in {role.name, *dependencies(role)}, f"{path.relative_to(ROOT)}: {name}"
 
 
 def test_defaults_and_readmes_are_generated() -> None:
@@ -196,7 +215,7 @@ def test_the_tarball_holds_what_a_host_needs_and_no_more(tarball: Path, checkout
         "app/src/mlaas4hep/__init__.py", "inventory/example/hosts.yml",
     }  # fmt: skip
     assert needed <= names
-    assert {f"roles/{role.name}/tasks/main.yml" for role in ROLES} <= names
+    assert {f"roles/{role.name}/meta/argument_specs.yml" for role in ROLES} <= names
     made = {"MANIFEST.json", "FILES.json"}
     assert {name for name in names - made if not (checkout / name).exists()} == set()
     assert names.isdisjoint(CACHES)
@@ -234,7 +253,8 @@ def test_the_readmes_way_to_deploy_works_from_a_fresh_checkout(
         cwd=clone, check=True, capture_output=True, text=True,
         env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)},
     ).stdout  # fmt: skip
-    for name in ("container_engine", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway"):
+    parts = load(ROOT / "roles/common/vars/main.yml")
+    for name in parts["__common_services"] + parts["__common_doors"]:
         assert f"mlaas4hep.stack.{name} : " in said, name
 
 

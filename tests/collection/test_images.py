@@ -66,7 +66,7 @@ def test_there_is_one_version(build: ModuleType) -> None:
     versions = {
         build.version(),
         load("galaxy.yml")["version"],
-        load("roles/mlaas4hep/defaults/main.yml")["mlaas4hep_version"],
+        load("roles/common/defaults/main.yml")["mlaas4hep_version"],
         *re.findall(r'__version__ = "(.*)"', (ROOT / "app/src/mlaas4hep/__init__.py").read_text()),
     }
     assert len(versions) == 1, versions

@@ -13,22 +13,30 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["container_engine", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway"]
+LISTED = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())
+SERVICES, DOORS = LISTED["__common_services"], LISTED["__common_doors"]
+PARTS = [*SERVICES, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
 REPORT = "preflight report"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Collections, with this one's playbooks and every role's table of contents."""
+    """Collections, with this one's playbooks, every role's table of contents, what a site sets."""
     place = tmp_path_factory.mktemp("collections")
     stack = place / "ansible_collections/mlaas4hep/stack"
     shutil.copytree(ROOT / "playbooks", stack / "playbooks")
     shutil.copy(ROOT / "galaxy.yml", stack)
     for role in (ROOT / "roles").iterdir():
+        if role.name == "common":
+            shutil.copytree(role, stack / "roles/common")
+            continue
         tasks = stack / "roles" / role.name / "tasks"
         tasks.mkdir(parents=True)
-        for file in (role / "tasks").iterdir():
+        if (role / "meta/main.yml").exists():
+            (tasks.parent / "meta").mkdir()
+            shutil.copy(role / "meta/main.yml", tasks.parent / "meta")
+        for file in (role / "tasks").glob("*.yml"):
             said = {"name": "Part", "ansible.builtin.debug": {"msg": f"{role.name} {file.stem}"}}
             inner = {"ansible.builtin.include_role": {"name": "mlaas4hep.stack.service_container"}}
             runs = role.name in PARTS and file.stem == "service"
@@ -62,7 +70,7 @@ def all_of(part: str) -> list[str]:
     return [f"{part} {file}" for file in files] + ["service_container main"]
 
 
-@pytest.mark.parametrize(("issuer", "parts"), [("https://issuer", PARTS), ("", PARTS[:3])])
+@pytest.mark.parametrize(("issuer", "parts"), [("https://issuer", PARTS), ("", SERVICES)])
 def test_site_looks_at_every_part_then_puts_up_each(
     stack: Path, issuer: str, parts: list[str]
 ) -> None:

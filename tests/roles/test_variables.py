@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROLES = Path(__file__).parents[2] / "roles"
 
@@ -43,10 +44,32 @@ def test_all_roles_say_the_same_address(tmp_path: Path, port: int, shown: str) -
         "mlaas4hep_domain": "ml.example.org",
         "mlaas4hep_issuer": "https://issuer.example.org",
     }
-    asked = "[__gateway_url, __oauth2_proxy_url, __tfaas_public_url, __mlaas4hep_public_url]"
-    roles = ("gateway", "oauth2_proxy", "tfaas", "mlaas4hep")
-    said = templated(tmp_path, asked, roles, **options)
-    assert said == [f"https://ml.example.org{shown}"] * 4
+    asked = "[__oauth2_proxy_callback, __tfaas_env, __mlaas4hep_env]"
+    roles = ("common", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway")
+    callback, *services = templated(tmp_path, asked, roles, **options)
+    url = f"https://ml.example.org{shown}"
+    assert callback == f"{url}/oauth2/callback"
+    for env in services:
+        assert env["MLAAS4HEP_PUBLIC_URL"] == url
+        assert env["MLAAS4HEP_TFAAS_URL"] == f"{url}/tfaas"
+
+
+def options_of(role: str) -> dict[str, Any]:
+    specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
+    return specs["argument_specs"]["main"]["options"]
+
+
+@pytest.mark.parametrize("role", ["container_engine", "gateway", "oauth2_proxy", "tfaas"])
+def test_what_a_role_had_of_its_own_is_renamed_to_what_the_site_sets(
+    tmp_path: Path, role: str
+) -> None:
+    given = {"preflight_role": role, "role_path": str(ROLES / "preflight")}
+    asked = "[__preflight_renamed, __preflight_options]"
+    renamed, known = templated(tmp_path, asked, ("preflight",), **given)
+    assert f"{role}_http_proxy" in renamed
+    assert set(known) == {*options_of(role), *options_of("common")}
+    assert not set(renamed) & set(known)
+    assert set(renamed.values()) <= {*known, "gateway_https_port"}
 
 
 @pytest.mark.parametrize("given", [{}, {"max_upload_bytes": 5_000}, {"max_upload_bytes": "7000"}])

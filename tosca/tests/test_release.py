@@ -46,8 +46,7 @@ def test_the_collection_has_the_version_everywhere(made: Path) -> None:
 
     with tarfile.open(made / f"mlaas4hep-stack-{VERSION}.tar.gz") as archive:
         assert json.loads(text("MANIFEST.json"))["collection_info"]["version"] == VERSION
-        for role in ("mlaas4hep", "tfaas"):
-            assert VERSION in text(f"roles/{role}/defaults/main.yml")
+        assert f"mlaas4hep_version: {VERSION}" in text("roles/common/defaults/main.yml")
         assert f'"{VERSION}"' in text("app/src/mlaas4hep/__init__.py")
         assert f'version = "{VERSION}"' in text("app/pyproject.toml")
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
@@ -16,7 +17,8 @@ type: aggregate
 short_description: seconds per part of the deployment
 description: Appends one line of JSON per run of ansible-playbook to the file PHASES_FILE.
 """
-PARTS = ("container_engine", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway")
+COMMON = yaml.safe_load((Path(__file__).parents[3] / "roles/common/vars/main.yml").read_text())
+PARTS = COMMON["__common_services"] + COMMON["__common_doors"]
 
 
 class CallbackModule(CallbackBase):
