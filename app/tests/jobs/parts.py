@@ -17,6 +17,7 @@ from jobs.small_runner import small_command
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.jobs.database import Database, Folder, Job
+from mlaas4hep.jobs.executors.base import Life
 from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.queue import Queue, Submission
@@ -132,6 +133,10 @@ class Service:
 
     def home(self, job: Job) -> Path:
         return self.settings.jobs.absolute() / job.process_name
+
+    def life(self, job: Job) -> Life:
+        """What the executor says of its training now."""
+        return self.executor.look(self.home(job)).state
 
     def kill_all(self) -> None:
         for job in self.queue.recent():

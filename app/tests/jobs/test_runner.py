@@ -18,7 +18,7 @@ from jobs.parts import PATIENCE, Service, small_files, submission
 from jobs.small_runner import small_command
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executors.base import AwayError
+from mlaas4hep.jobs.executors.base import AwayError, JobStatus, Life
 from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.runner import Runner
 from mlaas4hep.models.repository import Repository
@@ -149,7 +149,7 @@ def test_a_training_that_spoils_its_lock_runs_once_and_can_be_cancelled(
 def test_a_child_that_left_the_session_does_not_keep_the_job_alive(service: Service) -> None:
     [job] = service.run(start(service, "leave child"))
     assert job.state == "succeeded"
-    assert not service.executor.is_alive(service.home(job))
+    assert service.life(job) is Life.ENDED
 
 
 def test_a_training_sees_no_secret_and_has_its_cores(
@@ -259,7 +259,7 @@ def test_a_training_that_writes_too_much_is_killed(tmp_path: Path, mode: str) ->
     assert job.reason == (
         "killed: wrote more than the 8 MB that a training may write (max_job_disk_bytes)"
     )
-    assert not service.executor.is_alive(service.home(job))
+    assert service.life(job) is Life.ENDED
 
 
 def test_what_was_uploaded_does_not_count_as_written(tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ def test_an_executor_that_is_away_decides_nothing(service: Service) -> None:
     class Away(ProcessExecutor):
         here = True
 
-        def is_alive(self, home: Path) -> bool:
+        def look(self, home: Path) -> JobStatus:
             if not self.here:
                 raise AwayError("nobody answers")
-            return super().is_alive(home)
+            return super().look(home)
 
     service.executor = away = Away(small_command)
     service.runner = Runner(service.settings, service.executor)
@@ -328,7 +328,7 @@ def test_a_new_runner_adopts_what_runs_with_its_limits(service: Service) -> None
 
 def test_a_new_runner_publishes_what_ended_meanwhile(service: Service) -> None:
     job = running(service, "succeed")
-    while service.executor.is_alive(service.home(job)):
+    while service.life(job) is not Life.ENDED:
         time.sleep(0.02)
     service.restart_runner()
     [job] = service.run(job)
@@ -339,8 +339,7 @@ def test_a_new_runner_publishes_what_ended_meanwhile(service: Service) -> None:
 def test_a_training_that_died_without_a_runner_has_failed(service: Service) -> None:
     job = running(service, "hang")
     service.executor.kill(service.home(job))
-    service.executor.exit_code(service.home(job))
-    while service.executor.is_alive(service.home(job)):
+    while service.life(job) is not Life.ENDED:
         time.sleep(0.02)
     service.restart_runner()
     [job] = service.run(job)
@@ -416,16 +415,16 @@ def test_a_folder_that_vanished_fails_the_job(service: Service) -> None:
 
 def test_an_executor_that_raises_fails_that_job_alone(service: Service) -> None:
     class Strange(ProcessExecutor):
-        def memory(self, home: Path) -> int:
+        def look(self, home: Path) -> JobStatus:
             if home.name == "luca_1":
-                raise RuntimeError("no memory of it")
-            return super().memory(home)
+                raise RuntimeError("no idea")
+            return super().look(home)
 
     service.executor = Strange(small_command)
     service.runner = Runner(service.settings, service.executor)
     service.upload("luca", small_files(seconds=0.5))
     first, second = service.run(service.submit("luca"), service.submit("luca"))
-    assert first.reason == "internal error: RuntimeError: no memory of it"
+    assert first.reason == "internal error: RuntimeError: no idea"
     assert second.state == "succeeded"
 
 
@@ -433,10 +432,10 @@ def test_a_look_that_takes_long_keeps_no_other_job_waiting(tmp_path: Path) -> No
     looking = threading.Event()
 
     class Slow(ProcessExecutor):
-        def memory(self, home: Path) -> int:
+        def look(self, home: Path) -> JobStatus:
             if home.name == "luca_1":
                 looking.wait(PATIENCE)
-            return super().memory(home)
+            return super().look(home)
 
     service = Service(tmp_path / "store", max_jobs=2)
     service.executor = Slow(small_command)
@@ -538,7 +537,7 @@ def test_a_full_disk_when_publishing_fails_the_job_and_says_so(service: Service)
     service.upload("luca", small_files() | {"model.onnx": bytes(3_000_000)})
     job = service.submit("luca")
     service.runner.step()
-    while service.executor.is_alive(service.home(job)):
+    while service.life(job) is not Life.ENDED:
         time.sleep(0.02)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
@@ -579,7 +578,7 @@ def test_a_stopped_runner_leaves_its_jobs_running(service: Service, number: int)
     job = until_running(service, "luca_1")
     process.send_signal(number)
     assert process.wait(PATIENCE) == 0
-    assert service.executor.is_alive(service.home(job))
+    assert service.life(job) is Life.ALIVE
     assert service.queue.get("luca_1").state == "running"
 
 

@@ -32,7 +32,7 @@ from mlaas4hep.core.units import size
 from mlaas4hep.jobs.checks import check_plain
 from mlaas4hep.jobs.database import Database, Job, State
 from mlaas4hep.jobs.executors import executor_of
-from mlaas4hep.jobs.executors.base import AwayError, Executor
+from mlaas4hep.jobs.executors.base import AwayError, Executor, JobStatus, Life
 from mlaas4hep.jobs.expiry import expire
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.orders import order_of
@@ -222,10 +222,14 @@ class Runner:
     def _look_after(self, job: Job) -> None:
         with about(job=job.process_name):
             try:
-                if self._executor.is_alive(self._home(job)):
-                    self._watch(job)
-                else:
-                    self._conclude(job)
+                status = self._executor.look(self._home(job))
+                match status.state:
+                    case Life.NEW:
+                        self._put_back(job)
+                    case Life.ENDED:
+                        self._conclude(job, status)
+                    case _:
+                        self._watch(job, status)
             except (SQLAlchemyError, AwayError):
                 raise
             except Exception as error:
@@ -238,17 +242,25 @@ class Runner:
         self._end(job, State.FAILED, f"internal error: {type(error).__name__}: {error}")
         self._executor.forget(self._home(job))
 
-    def _watch(self, job: Job) -> None:
+    def _put_back(self, job: Job) -> None:
+        """A runner was killed before it could start this training: it waits again."""
+        with self._database.write() as session:
+            row = session.get_one(Job, job.id)
+            if row.stop:
+                row.end(State.FAILED, row.stop, row.remedy)
+            else:
+                row.state, row.started = State.WAITING, None
+
+    def _watch(self, job: Job, status: JobStatus) -> None:
         """A living training: note its progress; kill it when it must not go on."""
         home = self._home(job)
         self._note_progress(job)
-        used = self._executor.memory(home)
         if job.stop:
             self._executor.kill(home)
-        elif used > job.memory:
+        elif status.memory > job.memory:
             self._stop(
                 job,
-                f"killed: used {size(used)} of the {size(job.memory)} asked for",
+                f"killed: used {size(status.memory)} of the {size(job.memory)} asked for",
                 "Ask for more memory, or make chunk_size or the model smaller.",
             )
         elif job.started and time.time() - job.started > self._settings.max_job_seconds:
@@ -260,7 +272,7 @@ class Runner:
             )
         elif self._may_look(home) and (why := self._why_too_large(job)):
             self._stop(job, why, WRITE_LESS)
-        elif self._executor.is_over(home) or _age(home / "result.json") > GRACE_SECONDS:
+        elif status.state is Life.LEFT_BEHIND or _age(home / "result.json") > GRACE_SECONDS:
             self._executor.kill(home)
 
     def _may_look(self, home: Path) -> bool:
@@ -301,37 +313,42 @@ class Runner:
             with self._database.write() as session:
                 session.get_one(Job, job.id).progress = progress
 
-    def _conclude(self, job: Job) -> None:
+    def _conclude(self, job: Job, status: JobStatus) -> None:
         """No process lives: what its result, its row or its exit code say is how it ended."""
         home = self._home(job)
-        if not self._executor.was_started(home):
-            with self._database.write() as session:  # the runner was killed before it could start
-                row = session.get_one(Job, job.id)
-                if row.stop:
-                    row.end(State.FAILED, row.stop, row.remedy)
-                else:
-                    row.state, row.started = State.WAITING, None
-            return
         self._note_progress(job)
         result = read_result(home)
-        if result.state == "succeeded":
-            self._publish(job, result)
-        elif job.stop:
-            self._end(job, State.FAILED, job.stop, job.remedy)
-        elif why := self._why_too_large(job):  # it was quicker than the watch
-            self._end(job, State.FAILED, why, WRITE_LESS)
-        elif not result.state and (cause := self._executor.cause_of_death(home)):
-            self._end(job, State.FAILED, *cause)
-        elif result.error:
-            message, remedy = result.error
-            self._end(job, State.FAILED, message or "the training failed; see its log", remedy)
+        ended: dict[str, Any] = {"exit_code": status.exit_code}
+        if result.state != "succeeded":
+            self._end(job, State.FAILED, *self._why_failed(job, status, result), **ended)
         else:
-            self._end(job, State.FAILED, *_how_it_died(self._executor.exit_code(home), home))
+            try:
+                bundle = self._publish(job)
+            except MlaasError as error:
+                reason = f"the model can't be published: {error.message}"
+                self._end(job, State.FAILED, reason, error.remedy, **ended)
+            else:
+                ended |= {"metrics": result.metrics, "warnings": result.warnings}
+                ended |= {"servable": bundle.servable, "why_not": text(bundle.manifest.why_not)}
+                self._end(job, State.SUCCEEDED, **ended)
         self._executor.forget(home)
         self._next_disk_look.pop(home, None)
 
-    def _publish(self, job: Job, result: Result) -> None:
-        """Put the bundle into the repository and end the job; once more does no harm."""
+    def _why_failed(self, job: Job, status: JobStatus, result: Result) -> tuple[str, str]:
+        """Reason and remedy of a training that has ended without success."""
+        if job.stop:
+            return job.stop, job.remedy
+        if why := self._why_too_large(job):  # it was quicker than the watch
+            return why, WRITE_LESS
+        if status.cause and not result.state:
+            return status.cause
+        if result.error:
+            message, remedy = result.error
+            return message or "the training failed; see its log", remedy
+        return _how_it_died(status.exit_code, self._home(job))
+
+    def _publish(self, job: Job) -> Bundle:
+        """Put the bundle into the repository; once more does no harm. MlaasError if it can't be."""
         path = self._home(job) / job.process_name
         try:
             check_plain(path, self._settings.max_bundle_bytes)
@@ -340,27 +357,10 @@ class Runner:
                 raise BundleError(f"the bundle is named {bundle.name}, not {job.process_name}")
             if bundle.servable:
                 self._repository.put(path, job.process_name)
-        except MlaasError as error:
-            self._end(
-                job, State.FAILED, f"the model can't be published: {error.message}", error.remedy
-            )
-            return
         except OSError as error:
-            self._end(
-                job,
-                State.FAILED,
-                f"the model can't be published: {error}",
-                "Tell the operator; when there is space, submit it again.",
-            )
-            return
-        self._end(
-            job,
-            State.SUCCEEDED,
-            metrics=result.metrics,
-            warnings=result.warnings,
-            servable=bundle.servable,
-            why_not=text(bundle.manifest.why_not),
-        )
+            remedy = "Tell the operator; when there is space, submit it again."
+            raise MlaasError(str(error), remedy) from error
+        return bundle
 
     def _end(
         self, job: Job, state: State, reason: str = "", remedy: str = "", **values: Any
@@ -368,7 +368,6 @@ class Runner:
         with self._database.write() as session:
             row = session.get_one(Job, job.id)
             row.end(state, text(reason), text(remedy))
-            row.exit_code = self._executor.exit_code(self._home(job))
             for name, value in values.items():
                 setattr(row, name, value)
         log.info("job %s", state, extra={"job": job.process_name, "reason": text(reason)})

@@ -27,7 +27,7 @@ from jobs.parts import PATIENCE
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executors.base import AwayError
+from mlaas4hep.jobs.executors.base import AwayError, Life
 from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.models.repository import Repository
@@ -95,7 +95,7 @@ def test_a_new_runner_adopts_what_runs(service: ContainerService) -> None:
 
 def test_a_new_runner_publishes_what_ended_meanwhile(service: ContainerService) -> None:
     job = service.running_code("import time\ntime.sleep(1)")
-    while service.executor.is_alive(service.home(job)):
+    while service.life(job) is Life.ALIVE:
         time.sleep(0.05)
     service.restart_runner()
     [job] = service.run(job)
@@ -514,7 +514,7 @@ def test_nothing_is_left_behind(service: ContainerService) -> None:
         "    os.execvp('sleep', ['sleep', '98765'])\ntime.sleep(1)\n"
     )
     job = service.running_code(daemon)
-    while not (left := sleepers()) and service.executor.is_alive(service.home(job)):
+    while not (left := sleepers()) and service.life(job) is Life.ALIVE:
         time.sleep(0.02)
     assert left
     [job] = service.run(job)

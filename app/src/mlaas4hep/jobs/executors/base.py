@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,28 @@ class Order:
     gpu: bool
 
 
+class Life(Enum):
+    """Whether a training has begun, and whether something of it still lives."""
+
+    NEW = "never began: start it"
+    ALIVE = "the training lives"
+    LEFT_BEHIND = "it has ended, but a process that it started lives on"
+    ENDED = "nothing of it lives any more"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What an executor knows of a training at one moment."""
+
+    state: Life
+    exit_code: int | None = None
+    """Of a training that has ended: -N for signal N, None when that can't be known any more."""
+    cause: tuple[str, str] | None = None
+    """Why it ended, and the remedy, where the executor knows better than the exit code."""
+    memory: int = 0
+    """Resident bytes of all its living processes; 0 where the kernel holds the limit."""
+
+
 class AwayError(MlaasError):
     """The executor can't tell or do anything now; nothing is known to be wrong with a job."""
 
@@ -39,23 +62,8 @@ class Executor(Protocol):
     def start(self, order: Order) -> None:
         """Start a training; its output goes to ``log.txt``. MlaasError when it can't start."""
 
-    def was_started(self, home: Path) -> bool:
-        """Whether the training ever began."""
-
-    def is_alive(self, home: Path) -> bool:
-        """Whether the training, or a process that it started, still lives."""
-
-    def is_over(self, home: Path) -> bool:
-        """Whether the training itself has ended; what still lives then was left behind."""
-
-    def exit_code(self, home: Path) -> int | None:
-        """Its exit code, -N for signal N; None when that can't be known any more."""
-
-    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
-        """Reason and remedy, when the executor knows better than the exit code."""
-
-    def memory(self, home: Path) -> int:
-        """Resident bytes of all its processes together; 0 where the kernel holds the limit."""
+    def look(self, home: Path) -> JobStatus:
+        """How it is with a training now, found out at one moment."""
 
     def kill(self, home: Path) -> None:
         """Kill all its processes, at once."""

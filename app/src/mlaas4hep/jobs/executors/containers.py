@@ -29,6 +29,8 @@ from mlaas4hep.core.settings import Settings
 from mlaas4hep.core.units import GiB, size
 from mlaas4hep.jobs.executors.base import (
     AwayError,
+    JobStatus,
+    Life,
     Order,
     train_arguments,
     training_environment,
@@ -67,6 +69,11 @@ too late, for good, when the container ends first.
 KILLED = (137, 143, 255)
 """Exit codes after SIGKILL and SIGTERM, and of a container that a crash of its engine ended."""
 ENDED = ("exited", "dead", "removing")
+GONE = (
+    "the training's container is gone without a result: somebody removed it, or the container"
+    " engine lost it",
+    "Submit it again; the log shows how far it was.",
+)
 
 
 class ContainerExecutor:
@@ -167,63 +174,22 @@ class ContainerExecutor:
             "log_config": LogConfig(type="none"),
         }
 
-    def was_started(self, home: Path) -> bool:
-        """Whether its container ever ran, be it gone by now."""
-        if container := self._find(home):
-            return bool(container.status != "created")
-        return os.path.lexists(home / STARTED)
+    def look(self, home: Path) -> JobStatus:
+        """How it is with a training now: what the engine says of its container.
 
-    def is_alive(self, home: Path) -> bool:
-        """Whether its container runs."""
-        container = self._find(home)
-        return container is not None and container.status not in ("created", *ENDED)
-
-    def is_over(self, home: Path) -> bool:
-        """Never while the container runs: it ends with its first process."""
-        return False
-
-    def exit_code(self, home: Path) -> int | None:
-        """Its exit code, -N for signal N; None when the container is gone."""
-        container = self._find(home)
-        if container is None or container.status not in ENDED:
-            return None
-        code = int(container.attrs["State"]["ExitCode"])
-        if code == NO_MEMORY:
-            return -signal.SIGKILL
-        return 128 - code if 128 < code <= 192 else code
-
-    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
-        """Whether it was the memory; what there is to say when the container is gone."""
+        Nothing is left behind, as a container ends with its first process, and there is no memory
+        to watch: the kernel ends a container that takes too much.
+        """
         container = self._find(home)
         if container is None:
-            return (
-                "the training's container is gone without a result: somebody removed it, or the"
-                " container engine lost it",
-                "Submit it again; the log shows how far it was.",
-            )
-        state = container.attrs["State"]
-        if state["OOMKilled"] or state["ExitCode"] == NO_MEMORY:
-            limit = container.attrs["HostConfig"]["Memory"]
-            return (
-                f"killed: used more than the {size(limit)} asked for",
-                "Ask for more memory, or make chunk_size or the model smaller.",
-            )
-        if state["Error"]:
-            return (
-                f"the container engine could not run the training: {state['Error']}",
-                "Tell the operator; submit it again when that is mended.",
-            )
-        if state["ExitCode"] in KILLED:
-            return (
-                "the training was killed from outside: the container engine or the machine was"
-                " restarted, or the machine had no memory left",
-                "Submit it again; the log shows how far it was.",
-            )
-        return None
-
-    def memory(self, home: Path) -> int:
-        """Nothing to watch: the kernel ends a container that takes too much."""
-        return 0
+            begun = os.path.lexists(home / STARTED)
+            return JobStatus(Life.ENDED, cause=GONE) if begun else JobStatus(Life.NEW)
+        if container.status == "created":
+            return JobStatus(Life.NEW)
+        if container.status not in ENDED:
+            return JobStatus(Life.ALIVE)
+        state, limit = container.attrs["State"], container.attrs["HostConfig"]["Memory"]
+        return JobStatus(Life.ENDED, _exit_code(state["ExitCode"]), _cause(state, limit))
 
     def kill(self, home: Path) -> None:
         """Kill its container."""
@@ -277,6 +243,34 @@ def _answering(engine: str) -> Iterator[None]:
             f"the container engine at {engine} doesn't answer: {error}",
             "Start it; check MLAAS4HEP_ENGINE, and that this user may use it.",
         ) from error
+
+
+def _exit_code(code: int) -> int:
+    """The exit code of a training, -N for signal N, from that of its container."""
+    if code == NO_MEMORY:
+        return -signal.SIGKILL
+    return 128 - code if 128 < code <= 192 else code
+
+
+def _cause(state: dict[str, Any], limit: int) -> tuple[str, str] | None:
+    """Why a container ended, and the remedy; ``limit`` is its memory, in bytes."""
+    if state["OOMKilled"] or state["ExitCode"] == NO_MEMORY:
+        return (
+            f"killed: used more than the {size(limit)} asked for",
+            "Ask for more memory, or make chunk_size or the model smaller.",
+        )
+    if state["Error"]:
+        return (
+            f"the container engine could not run the training: {state['Error']}",
+            "Tell the operator; submit it again when that is mended.",
+        )
+    if state["ExitCode"] in KILLED:
+        return (
+            "the training was killed from outside: the container engine or the machine was"
+            " restarted, or the machine had no memory left",
+            "Submit it again; the log shows how far it was.",
+        )
+    return None
 
 
 def _user(store: Path) -> tuple[int, int]:

@@ -21,7 +21,13 @@ import psutil
 
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.files import open_plain
-from mlaas4hep.jobs.executors.base import Order, train_arguments, training_environment
+from mlaas4hep.jobs.executors.base import (
+    JobStatus,
+    Life,
+    Order,
+    train_arguments,
+    training_environment,
+)
 from mlaas4hep.jobs.executors.offline import offline
 
 PASSED_ON = (
@@ -100,11 +106,19 @@ class ProcessExecutor:
         used = Counter(core for cores in self._cores.values() for core in cores)
         return sorted(mine, key=lambda core: (used[core], core))[: max(1, math.ceil(wanted))]
 
-    def was_started(self, home: Path) -> bool:
-        """Whether the training's process ever existed."""
-        return self._group(home) > 0
+    def look(self, home: Path) -> JobStatus:
+        """How it is with a training now; of one that another runner started, without exit code."""
+        lives, group = self._lives(home), self._group(home)
+        if lives:
+            over = _has_ended(group)
+            memory = sum(_resident(process) for process in _members(group))
+            return JobStatus(Life.LEFT_BEHIND if over else Life.ALIVE, memory=memory)
+        if group <= 0:
+            return JobStatus(Life.NEW)
+        child = self._children.get(home)
+        return JobStatus(Life.ENDED, exit_code=child.poll() if child else None)
 
-    def is_alive(self, home: Path) -> bool:
+    def _lives(self, home: Path) -> bool:
         """Whether the training, or a process that it started, still lives."""
         child = self._children.get(home)
         if child and child.poll() is None:  # whatever it did to its lock
@@ -126,36 +140,9 @@ class ProcessExecutor:
         child = self._children.get(home)
         return child.pid if child else _written_group(home)
 
-    def is_over(self, home: Path) -> bool:
-        """Whether the training itself has ended; what still lives then was left behind."""
-        group = self._group(home)
-        if group <= 0:  # it is about to begin: its launcher has not written yet
-            return False
-        try:
-            return psutil.Process(group).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-
-    def exit_code(self, home: Path) -> int | None:
-        """Its exit code, -N for signal N; None for a training that another runner started."""
-        child = self._children.get(home)
-        return child.poll() if child else None
-
-    def cause_of_death(self, home: Path) -> tuple[str, str] | None:
-        """Nothing more than the exit code says."""
-        return None
-
-    def memory(self, home: Path) -> int:
-        """Resident bytes of all its processes together."""
-        total = 0
-        for process in _members(self._group(home)):
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total
-
     def kill(self, home: Path) -> None:
         """Kill all its processes, at once; also one that left its session but holds the lock."""
-        if not self.is_alive(home):
+        if not self._lives(home):
             return
         for pid in {p.pid for p in _members(self._group(home))} | set(_holders(home / "lock")):
             with contextlib.suppress(ProcessLookupError):
@@ -187,6 +174,24 @@ def _written_group(home: Path) -> int:
         with open_plain(home / "lock") as lock:
             return int(lock.read(20))
     except (OSError, ValueError):
+        return 0
+
+
+def _has_ended(group: int) -> bool:
+    """Whether the first process of a training has ended, of which something still lives."""
+    if group <= 0:  # it is about to begin: its launcher has not written yet
+        return False
+    try:
+        return psutil.Process(group).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _resident(process: psutil.Process) -> int:
+    """Resident bytes of a process; 0 when it has gone."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
         return 0
 
 
