@@ -11,11 +11,11 @@ import pytest
 from frameworks.arrays import Arrays
 from mlaas4hep.core.errors import DataError, ModelError
 from mlaas4hep.core.progress import silent
-from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, prepare
+from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, set_up
 from mlaas4hep.frameworks.base import Classes, Matrix
 from mlaas4hep.frameworks.keras import Keras, _blocks
 
-prepare({"keras"}, 21)
+set_up({"keras"}, 21)
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
@@ -82,7 +82,7 @@ def test_several_batches_at_once_train_the_same(
     found = []
     for steps in (1, 32):
         monkeypatch.setattr("mlaas4hep.frameworks.keras._STEPS", steps)
-        framework.prepare(21)
+        framework.set_up(21)
         model = network(metrics=["accuracy"])
         fit = framework.fit(model, Arrays(train=331), plan(batch_size=batch_size), silent)
         found.append((fit.history, model.get_weights()))
@@ -107,7 +107,7 @@ def test_a_model_that_runs_eagerly_trains() -> None:
 
 
 def test_the_best_epoch_is_kept() -> None:
-    framework.prepare(21)
+    framework.set_up(21)
     model = network()
     rate = iter([0.05, 0.05, 500.0, 500.0, 500.0])
 
@@ -171,7 +171,7 @@ def test_blocks_hold_the_same_events(rows: int) -> None:
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     def weights() -> list[Any]:
-        prepare({"keras"}, 5)
+        set_up({"keras"}, 5)
         model = network(layers=[keras.layers.Dropout(0.3)])
         framework.fit(model, Arrays(), plan(epochs=2), silent)
         return model.get_weights()  # type: ignore[no-any-return]

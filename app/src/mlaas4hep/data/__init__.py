@@ -4,7 +4,7 @@ from mlaas4hep.data.encode import Encoder
 from mlaas4hep.data.events import Branch, Events, Jagged
 from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
-from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, membership
+from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
 
 __all__ = [
     "TEST",
@@ -20,6 +20,8 @@ __all__ = [
     "Specs",
     "SpecsScan",
     "Split",
+    "file_key",
+    "held_out",
     "membership",
     "plan_chunks",
 ]
