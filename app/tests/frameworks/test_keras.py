@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.base import ClassifierMixin
 
 from frameworks.arrays import Arrays
 from mlaas4hep.core.errors import DataError, ModelError
@@ -362,11 +364,33 @@ def test_a_failure_of_reading_comes_out_as_it_is() -> None:
         framework.fit(network(), Gone(), plan(), silent)
 
 
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        ("optimizers.Own(lr=1)", r"^model\.py:2: Own\(lr=\.\.\.\) is Keras 2"),
+        ("Adam(1, lr=1)", r"^model\.py:2: Adam"),
+        ("own(lr=1)", ""),
+        ("Adam(learning_rate=1)", ""),
+    ],
+)
+def test_what_keras_3_does_not_know_is_seen_in_the_source(call: str, match: str) -> None:
+    tree = ast.parse(f"def model(idim):\n    return {call}\n")
+    if not match:
+        framework.check_source(tree, "model.py")
+        return
+    with pytest.raises(ModelError, match=match) as found:
+        framework.check_source(tree, "model.py")
+    assert "learning_rate" in found.value.remedy
+
+
 def test_a_users_subclass_is_keras_and_others_are_nothing() -> None:
     class Mine(keras.Model):  # type: ignore[misc]
         pass
 
-    assert framework_of(Mine()).name == "keras"
+    class Mixed(ClassifierMixin, keras.Model):  # type: ignore[misc]
+        pass
+
+    assert framework_of(Mine()).name == framework_of(Mixed()).name == "keras"
     with pytest.raises(ModelError, match=r"builtins\.dict, which is no model of keras or scikit"):
         framework_of({})
     assert len({f.name for f in FRAMEWORKS}) == len(FRAMEWORKS)
