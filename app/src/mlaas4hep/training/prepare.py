@@ -25,7 +25,7 @@ _STEP = 1 << 20  # entries that are counted at once
 
 
 @dataclass(frozen=True)
-class Input:
+class _Input:
     """Open files, and the entries and branches of them that are used."""
 
     files: list[RootFile]
@@ -66,37 +66,31 @@ def prepare(
     params: Params,
     cwd: Path,
     stack: ExitStack,
-    specs: Path | None = None,
+    specs_file: Path | None = None,
     progress: Progress = silent,
 ) -> Task:
     """Open the files, select, find classes and specs, and count; phase "specs".
 
-    ``stack`` closes the files. The specs are those of ``specs`` (relative to ``cwd``), else of
+    ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
     global-specs.json in ``cwd`` if they fit, else new ones, which are written there. The same
-    files, labels and parameters give the same task. Raises DataError or UsageError on files that
-    can't be read, a selection, labels or specs that don't fit them, and on a class without an event
-    to train on.
+    files, labels and parameters give the same task.
+
+    Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
+    don't fit them, and on a class without an event to train on.
     """
     given = _opened(names, labels, params, cwd, stack)
-    found = Labels.of(labels, given.selection.label_branch, given.files, given.use)
-    specs_found, told = _find_specs(given, specs and cwd / specs, cwd / SPECS_FILE, progress)
-    if not specs_found.width:
+    classes = Labels.of(labels, given.selection.label_branch, given.files, given.use)
+    specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
+    if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
-    counts = _count(given, found, params)
-    return Task(
-        given.files,
-        given.use,
-        found,
-        specs_found,
-        params,
-        counts,
-        [
-            *given.selected.warnings,
-            *told,
-            *_warnings_of(specs_found, given),
-            *_check_counts(counts, found.names),
-        ],
-    )
+    counts = _count(given, classes, params)
+    warnings = [
+        *given.selected.warnings,
+        *told,
+        *_warnings_of(specs, given),
+        *_check_counts(counts, classes.names),
+    ]
+    return Task(given.files, given.use, classes, specs, params, counts, warnings)
 
 
 def scan_files(
@@ -119,7 +113,7 @@ def scan_files(
 
 def _opened(
     names: Sequence[str], labels: Sequence[str], params: Params, cwd: Path, stack: ExitStack
-) -> Input:
+) -> _Input:
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
     use = EventsToUse.of([file.entries for file in files], params.nevts)
@@ -136,11 +130,11 @@ def _opened(
         branches=params.branches,
         label_branch=label_branch(labels, files),
     )
-    return Input(files, use, selection, select(files, selection))
+    return _Input(files, use, selection, select(files, selection))
 
 
 def _find_specs(
-    given: Input, wanted: Path | None, path: Path, progress: Progress
+    given: _Input, wanted: Path | None, path: Path, progress: Progress
 ) -> tuple[Specs, list[str]]:
     """Specs that fit: of the file ``wanted``, else of ``path``, else of a new scan; warnings."""
     records = [file.record for file in given.files]
@@ -166,7 +160,7 @@ def _find_specs(
     return specs, warnings
 
 
-def _warnings_of(specs: Specs, given: Input) -> list[str]:
+def _warnings_of(specs: Specs, given: _Input) -> list[str]:
     """Those of the specs; older ones don't know which branches were left out."""
     return replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
 
@@ -178,7 +172,7 @@ def _parts(
     return membership(params.seed, key, start, stop, params.parts)
 
 
-def _count(given: Input, labels: Labels, params: Params) -> NDArray[np.int64]:
+def _count(given: _Input, labels: Labels, params: Params) -> NDArray[np.int64]:
     """Events by class and part, shape (k, 3)."""
     counts = np.zeros((len(labels.names), 3), np.int64)
     branches = [labels.branch] if labels.branch else []
