@@ -17,11 +17,11 @@ import numpy as np
 import uproot
 
 from data_path import NAMES, TREE, write
-from mlaas4hep.frameworks import FitPlan, prepare
+from mlaas4hep.frameworks import FitPlan, set_up
 from mlaas4hep.frameworks.keras import Keras
-from mlaas4hep.sources.root import RootFile
-from mlaas4hep.training.dataset import CACHE_BYTES, Dataset
+from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import prepare
 
 EVENTS = 50_000
 EPOCHS = 4
@@ -70,23 +70,21 @@ def streamed(data: Dataset, batch_size: int) -> float:
 
 
 def main() -> None:
-    prepare({"keras"}, 21)
+    set_up({"keras"}, 21)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        files = []
-        for seed in (1, 2):
-            path = write(folder / f"{seed}.root", EVENTS, seed, uproot.LZ4(1))
-            files.append(stack.enter_context(RootFile(str(path), TREE)))
+        files = [
+            str(write(folder / f"{seed}.root", EVENTS, seed, uproot.LZ4(1))) for seed in (1, 2)
+        ]
         params = Params(
             branch=TREE,
             selected_branches=tuple(NAMES),
             chunk_size=10_000,
             split={"train": 1.0, "validation": 0.0, "test": 0.0},
         )
-        cached, read = (
-            Dataset(files, ["1", "0"], params, folder, cache_bytes=size)
-            for size in (CACHE_BYTES, 0)
-        )
+        task = prepare(files, ["1", "0"], params, folder, stack)
+        cached, read = Dataset(task), Dataset(task)
+        cached.first_pass()
         print(f"training: {2 * EVENTS} events, {cached.width} columns, network 128-64-1")
         for batch_size in (100, 1000):
             reference = in_memory(cached, batch_size)

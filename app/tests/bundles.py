@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mlaas4hep.data.specs import Specs
+from mlaas4hep.frameworks.keras import Keras
 from mlaas4hep.models.bundle import Manifest, card, labels_text, seal, triton_config
 
 Weights = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -96,7 +97,7 @@ def make_bundle(
     specs.save(path / "specs.json")
     created = datetime(2026, 11, 24, 12, tzinfo=UTC).isoformat()
     files = {
-        "params.json": json.dumps(card(name, "keras", "a test's model", created)),
+        "params.json": json.dumps(card(name, "a test's model", created, Keras.card_names)),
         "columns.json": json.dumps(specs.columns),
         "labels.txt": labels_text(list(classes)),
         "metrics.json": json.dumps(metrics or {"auc": 0.875}),

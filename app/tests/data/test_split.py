@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.data import TEST, TRAIN, VALIDATION, Split, membership
+from mlaas4hep.data import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
 
 KEY = "0:d48060b2-6a57-11ed-8e14-0600a8c0beef"
 
@@ -77,7 +77,9 @@ def test_seed_file_and_position_each_matter() -> None:
 
 def test_the_split_of_a_seed_never_changes() -> None:
     # Written down once: bundles name their test events by seed, so this must hold for ever.
-    assert membership(21, "0:abc", 0, 24).tolist() == PINNED
+    key = file_key(0, "abc")
+    assert membership(21, key, 0, 24).tolist() == PINNED
+    assert held_out(21, key, 0, 24).tolist() == [part == 2 for part in PINNED]
 
 
 PINNED = [0, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 2, 1, 0, 1]

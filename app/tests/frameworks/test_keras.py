@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.base import ClassifierMixin
 
 from frameworks.arrays import Arrays
 from mlaas4hep.core.errors import DataError, ModelError
 from mlaas4hep.core.progress import silent
-from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, prepare
+from mlaas4hep.frameworks import FRAMEWORKS, FitPlan, NotServable, framework_of, set_up
 from mlaas4hep.frameworks.base import Classes, Matrix
 from mlaas4hep.frameworks.keras import Keras, _blocks
 
-prepare({"keras"}, 21)
+set_up({"keras"}, 21)
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
@@ -82,7 +84,7 @@ def test_several_batches_at_once_train_the_same(
     found = []
     for steps in (1, 32):
         monkeypatch.setattr("mlaas4hep.frameworks.keras._STEPS", steps)
-        framework.prepare(21)
+        framework.set_up(21)
         model = network(metrics=["accuracy"])
         fit = framework.fit(model, Arrays(train=331), plan(batch_size=batch_size), silent)
         found.append((fit.history, model.get_weights()))
@@ -107,7 +109,7 @@ def test_a_model_that_runs_eagerly_trains() -> None:
 
 
 def test_the_best_epoch_is_kept() -> None:
-    framework.prepare(21)
+    framework.set_up(21)
     model = network()
     rate = iter([0.05, 0.05, 500.0, 500.0, 500.0])
 
@@ -171,7 +173,7 @@ def test_blocks_hold_the_same_events(rows: int) -> None:
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     def weights() -> list[Any]:
-        prepare({"keras"}, 5)
+        set_up({"keras"}, 5)
         model = network(layers=[keras.layers.Dropout(0.3)])
         framework.fit(model, Arrays(), plan(epochs=2), silent)
         return model.get_weights()  # type: ignore[no-any-return]
@@ -362,11 +364,33 @@ def test_a_failure_of_reading_comes_out_as_it_is() -> None:
         framework.fit(network(), Gone(), plan(), silent)
 
 
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        ("optimizers.Own(lr=1)", r"^model\.py:2: Own\(lr=\.\.\.\) is Keras 2"),
+        ("Adam(1, lr=1)", r"^model\.py:2: Adam"),
+        ("own(lr=1)", ""),
+        ("Adam(learning_rate=1)", ""),
+    ],
+)
+def test_what_keras_3_does_not_know_is_seen_in_the_source(call: str, match: str) -> None:
+    tree = ast.parse(f"def model(idim):\n    return {call}\n")
+    if not match:
+        framework.check_source(tree, "model.py")
+        return
+    with pytest.raises(ModelError, match=match) as found:
+        framework.check_source(tree, "model.py")
+    assert "learning_rate" in found.value.remedy
+
+
 def test_a_users_subclass_is_keras_and_others_are_nothing() -> None:
     class Mine(keras.Model):  # type: ignore[misc]
         pass
 
-    assert framework_of(Mine()).name == "keras"
+    class Mixed(ClassifierMixin, keras.Model):  # type: ignore[misc]
+        pass
+
+    assert framework_of(Mine()).name == framework_of(Mixed()).name == "keras"
     with pytest.raises(ModelError, match=r"builtins\.dict, which is no model of keras or scikit"):
         framework_of({})
     assert len({f.name for f in FRAMEWORKS}) == len(FRAMEWORKS)

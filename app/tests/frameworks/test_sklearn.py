@@ -70,7 +70,7 @@ def test_train_and_serve(tmp_path: Path, name: str, k: int) -> None:
     data = Arrays(k=k)
     model = CLASSIFIERS[name]()
     assert framework_of(model).name == "scikit-learn"
-    framework.prepare(21)
+    framework.set_up(21)
     framework.check(model, 6, k)
     fit = framework.fit(model, data, PLAN, silent)
     streamed = name.startswith("streamed")

@@ -36,7 +36,7 @@ def bundle(path: Path, onnx: Path | None, bias: float = 0.0) -> None:
     write_json(path / "metrics.json", {"auc": 0.75})
     write_json(path / "history.json", {"loss": [0.5]})
     created = "2026-01-02T03:04:05+00:00"
-    write_json(path / "params.json", card(path.name, "sklearn", "small", created))
+    write_json(path / "params.json", card(path.name, "small", created, {}))
     (path / "labels.txt").write_text(labels_text(["0", "1"]))
     (path / "report.html").write_text("<h1>report</h1>")
     if onnx:

@@ -35,12 +35,12 @@ def test_open_gives_what_was_sealed(tmp_path: Path) -> None:
     assert "bundle.json" not in bundle.manifest.files
 
 
-def test_the_card_of_a_keras_model_is_what_the_original_tfaas_reads() -> None:
-    content = card("m_1", "keras", "text", "now")
+def test_the_card_tells_of_onnx_but_for_what_the_native_model_names() -> None:
+    content = card("m_1", "text", "now", {"model": "saved_model.pb", "input_node": "in"})
     assert list(content) == list(CARD_KEYS)
-    assert (content["model"], content["name"]) == ("saved_model.pb", "m_1")
-    assert content["input_node"] == "serving_default_inputs_input"
-    assert content["output_node"] == "StatefulPartitionedCall"
+    assert (content["name"], content["model"]) == ("m_1", "saved_model.pb")
+    assert (content["input_node"], content["input_name"]) == ("in", "inputs")
+    assert card("m_1", "text", "now", {})["model"] == "1/model.onnx"
 
 
 def test_not_servable_says_why(tmp_path: Path) -> None:

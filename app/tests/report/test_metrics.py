@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mlaas4hep.report.metrics import measure, weak_classes
+from mlaas4hep.report.metrics import measure, weaknesses
 
 
 def rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -79,20 +79,21 @@ def test_a_class_that_is_rare_or_never_found_is_named() -> None:
     truth = np.array([0] * 90 + [1] * 10)
     lost = measure(np.full((100, 1), 0.2, np.float32), truth, ["qcd", "higgs"])
     assert lost["classes"]["higgs"]["efficiency"] == 0
-    (warning,) = weak_classes(lost, [900, 100])
+    (warning,) = weaknesses(lost, [900, 100], "in the loss")
     assert "the class 'higgs' has 10.00% of the training events (100 of 1000)" in warning
     assert "its efficiency in the test is 0 (0 of 10 found)" in warning
-    assert 'class_weight="balanced"' in warning
+    assert "give the classes weights (in the loss)" in warning
 
     good = measure(truth[:, None].astype(np.float32), truth, ["qcd", "higgs"])
-    assert weak_classes(good, [900, 100]) == []
-    assert weak_classes(good, [990, 10]) == []
-    (warning,) = weak_classes(good, [991, 9])
+    assert weaknesses(good, [900, 100], "in the loss") == []
+    assert weaknesses(good, [990, 10], "in the loss") == []
+    (warning,) = weaknesses(good, [991, 9], "in the loss")
     assert "'higgs' has 0.90%" in warning
     assert "efficiency in the test is 1 (10 of 10 found)" in warning
 
     none = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["qcd", "higgs"])
-    assert weak_classes(none, [900, 100]) == []
+    told = "the test part is empty: there are no metrics"
+    assert weaknesses(none, [900, 100], "in the loss") == [told]
 
 
 def test_what_a_score_is_stands_in_the_metrics() -> None:

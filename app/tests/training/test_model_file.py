@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.core.errors import ModelError, UsageError
-from mlaas4hep.training.model_file import ModelFile, load_model_function
+from mlaas4hep.training.model_file import ModelFile
 
 # The listing of the talk: not Python, and Keras 2.
 SLIDE = """from tensorflow import keras
@@ -71,7 +71,7 @@ def test_reading_runs_nothing(tmp_path: Path) -> None:
 
 def test_lr_of_ones_own_function_is_left_alone(tmp_path: Path) -> None:
     text = "def own(lr): return lr\ndef model(idim): return own(lr=idim)\n"
-    assert load_model_function(write(tmp_path, text))(3) == 3
+    assert ModelFile.read(write(tmp_path, text)).build(3) == 3
 
 
 @pytest.mark.parametrize(

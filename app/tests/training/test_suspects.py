@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,9 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from mlaas4hep.sources.root import RootFile
-from mlaas4hep.training.dataset import Dataset
-from mlaas4hep.training.params import Params
-from mlaas4hep.training.sample import SAMPLE_BYTES, Sample
 from mlaas4hep.training.suspects import by_name, warnings_about
 from training.root_files import write
+from training.tasks import streamed
 
 NO_FEATURES = {
     "weight": "genWeight LHEWeight_originalXWGTUP LHEScaleWeight Generator_weight puWeightUp"
@@ -77,11 +75,10 @@ def warned(
     **params: Any,
 ) -> list[str]:
     paths = [write(folder / f"{index}.root", content) for index, content in enumerate(files)]
-    opened = [RootFile(str(path), "Events") for path in paths]
-    asked = Params.parse(params, "params.json", folder)[0]
-    data = Dataset(opened, labels, asked, folder, cache_bytes=cache)
-    data.sample()
-    return warnings_about(data.drawn, data.specs, data.classes, asked)
+    with ExitStack() as stack:
+        data, seen = streamed(stack, paths, labels, cache_bytes=cache, **params)
+    task = data.task
+    return warnings_about(seen.sample, task.specs, task.classes, task.params)
 
 
 def two_files(**more: Any) -> list[dict[str, Any]]:
@@ -247,23 +244,3 @@ def test_missing_values_are_no_sentinel(tmp_path: Path) -> None:
         return values
 
     assert warned(tmp_path, two_files(x=make, y=make), ["0", "1"]) == []
-
-
-def test_the_sample_is_spread_over_the_stream_and_bounded(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.root", events(40_000, 1, at=np.arange(40_000.0)))
-    other = write(tmp_path / "b.root", events(9_000, 2, at=np.arange(9_000.0)))
-    opened = [RootFile(str(p), "Events") for p in (path, other)]
-    params = Params(selected_branches=("at", "jet_pt"))
-    data = Dataset(opened, ["0", "1"], params, tmp_path)
-    drawn = data.drawn
-    assert np.bincount(drawn.classes).tolist() == [5000, 4500]
-    assert (drawn.files == drawn.classes).all()
-    for file, entries in enumerate((40_000, 9_000)):
-        at = drawn.rows[drawn.files == file, 0] * 39_999
-        in_each_tenth, _ = np.histogram(at, 10, (0, entries))
-        np.testing.assert_allclose(in_each_tenth, len(at) / 10, rtol=0.02)
-    assert drawn.counts.shape == (9500, 1)
-
-    specs = data.specs
-    many = Sample(specs, [10**9] * 500)
-    assert many._rows.nbytes + many._counts.nbytes <= SAMPLE_BYTES

@@ -16,7 +16,7 @@ import uproot
 from sklearn.metrics import roc_auc_score
 
 from mlaas4hep.core.errors import DataError, LimitError, MlaasError, ModelError, UsageError
-from mlaas4hep.data import TEST, Encoder, membership
+from mlaas4hep.data import Encoder, file_key, held_out
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training import dataset
@@ -120,8 +120,8 @@ def test_from_five_files_to_a_bundle(tmp_path: Path) -> None:
     for position, (file, label) in enumerate([(files[1], 1), (files[0], 0)]):
         with RootFile(str(file), "Events") as opened:
             events = opened.read([*bundle.specs.flat, *bundle.specs.jagged])
-            part = membership(21, f"{position}:{opened.uuid}", 0, opened.entries)
-        mine = Encoder(bundle.specs).encode(events)[part == TEST]
+            kept = held_out(21, file_key(position, opened.uuid), 0, opened.entries)
+        mine = Encoder(bundle.specs).encode(events)[kept]
         rows.append(mine)
         truth += [label] * len(mine)
     scores = answers(result.bundle, np.concatenate(rows))
@@ -379,7 +379,7 @@ def test_answers_that_are_no_probabilities_after_the_training(
     model = IMPROPER.format(factor=factor)
     with pytest.raises(ModelError, match=match) as found:
         run(tmp_path, files, labels, model)
-    assert "sigmoid" in found.value.remedy
+    assert "predict_proba" in found.value.remedy
     assert not (tmp_path / "luca_1").exists()
 
 

@@ -34,9 +34,9 @@ def specs(
 
         mlaas4hep specs --files signal.root,background.root --params params.json
     """
-    from mlaas4hep.training.dataset import scan_files
     from mlaas4hep.training.inputs import read_files_option, read_labels_option
     from mlaas4hep.training.params import Params as TrainingParams
+    from mlaas4hep.training.prepare import scan_files
 
     settings, warnings = TrainingParams.load(params)
     for warning in warnings:
@@ -44,9 +44,9 @@ def specs(
     with Bars() as bars:
         found, told = scan_files(
             read_files_option(files, Path.cwd()),
+            read_labels_option(labels, Path.cwd()) if labels else (),
             settings,
             Path.cwd(),
-            read_labels_option(labels, Path.cwd()) if labels else (),
             bars,
         )
     for warning in told:

@@ -43,8 +43,7 @@ def train(
     model: Annotated[
         Path,
         typer.Option(
-            help="Python file with model(idim), which returns a compiled Keras model or a"
-            " scikit-learn classifier.",
+            help="Python file with model(idim), which returns the model to train.",
             rich_help_panel="The five files",
         ),
     ],

@@ -1,12 +1,13 @@
 """From events in memory to a matrix, with numpy alone; use it in a notebook as it is."""
 
-from mlaas4hep.data.encode import Encoder
+from mlaas4hep.data.encode import PADDING, Encoder
 from mlaas4hep.data.events import Branch, Events, Jagged
 from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
-from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, membership
+from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
 
 __all__ = [
+    "PADDING",
     "TEST",
     "TRAIN",
     "VALIDATION",
@@ -20,6 +21,8 @@ __all__ = [
     "Specs",
     "SpecsScan",
     "Split",
+    "file_key",
+    "held_out",
     "membership",
     "plan_chunks",
 ]

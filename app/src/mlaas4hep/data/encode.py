@@ -12,6 +12,8 @@ from mlaas4hep.core.errors import DataError, EventError, did_you_mean
 from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.specs import Specs
 
+PADDING = 0.0
+"""What a place beyond the end of a list, or of a missing value, holds in a row."""
 Values = NDArray[Any]
 Mask = NDArray[np.int8]
 
@@ -20,9 +22,9 @@ class Encoder:
     """Makes a matrix of events: one row an event, one column each of ``specs.columns``.
 
     A value x becomes (x - min) / (max - min): from 0 to 1 for what the specs were made from, beyond
-    for what lies beyond (nothing is clipped). A constant branch becomes 0, and so do padding and
-    missing values (NaN, infinite). Lists are padded at the right; values beyond the longest list
-    of the specs are dropped and counted in ``truncated``.
+    for what lies beyond (nothing is clipped). A constant branch becomes 0; padding and missing
+    values (NaN, infinite) become PADDING. Lists are padded at the right; values beyond the longest
+    list of the specs are dropped and counted in ``truncated``.
 
     Branches of float16 and float32 whose range is exact in float32 are computed in float32, others
     (integers, bool, doubles) in float64; 64-bit integers beyond 2**53 are rounded to it first.
@@ -65,7 +67,7 @@ class Encoder:
         if mask is not None:
             self._check("mask", mask, np.dtype(np.int8), n)
         with np.errstate(over="ignore", invalid="ignore"):
-            out.fill(0)
+            out.fill(PADDING)
             if mask is not None:
                 mask.fill(1)
             self._fill_flat(events, out, mask)
@@ -157,7 +159,7 @@ class _Scale:
             scaled /= self._span
         if real and not (finite := np.isfinite(values)).all():
             missing = ~finite
-            scaled[missing] = 0
+            scaled[missing] = PADDING
             return scaled, missing
         return scaled, None
 

@@ -314,7 +314,7 @@ class _Reader:
 
 
 @dataclass(slots=True)
-class Range:
+class BranchRange:
     """What is known of one branch so far; ``longest`` is the longest list of a jagged one."""
 
     low: float = math.inf
@@ -337,7 +337,7 @@ class Range:
             low, high = float(finite.min()), float(finite.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
 
-    def merge(self, other: Range) -> None:
+    def merge(self, other: BranchRange) -> None:
         """Take in what was found in other events."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.values += other.values
@@ -363,8 +363,8 @@ class SpecsScan:
     ) -> None:
         """``collections`` are the jagged branches whose lists may be of the same lengths."""
         self._tree = tree
-        self._flat = {k: Range() for k in sorted(flat)}
-        self._jagged = {k: Range() for k in sorted(jagged)}
+        self._flat = {k: BranchRange() for k in sorted(flat)}
+        self._jagged = {k: BranchRange() for k in sorted(jagged)}
         self._files = list(files)
         self._selection = dict(selection or {})
         self._collections = [list(group) for group in collections]

@@ -64,16 +64,21 @@ def _fraction(value: object, name: str) -> float:
     return float(value)
 
 
+def file_key(position: int, uuid: str) -> str:
+    """What ``membership`` knows a file by: its place in the list of files, and its ROOT UUID."""
+    return f"{position}:{uuid}"
+
+
 def membership(
-    seed: int, file_key: str, start: int, stop: int, split: Split | None = None
+    seed: int, key: str, start: int, stop: int, split: Split | None = None
 ) -> NDArray[np.uint8]:
     """The part of each entry in ``start:stop`` of a file: TRAIN, VALIDATION or TEST.
 
-    ``file_key`` is ``f"{position}:{uuid}"``: the file's place in the list and its ROOT UUID. An
-    entry's part depends on seed, file and entry alone; uint8 of shape (stop - start,).
+    ``key`` is the file's ``file_key``. An entry's part depends on seed, file and entry alone; uint8
+    of shape (stop - start,).
     """
     split = split or Split()
-    digest = hashlib.blake2b(f"{seed}:{file_key}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
     bits = np.arange(start, stop, dtype=np.uint64)
     bits += np.uint64(1)
     bits *= np.uint64(0x9E3779B97F4A7C15)
@@ -86,3 +91,11 @@ def membership(
     uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     to_validation, to_test = split.train, 1 - split.test
     return (uniform >= to_validation).astype(np.uint8) + (uniform >= to_test).astype(np.uint8)
+
+
+def held_out(
+    seed: int, key: str, start: int, stop: int, split: Split | None = None
+) -> NDArray[np.bool_]:
+    """Which of the entries a training doesn't see: its test part; arguments as ``membership``'s."""
+    mask: NDArray[np.bool_] = membership(seed, key, start, stop, split) == TEST
+    return mask

@@ -23,8 +23,7 @@ from mlaas4hep.client.client import Client
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.files import write_json
 from mlaas4hep.core.progress import Bars
-from mlaas4hep.data import Branch, Events, EventsToUse, Jagged, Split, membership
-from mlaas4hep.data.split import TEST
+from mlaas4hep.data import Branch, Events, EventsToUse, Jagged, Split, file_key, held_out
 from mlaas4hep.demo.services import Services
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.models.bundle import Bundle
@@ -203,15 +202,12 @@ def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64
         use = EventsToUse.of([file.entries for file in files], 5 * MOST_PREDICTED)
         for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
             for start, stop, read in file.blocks(wanted, ranges, 5 * MOST_PREDICTED):
-                key = f"{position}:{file.uuid}"
-                held_out = membership(seed, key, start, stop, split) == TEST
-                parts.append({name: taken(read[name], held_out) for name in branches})
+                kept = held_out(seed, file_key(position, file.uuid), start, stop, split)
+                parts.append({name: taken(read[name], kept) for name in branches})
                 labels = (
-                    read[label_branch]
-                    if label_branch
-                    else [inputs.labels[position]] * len(held_out)
+                    read[label_branch] if label_branch else [inputs.labels[position]] * len(kept)
                 )
-                names = np.asarray(labels).astype(str)[held_out]
+                names = np.asarray(labels).astype(str)[kept]
                 truth.append(np.array([bundle.classes.index(name) for name in names], np.int64))
     events = {name: joined([part[name] for part in parts]) for name in branches}
     return events, np.concatenate(truth)

@@ -10,6 +10,8 @@ from mlaas4hep.frameworks.keras import Keras
 from mlaas4hep.frameworks.sklearn import Sklearn
 
 FRAMEWORKS: tuple[Framework, ...] = (Keras(), Sklearn())
+"""The first that accepts a model trains it. Keras comes before scikit-learn, whose classes are also
+mixed into models of others for their methods (``ClassifierMixin``'s score)."""
 
 __all__ = [
     "FRAMEWORKS",
@@ -20,7 +22,7 @@ __all__ = [
     "History",
     "NotServable",
     "framework_of",
-    "prepare",
+    "set_up",
 ]
 
 
@@ -33,12 +35,12 @@ def framework_of(model: object) -> Framework:
     raise ModelError(
         f"model(idim) returned a {kind.__module__}.{kind.__qualname__}, which is no model of "
         + " or ".join(framework.name for framework in FRAMEWORKS),
-        "Return a compiled Keras model or a scikit-learn classifier.",
+        f"Return {' or '.join(framework.wanted for framework in FRAMEWORKS)}.",
     )
 
 
-def prepare(imported: Iterable[str], seed: int) -> None:
+def set_up(imported: Iterable[str], seed: int) -> None:
     """Import and seed the frameworks that the user's file imports (top-level module names)."""
     for framework in FRAMEWORKS:
         if framework.modules & set(imported):
-            framework.prepare(seed)
+            framework.set_up(seed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,12 +24,6 @@ Classes = NDArray[np.int64]
 History = dict[str, list[float]]
 """One number an epoch: loss, val_loss and the model's own metrics."""
 
-
-PROBABILITIES = (
-    "Give the last layer a sigmoid (two classes) or a softmax, or the model a loss with"
-    " from_logits=True, such as keras.losses.BinaryCrossentropy(from_logits=True)."
-)
-"""What to do about a model whose answers are no probabilities."""
 _NEAR = 1e-5
 
 
@@ -78,18 +73,33 @@ class Framework(ABC):
     """
 
     name: ClassVar[str]
+    wanted: ClassVar[str]
+    """What ``model(idim)`` may return, in words: "a compiled ... model"."""
     modules: ClassVar[frozenset[str]]
     """Top-level modules whose classes, or subclasses of these, are this framework's models."""
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions decide what a training gives, its converter's among them."""
+    proper: ClassVar[str]
+    """What to do about a model whose answers are no probabilities."""
+    weights: ClassVar[str]
+    """How a model gives classes weights."""
+    note: ClassVar[str] = ""
+    """What to know before the files of ``save`` are opened."""
+    card_names: ClassVar[Mapping[str, str]] = {}
+    """What TFaaS's model card says where the original can serve the files of ``save``."""
 
     @classmethod
     def accepts(cls, model: object) -> bool:
         """Whether the type of ``model`` derives from a class of this framework."""
         return any(base.__module__.split(".")[0] in cls.modules for base in type(model).__mro__)
 
-    def prepare(self, seed: int) -> None:
+    def set_up(self, seed: int) -> None:
         """Import the framework quietly and seed it; called before the user's code runs."""
         random.seed(seed)
         np.random.seed(seed % 2**32)
+
+    def check_source(self, tree: ast.Module, name: str) -> None:  # noqa: B027  (most see nothing)
+        """Raise ModelError with ``name:line`` for what is wrong in any model file, seen unrun."""
 
     @abstractmethod
     def check(self, model: Any, width: int, n_classes: int) -> None:
@@ -121,21 +131,21 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def refuse_improper(answers: Matrix) -> None:
+def refuse_improper(answers: Matrix, remedy: str) -> None:
     """ModelError unless ``answers`` (as ``predict`` gives them) are probabilities."""
     # Written so that NaN is refused, too.
     wrong = ~((answers >= -_NEAR) & (answers <= 1 + _NEAR))
     if wrong.any():
         raise ModelError(
             f"the output is no probability: the model answers {answers[wrong][0]:.6g}",
-            PROBABILITIES,
+            remedy,
         )
     if answers.shape[1] > 1:
         sums = answers.sum(axis=1, dtype=np.float64)
         if (off := np.abs(sums - 1) > 1e-3).any():
             raise ModelError(
                 f"the model's answers for one event add up to {sums[off][0]:.6g}, not to 1",
-                PROBABILITIES,
+                remedy,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import logging
@@ -20,7 +21,6 @@ import numpy as np
 from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.frameworks.base import (
-    PROBABILITIES,
     Batches,
     Classes,
     Fit,
@@ -50,6 +50,12 @@ _WAYS = {
     "Atan2": "write it with atan and where",
 }
 """Operations of TensorFlow without a counterpart in ONNX, and what to write instead."""
+_OPTIMIZERS = frozenset(
+    (
+        *("SGD", "RMSprop", "Adam", "AdamW", "Adadelta", "Adagrad", "Adamax", "Adafactor"),
+        *("Nadam", "Ftrl", "Lion", "Lamb", "Muon"),
+    )
+)
 _REPORT = 20_000  # events between two calls of progress
 _STEPS = 32  # batches that TensorFlow trains on between two calls of Python; 1.7 times faster
 
@@ -58,9 +64,29 @@ class Keras(Framework):
     """Compiled Keras models with one input (n, columns) and one output (n, 1) or (n, k)."""
 
     name = "keras"
+    wanted = "a compiled Keras model"
     modules = frozenset({"keras", "tensorflow", "tf_keras"})
+    packages = ("tensorflow-cpu", "tensorflow", "keras", "tf2onnx")
+    proper = (
+        "Give the last layer a sigmoid (two classes) or a softmax, or the model a loss with"
+        " from_logits=True, such as keras.losses.BinaryCrossentropy(from_logits=True)."
+    )
+    weights = "a loss that counts an event by its class"
+    card_names = {  # noqa: RUF012
+        "model": "saved_model.pb",
+        "input_name": "serving_default_inputs_input",
+        "output_name": "StatefulPartitionedCall",
+        "input_node": "serving_default_inputs_input",
+        "output_node": "StatefulPartitionedCall",
+    }
 
-    def prepare(self, seed: int) -> None:
+    def check_source(self, tree: ast.Module, name: str) -> None:
+        """Refuse ``lr=``, which Keras 3's optimizers don't know."""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                _refuse_lr(node, name)
+
+    def set_up(self, seed: int) -> None:
         """Import TensorFlow without its chatter, and seed Python, numpy and TensorFlow."""
         _quiet_import()
         import keras
@@ -181,6 +207,16 @@ class Keras(Framework):
         path.write_bytes(proto.SerializeToString())
 
 
+def _refuse_lr(call: ast.Call, name: str) -> None:
+    *path, called = ast.unparse(call.func).split(".")
+    for keyword in call.keywords:
+        if keyword.arg == "lr" and (called in _OPTIMIZERS or "optimizers" in path):
+            raise ModelError(
+                f"{name}:{keyword.lineno}: {called}(lr=...) is Keras 2",
+                "Write learning_rate=... instead of lr=...",
+            )
+
+
 def _signature(width: int, name: str) -> Any:
     import tensorflow as tf
 
@@ -222,7 +258,7 @@ def _check_probabilities(model: Any, width: int) -> None:
         raise ModelError(
             f"the output is no probability: the last layer, {last.name}, has the activation"
             f" {activation}",
-            PROBABILITIES,
+            Keras.proper,
         )
     # Rows as in the training, and such that what isn't bounded leaves [0, 1] for sure.
     rows = np.random.default_rng(0).random((64, width), np.float32)
@@ -233,7 +269,7 @@ def _check_probabilities(model: Any, width: int) -> None:
             if factor == 1:
                 raise
             continue  # some layers take numbers in [0, 1] only
-        refuse_improper(answers[np.isfinite(answers).all(axis=1)])
+        refuse_improper(answers[np.isfinite(answers).all(axis=1)], Keras.proper)
 
 
 def _loss_of(model: Any) -> Any:

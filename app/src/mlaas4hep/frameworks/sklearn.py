@@ -35,7 +35,12 @@ class Sklearn(Framework):
     """Classifiers and pipelines; those with ``partial_fit`` are streamed, epoch by epoch."""
 
     name = "scikit-learn"
+    wanted = "a scikit-learn classifier"
     modules = frozenset({"sklearn"})
+    packages = ("scikit-learn", "skl2onnx")
+    proper = "predict_proba must give numbers from 0 to 1, which add up to 1 for each event."
+    weights = 'class_weight="balanced"'
+    note = "model.pkl is a pickle: loading it runs code, so load only what you trust."
 
     def check(self, model: Any, width: int, n_classes: int) -> None:
         """Raise ModelError unless the model is a classifier that gives probabilities."""

@@ -9,7 +9,7 @@ metrics.json      measured on the test part; history.json: per epoch
 roc.png scores.png loss.png report.html
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
 1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
-saved_model.pb variables/ assets/ model.keras    (Keras) or model.pkl (scikit-learn)
+the native model, in the files of its framework
 provenance/       params.json model.py files.json packages.json run.json
 """
 
@@ -22,7 +22,7 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -201,22 +201,23 @@ def check_size(file: Path, name: str) -> None:
         )
 
 
-def card(name: str, framework: str, description: str, timestamp: str) -> dict[str, Any]:
-    """TFaaS's model card: all 12 keys, with what the original needs to serve a Keras model."""
-    keras = framework == "keras"
-    values = {
+def card(name: str, description: str, timestamp: str, native: Mapping[str, str]) -> dict[str, Any]:
+    """TFaaS's model card: all 12 keys, of the ONNX model but for those in ``native``."""
+    of_onnx: dict[str, Any] = {
         "name": name,
-        "model": "saved_model.pb" if keras else _ONNX,
+        "model": _ONNX,
         "labels": "labels.txt",
-        "input_name": "serving_default_inputs_input" if keras else "inputs",
-        "output_name": "StatefulPartitionedCall" if keras else "outputs",
-        "input_node": "serving_default_inputs_input" if keras else "inputs",
-        "output_node": "StatefulPartitionedCall" if keras else "outputs",
+        "op": "",
+        "input_name": "inputs",
+        "output_name": "outputs",
+        "img_channels": 0,
+        "options": None,
+        "input_node": "inputs",
+        "output_node": "outputs",
         "description": description,
         "timestamp": timestamp,
     }
-    empty: dict[str, Any] = {"op": "", "img_channels": 0, "options": None}
-    return {key: (values | empty)[key] for key in CARD_KEYS}
+    return of_onnx | dict(native)
 
 
 def score_names(classes: Sequence[str]) -> list[str]:

@@ -71,12 +71,13 @@ def measure(
     }
 
 
-def weak_classes(metrics: dict[str, Any], trained: Sequence[int]) -> list[str]:
-    """Warnings about classes that are rare in the training, or never found in the test.
+def weaknesses(metrics: dict[str, Any], trained: Sequence[int], weights: str) -> list[str]:
+    """Warnings about no test, and classes that are rare in the training or never found in the test.
 
-    ``trained``: the training events of each class, in the order of ``metrics["classes"]``.
+    ``trained``: the training events of each class, in the order of ``metrics["classes"]``;
+    ``weights``: how the model gives classes weights.
     """
-    warnings = []
+    warnings = [] if metrics["events"] else ["the test part is empty: there are no metrics"]
     for (name, found), events in zip(metrics["classes"].items(), trained, strict=True):
         share, efficiency = events / sum(trained), found["efficiency"]
         if efficiency != 0 and share >= RARE:
@@ -85,8 +86,7 @@ def weak_classes(metrics: dict[str, Any], trained: Sequence[int]) -> list[str]:
         warnings.append(
             f"the class {name!r} has {share:.2%} of the training events ({events} of "
             f"{sum(trained)}){how} ({found['right']} of {found['events']} found): use files with "
-            "more of its events or fewer of the others, or give the classes weights in the model "
-            '(class_weight="balanced" in scikit-learn)'
+            f"more of its events or fewer of the others, or give the classes weights ({weights})"
         )
     return warnings
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data.events import Jagged
-from mlaas4hep.data.specs import Range
+from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.root import WRITE_A_TREE, RootFile, known_rntuples, known_trees
 
@@ -103,9 +103,9 @@ def _describe_tree(name: str, tree: str) -> TreeReport:
         return TreeReport(tree, file.entries, reports)
 
 
-def _ranges(file: RootFile, branches: list[str]) -> tuple[dict[str, Range], dict[str, int]]:
+def _ranges(file: RootFile, branches: list[str]) -> tuple[dict[str, BranchRange], dict[str, int]]:
     """What one pass finds of each branch: its range, and the length of its shortest list."""
-    ranges = {branch: Range() for branch in branches}
+    ranges = {branch: BranchRange() for branch in branches}
     least = dict.fromkeys(branches, file.entries and 2**63)
     reader = file.reader(branches)
     while reader.position < file.entries:

@@ -311,11 +311,6 @@ class RootFile:
                 found.setdefault(name, branch)
         return found
 
-    def trees(self) -> list[str]:
-        """Names of the trees in the file, with their folders."""
-        with reading(self.name):
-            return tree_names(self._file)
-
     def read(self, branches: Sequence[str], start: int = 0, stop: int | None = None) -> Events:
         """Events ``start:stop`` of the branches; memory is that of these events."""
         stop = self.entries if stop is None else min(stop, self.entries)

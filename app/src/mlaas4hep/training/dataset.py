@@ -13,36 +13,19 @@ is more); and 2 rows a column for the comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Encoder,
-    EventsToUse,
-    Range,
-    Specs,
-    membership,
-    plan_chunks,
-)
+from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
 from mlaas4hep.frameworks.base import Classes, Matrix
-from mlaas4hep.sources.names import resolve
-from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.scan import scan
-from mlaas4hep.sources.selection import Selection, select
+from mlaas4hep.sources.reader import SpreadReader
 from mlaas4hep.training.ahead import ahead
-from mlaas4hep.training.labels import Labels, label_branch, label_values
-from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import Task
 from mlaas4hep.training.sample import RowsToCompare, Sample
 
 CACHE_BYTES = 1 << 30
@@ -50,111 +33,75 @@ READ_BYTES = 256 << 20
 MIX_BYTES = 256 << 20
 MIX_EVENTS = 4096
 BLOCK_BYTES = 16 << 20
-SPECS_FILE = "global-specs.json"
 _BLOCK = 8192  # rows that are handed out at once, at most, unless chunk_size is more
 _FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is said
-_MEMBERS = 1 << 20  # entries whose part is computed at once
 
 Chunk = tuple[Matrix, Classes, NDArray[np.uint8]]
 """Rows, their classes, and the part of each: TRAIN, VALIDATION or TEST."""
 
 
-def open_files(names: Sequence[str], params: Params, cwd: Path, stack: ExitStack) -> list[RootFile]:
-    """Open all files, to be closed by ``stack``; DataError names the one that can't be."""
-    paths = [resolve(name, params.redirector, cwd) for name in names]
-    return [stack.enter_context(RootFile(path, params.branch)) for path in paths]
+@dataclass(frozen=True)
+class FirstPass:
+    """What the pass that fills the cache finds out about the events.
 
-
-def selection_of(params: Params, label_branch: str | None = None) -> Selection:
-    """Which branches are read, as the parameters say."""
-    return Selection(
-        tree=params.branch,
-        identifier=params.identifier,
-        selected_branches=params.selected_branches,
-        exclude_branches=params.exclude_branches,
-        branches=params.branches,
-        label_branch=label_branch,
-    )
-
-
-def scan_files(
-    names: Sequence[str],
-    params: Params,
-    cwd: Path,
-    labels: Sequence[str] = (),
-    progress: Progress = silent,
-) -> tuple[Specs, list[str]]:
-    """The specs of the files alone, which ``mlaas4hep specs`` writes, and warnings.
-
-    With ``labels``, those of a training with the same: a label branch is no feature.
+    ``to_compare`` are rows, float32 of shape (rows, columns), to compare two forms of a model on:
+    at least 1,000 evenly spaced events (all, if there are fewer), those that hold the least and
+    the greatest value of each column, and a row of zeros and one of ones.
     """
-    with ExitStack() as stack:
-        files = open_files(names, params, cwd, stack)
-        selection = selection_of(params, label_branch(labels, files))
-        use = EventsToUse.of([file.entries for file in files], params.nevts)
-        specs = scan(files, selection, use, progress)
-        return specs, select(files, selection).warnings + specs.warnings
+
+    to_compare: Matrix
+    sample: Sample
+    warnings: list[str]
 
 
 class Dataset:
-    """Open files, their specs and classes; a frameworks.Batches with a test part.
+    """The events of a task as rows and classes; a frameworks.Batches with a test part.
 
-    The same files, parameters and labels give the same specs, parts, matrices and order.
+    Nothing is read before it is asked for. The same task gives the same matrices and order.
     """
 
-    def __init__(
-        self,
-        files: Sequence[RootFile],
-        labels: Sequence[str],
-        params: Params,
-        cwd: Path,
-        specs: Path | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        progress: Progress = silent,
-    ) -> None:
-        self._files = list(files)
-        self._params = params
-        self._split = params.parts
-        self._use = EventsToUse.of([file.entries for file in files], params.nevts)
-        self.warnings: list[str] = []
-        if not sum(self._use.counts):
-            raise DataError(
-                f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}"
-            )
-        branch = label_branch(labels, files)
-        selection = selection_of(params, branch)
-        chosen = select(files, selection)
-        self.warnings += chosen.warnings
-        self.labels = (
-            Labels.in_branch(branch, files, self._use)
-            if branch
-            else Labels.per_files(labels, files)
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.width = task.specs.width
+        self.n_classes = len(task.classes)
+        self.train_events, self.validation_events, self.test_events = (
+            int(count) for count in task.counts.sum(axis=0)
         )
-        self.specs = self._find_specs(selection, specs, cwd, progress)
-        left_out = chosen.left_out | self.specs.left_out  # older specs don't know them
-        self.warnings += replace(self.specs, left_out=left_out).warnings
-        self.width = self.specs.width
-        if not self.width:
-            raise DataError("no column is left to train on", "Select more branches.")
         row = 4 * self.width
         self._held = max(MIX_EVENTS, MIX_BYTES // row)
-        self._block = max(params.chunk_size, min(_BLOCK, BLOCK_BYTES // row))
-        self.n_classes = len(self.labels.names)
-        self.counts = self._count()
-        self.train_events, self.validation_events, self.test_events = (
-            int(count) for count in self.counts.sum(axis=0)
-        )
-        self._check_counts()
-        self._sampler: RowsToCompare | None = RowsToCompare(self.width, sum(self._use.counts))
-        self._sample: Matrix | None = None
-        self.drawn = Sample(self.specs, self.counts.sum(axis=1).tolist())
+        self._block = max(task.params.chunk_size, min(_BLOCK, BLOCK_BYTES // row))
         self._cache: dict[int, tuple[Matrix, Classes]] = {}
-        self._fill(cache_bytes, progress)
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in order."""
-        return self.labels.names
+    def first_pass(self, cache_bytes: int = CACHE_BYTES, progress: Progress = silent) -> FirstPass:
+        """Read all events once: keep the parts that fit in memory, and draw samples.
+
+        Validation is kept first, then training, then test. Phase "reading" counts events. Raises
+        DataError as reading does.
+        """
+        task = self.task
+        cache = self._room(cache_bytes)
+        filled = dict.fromkeys(cache, 0)
+        done, total = 0, sum(task.use.counts)
+        readers, encoder = self._readers(), Encoder(task.specs, dtype=np.float32)
+        to_compare = RowsToCompare(self.width, total)
+        sample = Sample(task.specs, task.counts.sum(axis=1).tolist())
+        for rows, classes, parts in ahead(self._chunks(readers, encoder, sample)):
+            to_compare.add(rows)
+            for part, (all_rows, all_classes) in cache.items():
+                wanted = parts == part
+                stop = filled[part] + int(np.count_nonzero(wanted))
+                np.compress(wanted, rows, axis=0, out=all_rows[filled[part] : stop])
+                np.compress(wanted, classes, out=all_classes[filled[part] : stop])
+                filled[part] = stop
+            done += len(classes)
+            progress("reading", done, total)
+        self._cache = cache
+        warnings = self._seen_in_order(readers)
+        if encoder.truncated:
+            warnings.append(
+                f"{encoder.truncated} values beyond the longest list of the specs were dropped"
+            )
+        return FirstPass(to_compare.result(), sample, warnings)
 
     @property
     def cached(self) -> set[int]:
@@ -163,14 +110,15 @@ class Dataset:
 
     def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
         """The training part in blocks, mixed by the seed and ``number``."""
-        if not self._params.shuffle:
+        if not self.task.params.shuffle:
             return self._part(TRAIN)
-        rng = np.random.default_rng((self._params.seed, number))
+        rng = np.random.default_rng((self.task.params.seed, number))
         sizes = self.train_events, self._held, self._block, rng
         if TRAIN not in self._cache:
             return mixed(self._read(TRAIN), *sizes)  # type: ignore[return-value]
         rows, classes = self._cache[TRAIN]
-        places = ((np.arange(*each),) for each in _cut([(0, self.train_events)], self._block))
+        starts = range(0, len(rows), self._block)
+        places = ((np.arange(i, min(i + self._block, len(rows))),) for i in starts)
         return ((rows[i], classes[i]) for (i,) in mixed(places, *sizes))
 
     def validation(self) -> Iterator[tuple[Matrix, Classes]]:
@@ -181,21 +129,9 @@ class Dataset:
         """The test part, in order; no training sees it."""
         return self._part(TEST)
 
-    def sample(self) -> Matrix:
-        """Rows to compare two forms of a model on.
-
-        At least 1,000 evenly spaced events (all, if there are fewer), those that hold the least
-        and the greatest value of each column, and a row of zeros and one of ones.
-        """
-        if self._sample is None:
-            for _ in self.chunks():
-                pass
-        assert self._sample is not None  # noqa: S101
-        return self._sample
-
     def _part(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
         """The part in the order in which it is read, in the same blocks whether cached or not."""
-        events = int(self.counts[:, part].sum())
+        events = self._events(part)
         if part not in self._cache:
             sizes = block_sizes(events, self._block)
             return in_blocks(self._read(part), sizes)  # type: ignore[return-value]
@@ -211,140 +147,66 @@ class Dataset:
 
     def chunks(self) -> Iterator[Chunk]:
         """All events as chunks: rows, classes, parts; what every epoch is made of."""
-        label = self.labels.branch
-        branches = [*self.specs.flat, *self.specs.jagged, *([label] if label else [])]
-        used = self._use.counts
-        readers = [
+        return self._chunks(self._readers(), Encoder(self.task.specs, dtype=np.float32))
+
+    def _readers(self) -> list[SpreadReader]:
+        task = self.task
+        label = task.labels.branch
+        branches = [*task.specs.flat, *task.specs.jagged, *([label] if label else [])]
+        used = task.use.counts
+        return [
             file.spread(
                 branches,
                 ranges,
-                READ_BYTES // len(self._files),
+                READ_BYTES // len(task.files),
                 self._held * events // sum(used),  # so the mixing buffer has some of each place
             )
-            for file, ranges, events in zip(self._files, self._use.ranges, used, strict=True)
+            for file, ranges, events in zip(task.files, task.use.ranges, used, strict=True)
         ]
-        if self._sampler and self._params.shuffle and self.train_events > self._held:
-            self.warnings += [
-                f"{file.name} is read at {reader.places} of {PLACES} places at once, as more don't "
-                f"fit {READ_BYTES >> 20} MiB: if its events are sorted, the model sees them sorted "
-                "in part; select fewer branches, or write it with smaller clusters"
-                for file, reader in zip(self._files, readers, strict=True)
-                if reader.places < _FEW_PLACES and reader.is_limited
-            ]
-        encoder = Encoder(self.specs, dtype=np.float32)
-        for plan in plan_chunks(used, self._block):
+
+    def _chunks(
+        self, readers: list[SpreadReader], encoder: Encoder, sample: Sample | None = None
+    ) -> Iterator[Chunk]:
+        task = self.task
+        for plan in plan_chunks(task.use.counts, self._block):
             total = sum(stop - start for start, stop in plan)
             rows = np.empty((total, self.width), np.float32)
             classes = np.empty(total, np.int64)
             parts = np.empty(total, np.uint8)
             at = 0
             for index, (begin, end) in enumerate(plan):
-                for start, stop, values in readers[index].take(end - begin):
+                for start, stop, events in readers[index].take(end - begin):
                     piece = slice(at, at + stop - start)
-                    encoder.encode(values, out=rows[piece])
-                    if label:
-                        found = label_values(values, label)
-                        classes[piece] = np.searchsorted(self.labels.values, found)
-                    else:
-                        classes[piece] = self.labels.per_file[index]
-                    parts[piece] = self._members(index, start, stop)
-                    if self._sampler:
-                        self.drawn.add(values, rows[piece], classes[piece], index)
+                    encoder.encode(events, out=rows[piece])
+                    classes[piece] = task.labels.of_events(events, index)
+                    parts[piece] = task.parts(index, start, stop)
+                    if sample is not None:
+                        sample.add(events, rows[piece], classes[piece], index)
                     at = piece.stop
-            if self._sampler:
-                self._sampler.add(rows)
             yield rows, classes, parts
-        if self._sampler:
-            self._sample, self._sampler = self._sampler.result(), None
-            if encoder.truncated:
-                self.warnings.append(
-                    f"{encoder.truncated} values beyond the longest list of the specs were dropped"
-                )
 
-    def _members(self, index: int, start: int, stop: int) -> NDArray[np.uint8]:
-        key = f"{index}:{self._files[index].uuid}"
-        return membership(self._params.seed, key, start, stop, self._split)
+    def _seen_in_order(self, readers: list[SpreadReader]) -> list[str]:
+        """Warnings about files whose order mixing can't hide from the model."""
+        if not self.task.params.shuffle or self.train_events <= self._held:
+            return []
+        return [
+            f"{file.name} is read at {reader.places} of {PLACES} places at once, as more don't "
+            f"fit {READ_BYTES >> 20} MiB: if its events are sorted, the model sees them sorted "
+            "in part; select fewer branches, or write it with smaller clusters"
+            for file, reader in zip(self.task.files, readers, strict=True)
+            if reader.places < _FEW_PLACES and reader.is_limited
+        ]
 
-    def _count(self) -> NDArray[np.int64]:
-        """Events by class and part, shape (k, 3)."""
-        counts = np.zeros((self.n_classes, 3), np.int64)
-        label = self.labels.branch
-        for index, (file, ranges) in enumerate(zip(self._files, self._use.ranges, strict=True)):
-            if label is None:
-                for start, stop in _cut(ranges, _MEMBERS):
-                    parts = self._members(index, start, stop)
-                    counts[self.labels.per_file[index]] += np.bincount(parts, minlength=3)
-                continue
-            for start, stop, events in file.blocks([label], ranges, _MEMBERS):
-                classes = np.searchsorted(self.labels.values, label_values(events, label))
-                places = classes * 3 + self._members(index, start, stop)
-                counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
-        return counts
-
-    def _check_counts(self) -> None:
-        for name, (train, validation, test) in zip(self.classes, self.counts, strict=True):
-            if not train:
-                raise DataError(
-                    f"the class {name!r} has no event to train on "
-                    f"({validation} validate, {test} test)",
-                    "Use more events (nevts), or another split.",
-                )
-            if self.test_events and not test:
-                self.warnings.append(f"the class {name!r} has no event in the test part")
-
-    def _find_specs(
-        self, selection: Selection, given: Path | None, cwd: Path, progress: Progress
-    ) -> Specs:
-        """Specs that fit: the given file, else global-specs.json here, else a new scan."""
-        records = [file.record for file in self._files]
-        wanted = selection.as_dict() | self._use.as_dict()
-        if given is not None:
-            specs = Specs.load(cwd / given)
-            specs.check_fits(records, wanted)
-            return specs
-        path = cwd / SPECS_FILE
-        if path.exists():
-            try:
-                specs = Specs.load(path)
-                specs.check_fits(records, wanted)
-            except DataError as error:
-                self.warnings.append(f"{SPECS_FILE} is made anew: {error.message}")
-            else:
-                return specs
-        specs = scan(self._files, selection, self._use, progress)
-        try:
-            specs.save(path)
-        except OSError as error:
-            self.warnings.append(f"{path} can't be written: {error.strerror}")
-        return specs
-
-    def _fill(self, cache_bytes: int, progress: Progress) -> None:
-        """Keep in memory what fits: validation first, then training, then test."""
-        counts = {TRAIN: self.train_events, VALIDATION: self.validation_events}
-        counts[TEST] = self.test_events
+    def _room(self, cache_bytes: int) -> dict[int, tuple[Matrix, Classes]]:
+        """Empty arrays for the parts that fit in that many bytes."""
+        room = {}
         for part in (VALIDATION, TRAIN, TEST):
-            size = counts[part] * (self.width * 4 + 8)
+            events = self._events(part)
+            size = events * (self.width * 4 + 8)
             if size <= cache_bytes:
                 cache_bytes -= size
-                rows = np.empty((counts[part], self.width), np.float32)
-                self._cache[part] = rows, np.empty(counts[part], np.int64)
-        if not any(counts[part] for part in self._cache):
-            return
-        at = dict.fromkeys(self._cache, 0)
-        done, total = 0, sum(self._use.counts)
-        for rows, classes, parts in ahead(self.chunks()):
-            for part, (all_rows, all_classes) in self._cache.items():
-                wanted = parts == part
-                stop = at[part] + int(np.count_nonzero(wanted))
-                np.compress(wanted, rows, axis=0, out=all_rows[at[part] : stop])
-                np.compress(wanted, classes, out=all_classes[at[part] : stop])
-                at[part] = stop
-            done += len(classes)
-            progress("reading", done, total)
+                room[part] = np.empty((events, self.width), np.float32), np.empty(events, np.int64)
+        return room
 
-
-def _cut(ranges: Sequence[Range], step: int) -> Iterator[Range]:
-    """The ranges in steps of ``step`` at most."""
-    for start, stop in ranges:
-        for begin in range(start, stop, step):
-            yield begin, min(begin + step, stop)
+    def _events(self, part: int) -> int:
+        return (self.train_events, self.validation_events, self.test_events)[part]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
-from mlaas4hep.data import EventsToUse, Jagged
+from mlaas4hep.data import Events, EventsToUse, Jagged
 from mlaas4hep.sources.root import RootFile
 
 MAX_CLASSES = 1000
@@ -27,6 +27,17 @@ class Labels:
     branch: str | None = None
     values: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
     """The branch's sorted values, one a class; empty without a branch."""
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str],
+        branch: str | None,
+        files: Sequence[RootFile],
+        use: EventsToUse,
+    ) -> Labels:
+        """Those of ``branch``, as ``label_branch`` finds it, else those of the files."""
+        return cls.in_branch(branch, files, use) if branch else cls.per_files(labels, files)
 
     @classmethod
     def per_files(cls, labels: Sequence[str], files: Sequence[RootFile]) -> Labels:
@@ -54,7 +65,7 @@ class Labels:
         found: NDArray[Any] | None = None
         for file, ranges in zip(files, use.ranges, strict=True):
             for _, _, events in file.blocks([name], ranges, _STEP):
-                values = np.unique(label_values(events, name))
+                values = np.unique(_label_values(events, name))
                 found = values if found is None else np.unique(np.concatenate([found, values]))
                 if len(found) > MAX_CLASSES:
                     raise DataError(
@@ -70,6 +81,15 @@ class Labels:
         if any(not value.isprintable() for value in names):
             raise DataError(f"the label branch {name} holds control characters")
         return cls(names, [], name, found)
+
+    def of_events(self, events: Events, file: int) -> NDArray[np.int64] | np.int64:
+        """The classes of events of the file at that position; one for all where it is the file's.
+
+        Raises DataError where the branch holds no label.
+        """
+        if self.branch is None:
+            return np.int64(self.per_file[file])
+        return np.searchsorted(self.values, _label_values(events, self.branch))
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:
@@ -96,13 +116,13 @@ def _is_int(text: str) -> bool:
     return True
 
 
-def label_values(events: Any, name: str) -> NDArray[Any]:
+def _label_values(events: Events, name: str) -> NDArray[Any]:
     """The label of each event as int64 or text."""
     values = events[name]
     if isinstance(values, Jagged):
         raise DataError(f"the label branch {name} is jagged", "A label is one value per event.")
     if values.dtype.kind == "O":
-        return values.astype(str)  # type: ignore[no-any-return]
+        return values.astype(str)
     if values.dtype.kind == "f":
         whole = np.isfinite(values) & (values == np.rint(values))
         if not whole.all():
@@ -110,4 +130,4 @@ def label_values(events: Any, name: str) -> NDArray[Any]:
                 f"the label branch {name} holds {values[~whole][0]!s}, which is no whole number",
                 "A label is one whole number, bool or text per event.",
             )
-    return values if values.dtype.kind in "US" else values.astype(np.int64)  # type: ignore[no-any-return]
+    return values if values.dtype.kind in "US" else values.astype(np.int64)

@@ -12,23 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlaas4hep.core.errors import MlaasError, ModelError, UsageError, did_you_mean
+from mlaas4hep.frameworks import FRAMEWORKS
 
 _MODULE = "mlaas4hep_user_model"
-_OPTIMIZERS = (
-    "SGD",
-    "RMSprop",
-    "Adam",
-    "AdamW",
-    "Adadelta",
-    "Adagrad",
-    "Adamax",
-    "Adafactor",
-    "Nadam",
-    "Ftrl",
-    "Lion",
-    "Lamb",
-    "Muon",
-)
 T = TypeVar("T")
 
 
@@ -56,9 +42,8 @@ class ModelFile:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} can't be read: {error}") from None
         tree = _parse(source, path.name)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                _refuse_lr(node, path.name)
+        for framework in FRAMEWORKS:
+            framework.check_source(tree, path.name)
         names = set(_defined(tree))
         if not {"model", "*"} & names:
             functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
@@ -143,11 +128,6 @@ class ModelFile:
         )
 
 
-def load_model_function(path: Path) -> Callable[[int], Any]:
-    """The function ``model`` of the file at ``path``, checked and loaded."""
-    return ModelFile.read(path).load()
-
-
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:500]}" if lines else type(error).__name__
@@ -166,16 +146,6 @@ def _parse(source: str, name: str) -> ast.Module:
         raise ModelError(f"{name}:{error.lineno}: not valid Python: {error.msg}", remedy) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise ModelError(f"{name}: not valid Python: {error}") from None
-
-
-def _refuse_lr(call: ast.Call, name: str) -> None:
-    *path, called = ast.unparse(call.func).split(".")
-    for keyword in call.keywords:
-        if keyword.arg == "lr" and (called in _OPTIMIZERS or "optimizers" in path):
-            raise ModelError(
-                f"{name}:{keyword.lineno}: {called}(lr=...) is Keras 2",
-                "Write learning_rate=... instead of lr=...",
-            )
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:

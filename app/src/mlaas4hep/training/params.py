@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Split
 from mlaas4hep.frameworks.base import FitPlan
+from mlaas4hep.sources.selection import IDENTIFIER
 
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
 LISTS = ("identifier", "selected_branches", "exclude_branches")
-IDENTIFIER = ("run", "event", "luminosityBlock")
 
 
 def _key(default: Any, expected: str, description: str, **limits: Any) -> Any:

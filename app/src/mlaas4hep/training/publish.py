@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import mlaas4hep
 from mlaas4hep.core.errors import LimitError, UsageError
 from mlaas4hep.core.files import NO_ROOM, remove_tree, write_json
-from mlaas4hep.frameworks import Fit, Framework, NotServable
+from mlaas4hep.frameworks import FRAMEWORKS, Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
 from mlaas4hep.models.bundle import (
     Bundle,
@@ -36,36 +36,23 @@ from mlaas4hep.models.bundle import (
 )
 from mlaas4hep.report.page import report_html
 from mlaas4hep.report.plots import loss_png, roc_png, scores_png
-from mlaas4hep.training.dataset import Dataset
-from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import Task
 
 RTOL, ATOL = 1e-4, 1e-6
-PACKAGES = (
-    "mlaas4hep",
-    "numpy",
-    "uproot",
-    "awkward",
-    "tensorflow-cpu",
-    "tensorflow",
-    "keras",
-    "scikit-learn",
-    "onnx",
-    "onnxruntime",
-    "tf2onnx",
-    "skl2onnx",
-)
+PACKAGES = ("mlaas4hep", "numpy", "uproot", "awkward", "onnx", "onnxruntime")
+"""Distributions that every training depends on; each framework names its own."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """All that a bundle is made of."""
+    """All that a bundle is made of; ``to_compare`` are rows, as a FirstPass has them."""
 
     name: str
+    task: Task
+    to_compare: Matrix
     framework: Framework
     model: Any
     fit: Fit
-    data: Dataset
-    params: Params
     params_file: Path
     model_file: Path
     metrics: dict[str, Any]
@@ -101,85 +88,145 @@ def staging(target: Path) -> Iterator[Path]:
             remove_tree(folder)
 
 
-def publish(trained: Trained, folder: Path, target: Path) -> tuple[Bundle, Path]:
+def publish(trained: Trained, folder: Path, target: Path) -> tuple[Bundle, Path, list[str]]:
     """Write the bundle into ``folder``, then put it and its tar.gz in place by renames.
 
-    An older bundle at ``target`` is replaced. Raises OSError when the disk is full.
+    An older bundle at ``target`` is replaced. Returns the bundle, its archive, and warnings about
+    what could not be written. Raises OSError when the disk is full.
     """
     new = folder / target.name
     new.mkdir()
-    sealed = _write(trained, new)
+    warnings = trained.framework.save(trained.model, new, trained.task.specs.width)
+    sealed = _write(replace(trained, warnings=trained.warnings + warnings), new)
     archive = pack(new, folder / f"{target.name}.tar.gz")
     final = target.with_name(archive.name)
     if target.exists():
         target.rename(folder / "old")
     new.rename(target)
     archive.replace(final)
-    return Bundle(target, sealed.manifest), final
+    return Bundle(target, sealed.manifest), final, warnings
 
 
 def _write(trained: Trained, folder: Path) -> Bundle:
-    data, framework = trained.data, trained.framework
-    specs, classes, width = data.specs, data.classes, data.width
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    trained.warnings.extend(framework.save(trained.model, folder, width))
-    comparison, why_not = _onnx(trained, folder)
-
-    write_json(folder / "columns.json", specs.columns)
-    write_json(folder / "metrics.json", trained.metrics)
-    history = {"epochs": trained.fit.history, "best": trained.fit.best}
-    write_json(folder / "history.json", history)
+    """All files but the native model's; what shows others comes after them."""
+    task, specs, metrics = trained.task, trained.task.specs, trained.metrics
+    manifest = _manifest(trained, *_onnx(trained, folder))
+    if manifest.servable:
+        config = triton_config(manifest.name, manifest.columns, manifest.outputs)
+        (folder / "config.pbtxt").write_text(config)
     specs.save(folder / "specs.json")
-    (folder / "labels.txt").write_text(labels_text(classes))
-    what = f"{framework.name} model, {width} columns; {score_meaning(classes)}."
-    if framework.name == "scikit-learn":
-        what += " model.pkl is a pickle: loading it runs code, so load only what you trust."
-    write_json(folder / "params.json", card(trained.name, framework.name, what, created))
-    outputs = 1 if len(classes) == 2 else len(classes)
-    if not why_not:
-        (folder / "config.pbtxt").write_text(triton_config(trained.name, width, outputs))
+    write_json(folder / "columns.json", specs.columns)
+    (folder / "labels.txt").write_text(labels_text(task.classes))
+    write_json(folder / "params.json", _card(trained, manifest))
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "history.json", {"epochs": trained.fit.history, "best": trained.fit.best})
+    pictures = _pictures(trained)
+    for name, picture in pictures.items():
+        (folder / f"{name}.png").write_bytes(picture)
+    (folder / "report.html").write_text(report_html(_report(trained, manifest), pictures))
+    provenance = folder / "provenance"
+    provenance.mkdir()
+    shutil.copyfile(trained.params_file, provenance / "params.json")
+    shutil.copyfile(trained.model_file, provenance / "model.py")
+    write_json(provenance / "files.json", _files(task))
+    write_json(provenance / "packages.json", _packages())
+    write_json(provenance / "run.json", _run(trained))
+    return seal(folder, manifest)
 
+
+def _manifest(trained: Trained, comparison: dict[str, Any], why_not: str) -> Manifest:
+    return Manifest(
+        name=trained.name,
+        framework=trained.framework.name,
+        servable=not why_not,
+        why_not=why_not,
+        classes=trained.task.classes,
+        columns=trained.task.specs.width,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        comparison=comparison,
+    )
+
+
+def _card(trained: Trained, manifest: Manifest) -> dict[str, Any]:
+    framework = trained.framework
+    description = (
+        f"{framework.name} model, {manifest.columns} columns; {score_meaning(manifest.classes)}."
+    )
+    if framework.note:
+        description += f" {framework.note}"
+    return card(trained.name, description, manifest.created, framework.card_names)
+
+
+def _pictures(trained: Trained) -> dict[str, bytes]:
+    """PNGs by name."""
     title = f"{trained.name}, {trained.metrics['events']} test events"
-    pictures = {
+    return {
         "roc": roc_png(trained.metrics, title),
         "scores": scores_png(trained.metrics, title),
         "loss": loss_png(trained.fit.history, trained.fit.best, trained.name),
     }
-    for picture, content in pictures.items():
-        (folder / f"{picture}.png").write_bytes(content)
-    manifest = Manifest(
-        name=trained.name,
-        framework=framework.name,
-        servable=not why_not,
-        why_not=why_not,
-        classes=classes,
-        columns=width,
-        created=created,
-        comparison=comparison,
-    )
-    values = {
+
+
+def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
+    """What page.html names."""
+    specs = trained.task.specs
+    return {
         **asdict(manifest),
         "metrics": trained.metrics,
         "warnings": trained.warnings,
-        "counts": data.counts.tolist(),
+        "counts": trained.task.counts.tolist(),
         "tree": specs.tree,
         "flat": specs.flat,
         "jagged": specs.jagged,
         "files": specs.files,
         "best": trained.fit.best,
         "epochs": len(next(iter(trained.fit.history.values()), [])),
-        "seed": trained.params.seed,
+        "seed": trained.task.params.seed,
     }
-    (folder / "report.html").write_text(report_html(values, pictures))
-    _provenance(trained, folder / "provenance")
-    return seal(folder, manifest)
+
+
+def _files(task: Task) -> list[dict[str, Any]]:
+    """The ROOT files, each with its label; null with a label branch."""
+    labels = task.labels
+    return [
+        asdict(record)
+        | {"label": labels.names[labels.per_file[index]] if labels.per_file else None}
+        for index, record in enumerate(task.specs.files)
+    ]
+
+
+def _packages() -> dict[str, str]:
+    """Versions of those that are installed."""
+    versions = {}
+    for package in [*PACKAGES, *(name for each in FRAMEWORKS for name in each.packages)]:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _run(trained: Trained) -> dict[str, Any]:
+    task = trained.task
+    return {
+        "seed": task.params.seed,
+        "code_sha256": code_hash(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "label_branch": task.labels.branch,
+        "events": {
+            name: dict(zip(("train", "validation", "test"), row, strict=True))
+            for name, row in zip(task.classes, task.counts.tolist(), strict=True)
+        },
+        "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
+        "warnings": trained.warnings,
+    }
 
 
 def _onnx(trained: Trained, folder: Path) -> tuple[dict[str, Any], str]:
     """Write 1/model.onnx if the model can be served: the comparison, and why it can't be."""
     path = folder / "1" / "model.onnx"
     path.parent.mkdir()
-    rows = trained.data.sample()
+    rows = trained.to_compare
     # Native first: a model that draws random numbers must not answer from the state that ONNX got.
     native = trained.framework.predict(trained.model, rows)
     try:
@@ -228,46 +275,6 @@ def compare(path: Path, rows: Matrix, native: Matrix) -> dict[str, Any]:
     }
 
 
-def _provenance(trained: Trained, folder: Path) -> None:
-    folder.mkdir()
-    shutil.copyfile(trained.params_file, folder / "params.json")
-    shutil.copyfile(trained.model_file, folder / "model.py")
-    data = trained.data
-    labels = data.labels
-    write_json(
-        folder / "files.json",
-        [
-            asdict(record)
-            | {"label": labels.names[labels.per_file[index]] if labels.per_file else None}
-            for index, record in enumerate(data.specs.files)
-        ],
-    )
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    write_json(folder / "packages.json", versions)
-    write_json(
-        folder / "run.json",
-        {
-            "seed": trained.params.seed,
-            "code_sha256": code_hash(),
-            "command": sys.argv,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "label_branch": labels.branch,
-            "events": {
-                name: dict(zip(("train", "validation", "test"), row, strict=True))
-                for name, row in zip(labels.names, data.counts.tolist(), strict=True)
-            },
-            "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
-            "warnings": trained.warnings,
-        },
-    )
-
-
 def code_hash() -> str:
     """sha256 over the names and contents of the package's Python files."""
     root = Path(mlaas4hep.__file__).parent
@@ -279,13 +286,15 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def bundle_name(name: str | None, target: Path, warnings: list[str]) -> str:
-    """The model's name: the one given, else the folder's, with what a name can't hold as '_'."""
+def bundle_name(name: str | None, target: Path) -> tuple[str, list[str]]:
+    """The model's name, and warnings: the one given, else the folder's, made to be one.
+
+    Raises UsageError when it can't be a model's.
+    """
     if name is not None:
-        return check_name(name)
+        return check_name(name), []
     made = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in target.name)
-    if made != target.name:
-        warnings.append(
-            f"the model of {target.name} is named {made}: names hold letters, digits, _"
-        )
-    return check_name(made[:128])
+    if made == target.name:
+        return check_name(made[:128]), []
+    told = f"the model of {target.name} is named {made}: names hold letters, digits, _"
+    return check_name(made[:128]), [told]

@@ -13,13 +13,15 @@ import numpy as np
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.frameworks import Framework, framework_of, prepare
+from mlaas4hep.data import TRAIN
+from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import refuse_improper
-from mlaas4hep.report.metrics import measure, weak_classes
-from mlaas4hep.training.dataset import CACHE_BYTES, Dataset, open_files
+from mlaas4hep.report.metrics import measure, weaknesses
+from mlaas4hep.training.dataset import CACHE_BYTES, Dataset
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import prepare
 from mlaas4hep.training.publish import Trained, bundle_name, publish, staging
 from mlaas4hep.training.suspects import warnings_about
 
@@ -74,19 +76,19 @@ def train(
     names = read_files_option(request.files, request.cwd)
     labels = read_labels_option(request.labels, request.cwd)
     target = request.cwd / (request.fout or DEFAULT_FOUT)
-    name = bundle_name(request.name, target, warnings)
+    name, told = bundle_name(request.name, target)
+    warnings += told
     clock = _Clock()
     with staging(target) as folder, ExitStack() as stack:
         with clock("specs and reading"):
-            files = open_files(names, params, request.cwd, stack)
-            data = Dataset(
-                files, labels, params, request.cwd, request.specs, request.cache_bytes, progress
-            )
-            data.sample()  # makes the pass that ``drawn`` needs, where the cache made none
-        data.warnings += warnings_about(data.drawn, data.specs, data.classes, params)
-        for warning in warnings + data.warnings:
+            task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
+            data = Dataset(task)
+            seen = data.first_pass(request.cache_bytes, progress)
+        warnings += task.warnings + seen.warnings
+        warnings += warnings_about(seen.sample, task.specs, task.classes, params)
+        for warning in warnings:
             tell(warning)
-        prepare(model_file.imported, params.seed)
+        set_up(model_file.imported, params.seed)
         model = model_file.build(data.width)
         framework = framework_of(model)
         model_file.run("the check", lambda: framework.check(model, data.width, data.n_classes))
@@ -95,27 +97,35 @@ def train(
                 "the training", lambda: framework.fit(model, data, params.plan, progress)
             )
         with clock("testing"):
-            metrics = model_file.run("the test", lambda: _test(framework, model, data, progress))
-            data.warnings += weak_classes(metrics, data.counts[:, 0].tolist())
+            metrics = model_file.run(
+                "the test", lambda: _test(framework, model, data, task.classes, progress)
+            )
+        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), framework.weights)
+        warnings += fit.warnings
         progress("publishing", 0, 1)
-        warnings += data.warnings + fit.warnings
         trained = Trained(
             name=name,
+            task=task,
+            to_compare=seen.to_compare,
             framework=framework,
             model=model,
             fit=fit,
-            data=data,
-            params=params,
             params_file=request.cwd / request.params,
             model_file=request.cwd / request.model,
             metrics=metrics,
             seconds=clock.seconds,
             warnings=warnings,
         )
-        bundle, archive = publish(trained, folder, target)
+        bundle, archive, told = publish(trained, folder, target)
     progress("publishing", 1, 1)
-    manifest = bundle.manifest
-    return TrainResult(bundle.path, archive, metrics, warnings, manifest.servable, manifest.why_not)
+    return TrainResult(
+        bundle.path,
+        archive,
+        metrics,
+        warnings + told,
+        bundle.manifest.servable,
+        bundle.manifest.why_not,
+    )
 
 
 def _refuse_other_formats(request: TrainRequest) -> None:
@@ -132,22 +142,20 @@ def _refuse_other_formats(request: TrainRequest) -> None:
         )
 
 
-def _test(framework: Framework, model: Any, data: Dataset, progress: Progress) -> dict[str, Any]:
-    """Metrics on the test part."""
-    scores, truth, done = [], [], 0
-    for rows, classes in data.test():
+def _test(
+    framework: Framework, model: Any, data: Dataset, classes: list[str], progress: Progress
+) -> dict[str, Any]:
+    """Metrics on the test part, as ``measure`` gives them."""
+    columns = 1 if data.n_classes == 2 else data.n_classes
+    scores, truth = [np.empty((0, columns), np.float32)], [np.empty(0, np.int64)]
+    done = 0
+    for rows, of_rows in data.test():
         scores.append(framework.predict(model, rows))
-        refuse_improper(scores[-1])
-        truth.append(classes)
-        done += len(classes)
+        refuse_improper(scores[-1], framework.proper)
+        truth.append(of_rows)
+        done += len(of_rows)
         progress("testing", done, data.test_events)
-    k = data.n_classes
-    if not scores:
-        data.warnings.append("the test part is empty: there are no metrics")
-        return measure(
-            np.empty((0, 1 if k == 2 else k), np.float32), np.empty(0, np.int64), data.classes
-        )
-    return measure(np.concatenate(scores), np.concatenate(truth), data.classes)
+    return measure(np.concatenate(scores), np.concatenate(truth), classes)
 
 
 class _Clock:

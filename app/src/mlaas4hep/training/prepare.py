@@ -1,0 +1,198 @@
+"""What a training works on: open files, which of their events and branches, classes, specs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.data import TEST, EventsToUse, Specs, file_key, membership
+from mlaas4hep.sources.names import resolve
+from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.scan import scan
+from mlaas4hep.sources.selection import Selected, Selection, select
+from mlaas4hep.training.labels import Labels, label_branch
+from mlaas4hep.training.params import Params
+
+SPECS_FILE = "global-specs.json"
+_STEP = 1 << 20  # entries that are counted at once
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Open files, and the entries and branches of them that are used."""
+
+    files: list[RootFile]
+    use: EventsToUse
+    selection: Selection
+    selected: Selected
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that decides what a model is trained on; the events themselves are read by a Dataset.
+
+    ``counts`` are the events of each class in each part (training, validation, test): int64 of
+    shape (classes, 3). ``warnings`` are what was odd, but allowed.
+    """
+
+    files: list[RootFile]
+    use: EventsToUse
+    labels: Labels
+    specs: Specs
+    params: Params
+    counts: NDArray[np.int64]
+    warnings: list[str]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order."""
+        return self.labels.names
+
+    def parts(self, file: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """The part of each entry ``start:stop`` of a file, by its position; see ``membership``."""
+        return _parts(self.files, self.params, file, start, stop)
+
+
+def prepare(
+    names: Sequence[str],
+    labels: Sequence[str],
+    params: Params,
+    cwd: Path,
+    stack: ExitStack,
+    specs_file: Path | None = None,
+    progress: Progress = silent,
+) -> Task:
+    """Open the files, select, find classes and specs, and count; phase "specs".
+
+    ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
+    global-specs.json in ``cwd`` if they fit, else new ones, which are written there. The same
+    files, labels and parameters give the same task.
+
+    Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
+    don't fit them, and on a class without an event to train on.
+    """
+    given = _opened(names, labels, params, cwd, stack)
+    classes = Labels.of(labels, given.selection.label_branch, given.files, given.use)
+    specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
+    if not specs.width:
+        raise DataError("no column is left to train on", "Select more branches.")
+    counts = _count(given, classes, params)
+    warnings = [
+        *given.selected.warnings,
+        *told,
+        *_warnings_of(specs, given),
+        *_check_counts(counts, classes.names),
+    ]
+    return Task(given.files, given.use, classes, specs, params, counts, warnings)
+
+
+def scan_files(
+    names: Sequence[str],
+    labels: Sequence[str],
+    params: Params,
+    cwd: Path,
+    progress: Progress = silent,
+) -> tuple[Specs, list[str]]:
+    """New specs of the files, which ``mlaas4hep specs`` writes, and warnings; phase "specs".
+
+    They are those of ``prepare`` with the same labels: a label branch is no feature. Without
+    labels every branch may be one.
+    """
+    with ExitStack() as stack:
+        given = _opened(names, labels, params, cwd, stack)
+        specs = scan(given.files, given.selection, given.use, progress)
+        return specs, given.selected.warnings + _warnings_of(specs, given)
+
+
+def _opened(
+    names: Sequence[str], labels: Sequence[str], params: Params, cwd: Path, stack: ExitStack
+) -> _Input:
+    paths = [resolve(name, params.redirector, cwd) for name in names]
+    files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
+    use = EventsToUse.of([file.entries for file in files], params.nevts)
+    if not sum(use.counts):
+        raise DataError(
+            f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}",
+            "Give other files.",
+        )
+    selection = Selection(
+        tree=params.branch,
+        identifier=params.identifier,
+        selected_branches=params.selected_branches,
+        exclude_branches=params.exclude_branches,
+        branches=params.branches,
+        label_branch=label_branch(labels, files),
+    )
+    return _Input(files, use, selection, select(files, selection))
+
+
+def _find_specs(
+    given: _Input, wanted: Path | None, path: Path, progress: Progress
+) -> tuple[Specs, list[str]]:
+    """Specs that fit: of the file ``wanted``, else of ``path``, else of a new scan; warnings."""
+    records = [file.record for file in given.files]
+    selection = given.selection.as_dict() | given.use.as_dict()
+    if wanted is not None:
+        specs = Specs.load(wanted)
+        specs.check_fits(records, selection)
+        return specs, []
+    warnings = []
+    if path.exists():
+        try:
+            specs = Specs.load(path)
+            specs.check_fits(records, selection)
+        except DataError as error:
+            warnings.append(f"{path.name} is made anew: {error.message}")
+        else:
+            return specs, []
+    specs = scan(given.files, given.selection, given.use, progress)
+    try:
+        specs.save(path)
+    except OSError as error:
+        warnings.append(f"{path} can't be written: {error.strerror}")
+    return specs, warnings
+
+
+def _warnings_of(specs: Specs, given: _Input) -> list[str]:
+    """Those of the specs; older ones don't know which branches were left out."""
+    return replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
+
+
+def _parts(
+    files: Sequence[RootFile], params: Params, file: int, start: int, stop: int
+) -> NDArray[np.uint8]:
+    key = file_key(file, files[file].uuid)
+    return membership(params.seed, key, start, stop, params.parts)
+
+
+def _count(given: _Input, labels: Labels, params: Params) -> NDArray[np.int64]:
+    """Events by class and part, shape (k, 3)."""
+    counts = np.zeros((len(labels.names), 3), np.int64)
+    branches = [labels.branch] if labels.branch else []
+    for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
+        for start, stop, events in file.blocks(branches, ranges, _STEP):
+            parts = _parts(given.files, params, index, start, stop)
+            places = labels.of_events(events, index) * 3 + parts
+            counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
+    return counts
+
+
+def _check_counts(counts: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    """Warnings about classes that aren't tested; DataError on one that isn't trained on."""
+    for name, (train, validation, test) in zip(names, counts, strict=True):
+        if not train:
+            raise DataError(
+                f"the class {name!r} has no event to train on ({validation} validate, {test} test)",
+                "Use more events (nevts), or another split.",
+            )
+    untested = [name for name, test in zip(names, counts[:, TEST], strict=True) if not test]
+    if len(untested) == len(names):  # which is said once there are metrics
+        return []
+    return [f"the class {name!r} has no event in the test part" for name in untested]

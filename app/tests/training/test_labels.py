@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+
+from mlaas4hep.core.errors import DataError, MlaasError, UsageError
+from training.root_files import content, two, write
+from training.tasks import prepared, streamed
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "classes"),
+    [
+        (["10", "9"], ["9", "10"], [1, 0]),
+        (["1", "-1"], ["-1", "1"], [1, 0]),
+        (["sig", "bkg"], ["bkg", "sig"], [1, 0]),
+        (["01", "2"], ["1", "2"], [0, 1]),
+        (["1", "b"], ["1", "b"], [0, 1]),
+    ],
+)
+def test_labels_per_file(
+    tmp_path: Path, stack: ExitStack, labels: list[str], names: list[str], classes: list[int]
+) -> None:
+    found = prepared(stack, two(tmp_path), labels).labels
+    assert (found.names, found.per_file, found.branch) == (names, classes, None)
+
+
+@pytest.mark.parametrize(
+    ("branch", "names"),
+    [("kind", ["-1", "0", "1"]), ("good", ["0", "1"]), ("half", ["0", "1"])],
+)
+def test_a_label_branch(tmp_path: Path, stack: ExitStack, branch: str, names: list[str]) -> None:
+    files = two(tmp_path)
+    data, _ = streamed(stack, files, [branch], chunk_size=100)
+    assert data.task.classes == names
+    assert branch not in data.task.specs.columns
+    column = data.task.specs.columns.index("id")
+    ids = np.concatenate([uproot.open(f)["Events/id"].array(library="np") for f in files])
+    values = np.concatenate([uproot.open(f)[f"Events/{branch}"].array(library="np") for f in files])
+    low, high = data.task.specs.minv["id"], data.task.specs.maxv["id"]
+    expected = dict(zip(ids.tolist(), values.astype(int).tolist(), strict=True))
+    for rows, classes, _ in data.chunks():
+        found = np.rint(rows[:, column].astype(float) * (high - low) + low)
+        assert [int(names[c]) for c in classes] == [expected[i] for i in found]
+    total = np.unique(values.astype(int), return_counts=True)[1]
+    assert data.task.counts.sum(axis=1).tolist() == total.tolist()
+
+
+def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    odd = write(
+        tmp_path / "odd.root", content(50, 1) | {"score": np.linspace(0, 1, 50), "one": np.ones(50)}
+    )
+    many = write(tmp_path / "many.root", content(2000, 1))
+    cases: list[tuple[list[Path], list[str], type[MlaasError], str]] = [
+        (files, ["1", "0", "0"], UsageError, "3 labels for 2 files"),
+        (files, ["1"], UsageError, "1 labels for 2 files"),
+        (files, ["sig"], UsageError, "1 labels for 2 files"),
+        (files, ["1", "1"], UsageError, "all files have the label '1': there is one class"),
+        (files[:1], ["1"], UsageError, "all files have the label '1'"),
+        (files[:1], ["knd"], UsageError, r"'knd' is no branch.*\n.*'kind'"),
+        ([odd], ["score"], DataError, r"label branch score holds 0\.02.*no whole number"),
+        ([odd], ["met"], DataError, "label branch met holds nan"),
+        ([odd], ["one"], DataError, "label branch one holds the value 1 only"),
+        ([odd, files[0]], ["score"], DataError, r"background\.root: no branch 'score'"),
+        (files, ["jet_pt"], DataError, "labels can't be taken from jet_pt, which is jagged"),
+        ([many], ["id"], DataError, "id has more than 1000 different values"),
+    ]
+    for given, labels, error, match in cases:
+        with pytest.raises(error, match=match):
+            prepared(stack, given, labels)

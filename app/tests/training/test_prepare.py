@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import TRAIN, file_key, membership
+from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import scan_files
+from real.files import RealFile, each
+from training.root_files import content, two, write
+from training.tasks import prepared, streamed
+
+
+def test_a_class_without_training_events_is_refused(tmp_path: Path, stack: ExitStack) -> None:
+    files = [
+        write(tmp_path / "a.root", content(200, 1)),
+        write(tmp_path / "b.root", content(1, 2)),
+    ]
+    with uproot.open(files[1]) as opened:
+        uuid = opened.file.uuid
+    failed = 0
+    for seed in range(20):
+        part = membership(seed, file_key(1, str(uuid)), 0, 1)[0]
+        if part == TRAIN:
+            task = prepared(stack, files, ["a", "b"], seed=seed)
+            assert task.warnings == ["the class 'b' has no event in the test part"]
+        else:
+            with pytest.raises(DataError, match="the class 'b' has no event to train on"):
+                prepared(stack, files, ["a", "b"], seed=seed)
+            failed += 1
+    assert 0 < failed < 20
+
+
+def test_no_events(tmp_path: Path, stack: ExitStack) -> None:
+    files = [write(tmp_path / f"{name}.root", content(0, 1)) for name in "ab"]
+    with pytest.raises(DataError, match=r"no events in the tree Events of .*a\.root, .*b\.root"):
+        prepared(stack, files)
+
+
+def test_a_branch_of_nan_names_the_remedy(tmp_path: Path, stack: ExitStack) -> None:
+    files = [
+        write(tmp_path / f"{i}.root", content(50, i) | {"bad": np.full(50, np.nan)}) for i in (1, 2)
+    ]
+    with pytest.raises(DataError, match=r"missing.*bad") as found:
+        prepared(stack, files)
+    assert "exclude_branches" in found.value.remedy
+    task = prepared(stack, files, exclude_branches=["bad"])
+    assert "bad" not in task.specs.columns
+
+
+@each("zmumu")
+def test_unusable_branches_are_told(tmp_path: Path, real: RealFile, stack: ExitStack) -> None:
+    task = prepared(stack, [real.path], ["Q1"], cwd=tmp_path, branch="events")
+    told = "1 branch can't be used: Type (of type char*: neither numbers nor lists of numbers)"
+    assert task.warnings == [told]
+
+
+class TestSpecsFile:
+    def test_written_once_and_used_again(self, tmp_path: Path, stack: ExitStack) -> None:
+        files = two(tmp_path)
+        first = prepared(stack, files)
+        path = tmp_path / "global-specs.json"
+        value = json.loads(path.read_text())
+        assert value == first.specs.to_json()
+        value["maxv"]["met"] *= 2
+        path.write_text(json.dumps(value))
+        second = prepared(stack, files)
+        assert second.specs.maxv["met"] == 2 * first.specs.maxv["met"]
+        assert second.warnings == []
+
+    @pytest.mark.parametrize("change", [{"nevts": 100}, {"exclude_branches": ["kind"]}, {}])
+    def test_stale_ones_are_made_anew(
+        self, tmp_path: Path, stack: ExitStack, change: dict[str, Any]
+    ) -> None:
+        prepared(stack, two(tmp_path))
+        files = (
+            two(tmp_path, seed=3)
+            if not change
+            else [tmp_path / "background.root", tmp_path / "signal.root"]
+        )
+        task = prepared(stack, files, **change)
+        assert len(task.warnings) == 1
+        assert task.warnings[0].startswith("global-specs.json is made anew: stale specs")
+        assert json.loads((tmp_path / "global-specs.json").read_text()) == task.specs.to_json()
+
+    @pytest.mark.parametrize("text", ["{", '{"jdim": {}}', "[]"])
+    def test_damaged_or_old_ones_too(self, tmp_path: Path, stack: ExitStack, text: str) -> None:
+        (tmp_path / "global-specs.json").write_text(text)
+        task = prepared(stack, two(tmp_path))
+        assert "global-specs.json is made anew" in task.warnings[0]
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path, stack: ExitStack) -> None:
+        task = prepared(stack, two(tmp_path), cwd=Path("/proc/self"))
+        assert len(task.warnings) == 1
+        assert "/proc/self/global-specs.json can't be written" in task.warnings[0]
+
+    def test_given_ones_must_fit(self, tmp_path: Path, stack: ExitStack) -> None:
+        files = two(tmp_path)
+        names = [str(file) for file in files]
+        params, _ = Params.parse({"exclude_branches": ["kind"]}, "params.json", tmp_path)
+        specs, _ = scan_files(names, [], params, tmp_path)
+        specs.save(tmp_path / "mine.json")
+        task = prepared(stack, files, specs=Path("mine.json"), exclude_branches=["kind"])
+        assert task.specs == specs
+        assert not (tmp_path / "global-specs.json").exists()
+        with pytest.raises(
+            DataError, match=r"stale specs: exclude_branches was \['kind'\], is \[\]"
+        ):
+            prepared(stack, files, specs=Path("mine.json"))
+
+    def test_longer_lists_than_the_specs_know_are_told(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = two(tmp_path)
+        prepared(stack, files)
+        path = tmp_path / "global-specs.json"
+        value = json.loads(path.read_text())
+        value["jdim"]["jet_pt"] = 2
+        path.write_text(json.dumps(value))
+        _, seen = streamed(stack, files)
+        lists = [uproot.open(f)["Events/jet_pt"].array() for f in files]
+        dropped = sum(int(ak.sum(ak.num(a) == 3)) for a in lists)
+        assert seen.warnings == [
+            f"{dropped} values beyond the longest list of the specs were dropped"
+        ]
