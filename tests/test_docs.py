@@ -99,10 +99,10 @@ def test_the_reference_has_exactly_the_routes_that_exist(tmp_path: Path) -> None
     tfaas = TFaaS(settings)
     served = {
         (method, re.sub(r"\{\w+\}", "*", route.path))
-        for route in [*create_app(settings).routes, *tfaas._site.routes]
+        for route in [*create_app(settings).routes, *tfaas.site.routes]
         for method in route.methods - {"HEAD"}
     }
-    served |= {("POST", path) for path in tfaas._predictions.routes}
+    served |= {("POST", path) for path in tfaas.predictions.routes}
     internal = {"/page.css", "/page.js", "/openapi.json", "/docs"}
     served = {(method, path) for method, path in served if path not in internal}
     assert documented((ROOT / "docs/reference/http.md").read_text()) == served

@@ -22,9 +22,9 @@ from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import pack
 from mlaas4hep.web.server import create_app
-from mlaas4hep.web.sign_in import SignIn
+from mlaas4hep.web.sign_in import SignIn, why_refused
 from mlaas4hep.web.tfaas import TFaaS
-from mlaas4hep.web.tfaas_proto import Row
+from mlaas4hep.web.tfaas.proto import Row
 from tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 PUBLIC = "https://ml.example.org"
@@ -459,3 +459,47 @@ def test_tfaas_starts_while_the_issuer_is_away(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             assert process.http.get("/models", headers=bearer(away)).json() == []
+
+
+def request(method: str = "GET", **headers: str) -> dict[str, Any]:
+    encoded = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return {"method": method, "headers": encoded}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8083",
+        "localhost",
+        "LocalHost:80",
+        "[::1]",
+        "[::1]:8080",
+        "127.9.9.9",
+    ],
+)
+def test_names_of_this_machine_are_let_in(host: str) -> None:
+    assert why_refused(request(host=host)) == ""
+    assert why_refused(request("POST", host=host, origin=f"http://{host}")) == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.org", "localhost.evil.org", "127.0.0.1.evil.org", "0.0.0.0", "10.0.0.1", "[::2]", "a]b",
+     "[", "é", "2130706433", "localhost@evil.org"],
+)  # fmt: skip
+def test_names_that_only_resolve_to_it_are_refused(host: str) -> None:
+    assert "is not this machine" in why_refused(request(host=host))
+
+
+def test_pages_of_others_change_nothing() -> None:
+    here = "127.0.0.1:8083"
+    for origin in ("http://evil.org", "null", "http://127.0.0.1:3000", "http://localhost:8083"):
+        for method in ("POST", "PUT", "DELETE"):
+            assert origin in why_refused(request(method, host=here, origin=origin))
+        assert why_refused(request(host=here, origin=origin)) == ""
+        assert why_refused(request(host=here, origin=origin), changes_state=True)
+    assert why_refused(request("POST", host=here, sec_fetch_site="cross-site"))
+    assert why_refused(request("POST", host=here, sec_fetch_site="same-site"))
+    assert not why_refused(request("POST", host=here, sec_fetch_site="same-origin"))
+    assert not why_refused(request("POST", host=here))

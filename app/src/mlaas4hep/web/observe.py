@@ -6,21 +6,16 @@ import logging
 import re
 import secrets
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Container, Iterator
 from itertools import accumulate, count
 from time import perf_counter
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.log import begin
-from mlaas4hep.web.common import Scope
-
-Message = Any
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Asked every few seconds by machines: only their failures are worth a line."""
@@ -96,7 +91,7 @@ class _Figures:
 class Observe:
     """Around everything of a service, so that errors of all that is within are seen too."""
 
-    def __init__(self, app: App, requests: Requests, quiet: Container[str] = PROBES) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests, quiet: Container[str] = PROBES) -> None:
         """Requests for the paths in ``quiet`` are logged only when they fail."""
         self._app = app
         self._requests = requests

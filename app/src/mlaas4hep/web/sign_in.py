@@ -3,14 +3,19 @@
 A script sends ``Authorization: Bearer TOKEN``. For a browser's session the gateway sends the
 user's token as ``X-Forwarded-Access-Token``; it is verified like the other, but pages of other
 sites can make a browser send it, so a request that changes something must come from our own pages.
-No other header says who somebody is.
+No other header says who somebody is. Without an issuer everybody is let in, but
+``why_refused`` keeps web pages of others away.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
+from starlette.types import Scope
+
 from mlaas4hep.access.caller import EVERYONE, Caller
+from mlaas4hep.access.rules import is_loopback
 from mlaas4hep.access.tokens import Tokens
 from mlaas4hep.core.errors import (
     BusyError,
@@ -20,7 +25,6 @@ from mlaas4hep.core.errors import (
     UsageError,
 )
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.web.common import Scope, why_refused
 
 CALLER = "mlaas4hep.caller"
 """Where in a request's scope its Caller is."""
@@ -87,6 +91,43 @@ class SignIn:
                 f"the request comes from {origins[0][:200] if origins else 'an unknown page'!r}",
                 f"A browser's session may change things only from {self._origin or 'our'} pages.",
             )
+
+
+def why_refused(scope: Scope, changes_state: bool | None = None) -> str:
+    """Why this request must be answered 403 before anything looks at it; "" when it need not.
+
+    Refused are names that only resolve to this machine (a page of a stranger whose DNS points
+    here), and requests that change state and come from a page of another origin. Give
+    ``changes_state`` for a GET that does.
+    """
+    host = origin = site = b""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"sec-fetch-site":
+            site = value
+    if host and not _names_loopback(host):
+        return f"the Host {_shown(host)} is not this machine: use localhost or 127.0.0.1"
+    if changes_state is None:
+        changes_state = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+    if changes_state and origin and origin.partition(b"://")[2] != host:
+        return f"requests from pages of {_shown(origin)} are refused"
+    if changes_state and site not in (b"", b"same-origin", b"none"):
+        return "requests from pages of another site are refused"
+    return ""
+
+
+@lru_cache(256)
+def _names_loopback(host: bytes) -> bool:
+    name = host.decode("latin-1")
+    name = name.partition("]")[0][1:] if name.startswith("[") else name.partition(":")[0]
+    return is_loopback(name)
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:200].decode("latin-1"))
 
 
 def caller_of(scope: Scope) -> Caller:

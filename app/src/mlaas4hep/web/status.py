@@ -1,6 +1,6 @@
 """How a service says that it is ready, and what it shows to Prometheus.
 
-Both services use this; ``server_status`` and ``tfaas_status`` have what is special to each.
+Both services use this; what is special to each is in its own ``status``.
 No figure carries the name of a user, folder, job or model: there may be any number of them.
 """
 
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from mlaas4hep import __version__
 from mlaas4hep.core.errors import MlaasError
-from mlaas4hep.web.common import problem
+from mlaas4hep.web.problem import problem
 
 
 class StoreFigures(Collector):

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from mlaas4hep.web.uploads import Turns
+from mlaas4hep.web.turns import Turns
 
 
 @pytest.mark.hostile("45 small uploads of 15,000 files")

@@ -1,16 +1,22 @@
-"""Whether TFaaS is ready, and its figures: rows, batches, models in memory."""
+"""Whether TFaaS is ready, how its machine does, and its figures: rows, batches, models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
+from time import time
+from typing import Any
 
+import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
 
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
+from mlaas4hep.web.tfaas.errors import json_response
 
 
 class PredictionFigures(Collector):
@@ -52,3 +58,41 @@ def lacks(repository: Repository) -> list[MlaasError]:
             )
         ]
     return []
+
+
+class Status:
+    """What the prototype says of its machine and of itself at /status, under its keys."""
+
+    def __init__(self) -> None:
+        self._started = time()
+        self._requests = {"GET": 0, "POST": 0}
+
+    def count(self, method: str) -> None:
+        """Count a request."""
+        if method in self._requests:
+            self._requests[method] += 1
+
+    def show(self, _: Request) -> Response:
+        """Answer; NGo counts threads."""
+        load = psutil.getloadavg()
+        virtual, swap = psutil.virtual_memory(), psutil.swap_memory()
+        return json_response(
+            {
+                "CPU": psutil.cpu_percent(percpu=True),
+                "Load": dict(zip(("load1", "load5", "load15"), load, strict=True)),
+                "Memory": {"Virtual": _memory(virtual), "Swap": _memory(swap)},
+                "NGo": psutil.Process().num_threads(),
+                "Uptime": time() - self._started,
+                "getRequests": self._requests["GET"],
+                "postRequests": self._requests["POST"],
+            }
+        )
+
+
+def _memory(figures: Any) -> dict[str, float]:
+    return {
+        "total": figures.total,
+        "free": figures.free,
+        "used": figures.used,
+        "usedPercent": figures.percent,
+    }

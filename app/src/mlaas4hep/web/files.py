@@ -1,25 +1,75 @@
-"""A multipart body written to disk as it comes, and turns for the work that follows.
-
-Nothing of a body is kept in memory or in /tmp.
-"""
+"""Files that come and go in pieces: nothing is in memory as a whole, nor in /tmp."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import IO, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import IO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
 
-from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.errors import NotFoundError, UsageError
+from mlaas4hep.core.files import open_plain
 
-P = ParamSpec("P")
-T = TypeVar("T")
 PIECE = 1 << 20
 HOW = "Send it as curl does: curl -F file=@FOLDER.tar.gz 'SERVER/upload?name=NAME'"
+
+
+def open_download(folder: Path, name: str) -> IO[bytes]:
+    """Open ``folder/name``; user code ran there, so NotFoundError for all but a plain file."""
+    try:
+        if folder.is_symlink():
+            raise NotFoundError(f"{folder.name} is not a folder")
+        return open_plain(folder / name)
+    except OSError:
+        raise NotFoundError(f"there is no {name} any more") from None
+
+
+def download(stream: IO[bytes], media_type: str, name: str = "", head: bool = False) -> Response:
+    """The answer with the file ``stream`` as it is now, which browsers keep as ``name``, if given.
+
+    The answer closes it. ``head`` asks for the headers alone.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    headers = {"content-length": str(size)} | attached(name)
+    if head:
+        stream.close()
+        return Response(None, 200, headers, media_type)
+    return StreamingResponse(_pieces(stream, size), 200, headers, media_type)
+
+
+def attached(name: str) -> dict[str, str]:
+    """The header of what browsers keep as the file ``name``; none for ""."""
+    return {"content-disposition": f'attachment; filename="{name}"'} if name else {}
+
+
+def _pieces(stream: IO[bytes], left: int) -> Iterator[bytes]:
+    with stream:
+        while left > 0 and (piece := stream.read(min(left, PIECE))):
+            left -= len(piece)
+            yield piece
+
+
+async def receive(
+    body: AsyncIterator[bytes], write: Callable[[bytes], object], check: Callable[[int], None]
+) -> None:
+    """Give ``write`` the body as it comes, in a thread.
+
+    ``check`` is called with the number of bytes so far, to raise when it is too much.
+    """
+    seen, piece = 0, bytearray()
+    async for data in body:
+        seen += len(data)
+        check(seen)
+        piece += data
+        if len(piece) >= PIECE:
+            await run_in_threadpool(write, bytes(piece))
+            piece.clear()
+    await run_in_threadpool(write, bytes(piece))
 
 
 async def receive_file(
@@ -29,9 +79,9 @@ async def receive_file(
     check: Callable[[int], None],
     field: str = "file",
 ) -> int:
-    """Write the content of ``field`` to ``target`` and return its size in bytes.
+    """Write ``field`` of a body in multipart form to ``target``; its size in bytes.
 
-    ``check`` is called with the number of bytes of the body so far, to raise when it is too much.
+    ``check`` is as in ``receive``. UsageError for a body that isn't whole, or lacks the field.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -49,16 +99,8 @@ async def receive_file(
             "on_end": parts.end,
         },
     )
-    seen, piece = 0, bytearray()
     try:
-        async for data in body:
-            seen += len(data)
-            check(seen)
-            piece += data
-            if len(piece) >= PIECE:
-                await run_in_threadpool(parser.write, bytes(piece))
-                piece.clear()
-        await run_in_threadpool(parser.write, bytes(piece))
+        await receive(body, parser.write, check)
     except MultipartParseError as error:
         raise UsageError(f"the body is not valid multipart/form-data: {error}", HOW) from error
     if not parts.found:
@@ -66,26 +108,6 @@ async def receive_file(
     if not parts.ended:
         raise UsageError("the body ends in the middle: the upload was interrupted", "Upload again.")
     return parts.size
-
-
-class Turns:
-    """Long work of users, in threads: a few at a time, first come, first served.
-
-    Of one owner one fewer runs, so that the others need not wait until all of theirs is done. What
-    waits for its turn holds no thread.
-    """
-
-    def __init__(self, at_once: int = 2) -> None:
-        self._at_once = at_once
-        self._all = asyncio.Semaphore(at_once)
-        self._owners: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-
-    async def run(self, owner: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``work`` returns; the owner "" is everybody."""
-        mine = self._at_once - 1 if owner else self._at_once
-        turn = self._owners.setdefault(owner, asyncio.Semaphore(max(1, mine)))
-        async with turn, self._all:
-            return await run_in_threadpool(work, *args, **kwargs)
 
 
 class _Parts:

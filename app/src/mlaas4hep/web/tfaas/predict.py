@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import orjson
+from starlette.types import Message, Receive, Scope, Send
 
 from mlaas4hep.core.errors import (
     BusyError,
@@ -25,20 +26,15 @@ from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.events import predict_events
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.owners import Owners
-from mlaas4hep.web.common import Scope, status_of
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas_proto import read_row, write_predictions
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from mlaas4hep.web.tfaas.errors import SMALL, send_answer, send_error, send_failure
+from mlaas4hep.web.tfaas.proto import read_row, write_predictions
 
 _log = logging.getLogger(__name__)
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _ROW = frozenset(("model", "values", "keys"))
 _EVENTS = frozenset(("model", "events"))
-SMALL = 64 * 1024
-"""Bytes of a body or an answer up to which it is held without asking: one row, a few events."""
 AT_ONCE = 6
 """How many of the largest bodies may be held at once; parsed, each may take 25 times its size."""
 MOST_ANSWER_BYTES = 64 << 20
@@ -51,7 +47,6 @@ REFUSAL_SECONDS = 1.0
 
 Clients that come again at once would else take the time of those that are answered.
 """
-_PIECE = 1 << 20
 
 Parsed = TypeVar("Parsed")
 
@@ -141,7 +136,7 @@ class Predictions:
         else:
             await send_answer(send, 200, answer, content_type)
 
-    def _size(self, scope: Scope, message: MutableMapping[str, Any]) -> int:
+    def _size(self, scope: Scope, message: Message) -> int:
         """Bytes of the body that has begun to come, at most; LimitError if it is too large."""
         size = len(message.get("body", b""))
         if message.get("more_body"):
@@ -157,7 +152,7 @@ class Predictions:
                 "Send fewer events at once (the limit is MLAAS4HEP_MAX_REQUEST_BYTES).",
             )
 
-    async def _body(self, receive: Receive, message: MutableMapping[str, Any]) -> bytes:
+    async def _body(self, receive: Receive, message: Message) -> bytes:
         pieces = [message.get("body", b"")]
         size = len(pieces[0])
         while message.get("more_body"):
@@ -229,44 +224,6 @@ class Predictions:
             },
             option=_NUMPY,
         )
-
-
-async def send_answer(
-    send: Send, status: int, body: bytes, content_type: bytes, *headers: tuple[bytes, bytes]
-) -> None:
-    """Send a whole answer."""
-    length = (b"content-length", b"%d" % len(body))
-    all_headers = [(b"content-type", content_type), length, *headers]
-    await send({"type": "http.response.start", "status": status, "headers": all_headers})
-    if len(body) > SMALL:  # each piece waits until the one before it is on its way
-        for start in range(0, len(body), _PIECE):
-            piece = body[start : start + _PIECE]
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        body = b""
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_error(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-    """Send an error in TFaaS's shape."""
-    await send_answer(send, status, error_body(text), b"application/json", *headers)
-
-
-async def send_failure(send: Send, error: MlaasError) -> None:
-    """Send ``error`` with its status; 503 says when to come again."""
-    status = status_of(error)
-    headers = [(b"retry-after", b"1")] if status == 503 else []
-    await send_error(send, status, sentence(error), *headers)
-
-
-def error_body(text: str) -> bytes:
-    """``{"error": "..."}`` and a newline."""
-    shown = text.encode("utf-8", "replace").decode()
-    return orjson.dumps({"error": shown}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def sentence(error: MlaasError) -> str:
-    """Message and remedy on one line."""
-    return f"{error.message}. {error.remedy}" if error.remedy else error.message
 
 
 def _fields(

@@ -12,7 +12,7 @@ from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.status import metrics, registry
-from mlaas4hep.web.tfaas_status import PredictionFigures
+from mlaas4hep.web.tfaas.status import PredictionFigures
 from tfaas_process import TFaaSProcess, tfaas_process
 
 VALUES = [0.5] * 8

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.web.tfaas_proto import Row, read_row, write_predictions
+from mlaas4hep.web.tfaas.proto import Row, read_row, write_predictions
 
 # The bytes below are written by hand from the wire format, not by the protobuf library.
 PACKED = b"\x12\x08" + struct.pack("<2f", 1.5, -2)

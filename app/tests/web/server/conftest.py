@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from jobs.parts import Service
+from mlaas4hep.web.server import create_app
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path / "store", max_upload_bytes=2_000_000)
+    yield service
+    service.kill_all()
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[TestClient]:
+    base = "http://127.0.0.1:8080"
+    with TestClient(create_app(service.settings), base, raise_server_exceptions=False) as client:
+        yield client
