@@ -36,11 +36,19 @@ def test_what_the_commands_write_belongs_to_who_called_them(vm: VM, user: str) -
 
 
 def test_an_administrator_sees_who_has_what_and_is_noted(vm: VM) -> None:
-    assert "higgs" in vm.run("mlaas4hep admin usage higgs")
-    vm.run("cd / && SUDO_USER=olga mlaas4hep admin backup /var/lib/mlaas4hep/store/copy.sqlite")
+    assert "higgs" in vm.run("mlaas4hep-admin usage higgs")
+    vm.run("cd / && SUDO_USER=olga mlaas4hep-admin backup /var/lib/mlaas4hep/store/copy.sqlite")
     assert '"by": "olga"' in vm.run("tail -n 1 /var/lib/mlaas4hep/store/audit.jsonl")
     assert vm.run("stat -c %a /var/lib/mlaas4hep/store/copy.sqlite") == "600"
     vm.run("rm /var/lib/mlaas4hep/store/copy.sqlite")
+
+
+def test_who_may_use_the_commands_is_no_administrator(vm: VM, user: str) -> None:
+    ended = vm.ended(f"su - {user} -c 'sudo mlaas4hep admin users'")
+    assert (ended.returncode, "administrators have mlaas4hep-admin" in ended.stderr) == (2, True)
+    ended = vm.ended(f"su - {user} -c 'sudo -n mlaas4hep-admin users'")
+    assert ended.returncode == 1
+    assert vm.run("stat -c '%U %a' /usr/local/sbin/mlaas4hep-admin") == "root 750"
 
 
 def test_who_may_not_use_the_engine_is_told_what_to_do(vm: VM, user: str) -> None:

@@ -30,7 +30,7 @@ find / -xdev \
   -prune -o '(' -iname '*mlaas4hep*' -o -iname '*caddy*' -o -iname '*oauth2*' ')' -print
 getent passwd | grep mlaas4hep
 getent group | grep mlaas4hep
-ls -A /usr/local/bin /usr/local/share
+ls -A /usr/local/bin /usr/local/sbin /usr/local/share
 find /etc/systemd/system/docker.service.d -type f 2>/dev/null
 true
 """
@@ -61,7 +61,7 @@ def test_data_settings_and_secrets_stay(vm: VM, tmp_path: Path) -> None:
     assert set(vm.run("docker network ls --format '{{.Name}}'").split()) == {
         "bridge", "host", "none",
     }  # fmt: skip
-    assert vm.run("ls /usr/local/bin") == ""
+    assert vm.run("find /usr/local/bin /usr/local/sbin -type f") == ""
     assert "mlaas4hep/" not in vm.run("docker images --format '{{.Repository}}'")
 
 
