@@ -42,7 +42,13 @@ for panel, commands in {
     "Look at files": (data.inspect, data.specs),
     "Train and predict": (train.train, predict.predict),
     "Use a service": (token.token,),
-    "Run the services": (services.server, services.runner, services.tfaas, expire.expire),
+    "Run the services": (
+        services.server,
+        services.runner,
+        services.tfaas,
+        services.settings,
+        expire.expire,
+    ),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel, epilog=EPILOG)(command)

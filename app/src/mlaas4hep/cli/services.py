@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
-from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.errors import UsageError, did_you_mean
 from mlaas4hep.core.log import setup_logging
 from mlaas4hep.core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PREFIX = "MLAAS4HEP_"
+NO_SETTINGS = ("MLAAS4HEP_TEST_", "MLAAS4HEP_CLIENT_SECRET", "MLAAS4HEP_ADMIN")
+"""Variables of the same prefix that other things read."""
 
 Store = Annotated[
     Path | None,
@@ -21,18 +31,66 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a fre
 
 
 def settings_with(**given: Any) -> Settings:
-    """The settings of the environment, with those given on the command line instead."""
-    try:
-        settings = Settings(**{k: v for k, v in given.items() if v is not None})
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0])
-        raise UsageError(
-            f"MLAAS4HEP_{name.upper()} is {wrong['input']!r}: {wrong['msg']}",
-            str(Settings.model_fields[name].description),
-        ) from None
+    """The settings of the environment, with those given on the command line instead.
+
+    UsageError names all that are wrong. A variable that is no setting is warned of.
+    """
+    settings = _settings(given)
     setup_logging(settings.log_level)
+    for problem in unknown_variables():
+        log.warning(problem)
     return settings
+
+
+def settings(store: Store = None) -> None:
+    """Check the settings of the environment, and show them.
+
+    A variable MLAAS4HEP_<SETTING> that holds a wrong value, or that is no setting, is an error; all
+    are named at once.
+    """
+    found, problems = None, unknown_variables()
+    try:
+        found = _settings({"store": store})
+        if found.issuer:
+            from mlaas4hep.access.rules import Rules
+
+            Rules(found)
+    except UsageError as error:
+        problems.append(f"{error.message} {error.remedy}".strip())
+    if problems or found is None:
+        raise UsageError("\n".join(problems))
+    for name, value in found.model_dump(mode="json").items():
+        mark = "" if name in found.model_fields_set else "  (default)"
+        typer.echo(f"MLAAS4HEP_{name.upper()}={json.dumps(value)}{mark}")
+
+
+def unknown_variables() -> list[str]:
+    """A line for each variable of the environment that looks like a setting and is none."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return [
+        f"{name} is no setting. {did_you_mean(name, sorted(known))}"
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known and not name.startswith(NO_SETTINGS)
+    ]
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**{k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        wrong = {str(each["loc"][0]): each for each in reversed(error.errors())}
+        raise UsageError(
+            "; ".join(
+                f"{PREFIX}{name.upper()} is {each['input']!r}: {each['msg']}"
+                for name, each in wrong.items()
+            ),
+            " ".join(str(Settings.model_fields[name].description) for name in wrong),
+        ) from None
+    except SettingsError as error:  # a value that should be JSON
+        raise UsageError(
+            f"{error}: its variable {PREFIX}<SETTING> is not valid JSON",
+            "See docs/reference/settings.md.",
+        ) from None
 
 
 def server(store: Store = None, host: Host = None, port: Port = None) -> None:
