@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,26 +17,59 @@ import yaml
 ROLES = Path(__file__).parents[2] / "roles"
 
 
+def saying(folder: Path, asked: str) -> dict[str, Any]:
+    """A task that keeps an expression's value for `played`."""
+    content = "{{ (%s) | to_json }}" % asked
+    return {
+        "ansible.builtin.copy": {
+            "content": content,
+            "dest": str(folder / "said.json"),
+            "mode": "0600",
+        }
+    }
+
+
+def played(folder: Path, play: dict[str, Any], **options: Any) -> Any:
+    """What a play on this machine said."""
+    book = folder / "play.json"
+    book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, **play}]))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    options |= {"ansible_python_interpreter": sys.executable}
+    words = [program, "-i", "localhost,", "-c", "local", "-e", json.dumps(options), book]
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder)}
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return json.loads((folder / "said.json").read_text())
+
+
 def templated(folder: Path, asked: str, roles: tuple[str, ...], **options: Any) -> Any:
     """An expression in terms of these roles' variables, with these options."""
     files = [
         str(ROLES / role / part / "main.yml") for role in roles for part in ("defaults", "vars")
     ]
-    copy = {
-        "content": "{{ (%s) | to_json }}" % asked,
-        "dest": str(folder / "said.json"),
-        "mode": "0600",
-    }
-    play = {"hosts": "localhost", "gather_facts": False, "vars_files": files,
-            "tasks": [{"ansible.builtin.copy": copy}]}  # fmt: skip
-    book = folder / "play.json"
-    book.write_text(json.dumps([play]))
-    program = Path(sys.executable).with_name("ansible-playbook")
-    options |= {"ansible_python_interpreter": sys.executable}
-    words = [program, "-i", "localhost,", "-c", "local", "-e", json.dumps(options), book]
-    ended = subprocess.run(words, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return json.loads((folder / "said.json").read_text())
+    return played(folder, {"vars_files": files, "tasks": [saying(folder, asked)]}, **options)
+
+
+def test_a_container_gets_what_the_site_sets(tmp_path: Path) -> None:
+    """Through the roles as they depend on each other: only the last task is another."""
+    roles = tmp_path / "ansible_collections/mlaas4hep/stack/roles"
+    shutil.copytree(ROLES, roles)
+    asked = "[service_container_env, service_container_volumes, service_container_networks]"
+    last = roles / "service_container/tasks/main.yml"
+    last.write_text(json.dumps([saying(tmp_path, asked)]))
+    role = {"name": "mlaas4hep.stack.tfaas", "tasks_from": "service"}
+    env, volumes, networks = played(
+        tmp_path,
+        {"tasks": [{"ansible.builtin.include_role": role}]},
+        mlaas4hep_issuer="https://issuer.example.org",
+        mlaas4hep_http_proxy="http://proxy.example.org:3128",
+        mlaas4hep_ca_bundle="ca.pem",
+    )
+    assert env["MLAAS4HEP_ISSUER"] == "https://issuer.example.org"
+    assert env["HTTPS_PROXY"] == "http://proxy.example.org:3128"
+    assert f"{env['SSL_CERT_FILE']}:{env['SSL_CERT_FILE']}:ro" in volumes
+    assert [network["name"] for network in networks] == ["mlaas4hep-egress", "mlaas4hep-internal"]
+    assert networks[1]["aliases"] == ["tfaas"]
 
 
 @pytest.mark.parametrize(("port", "shown"), [(443, ""), (8443, ":8443")])

@@ -52,7 +52,8 @@ def test_the_collection_has_the_version_everywhere(made: Path) -> None:
 
 
 def test_images_of_a_registry_are_pulled(tmp_path: Path) -> None:
-    given = {f"{name}_image": DIGEST for name in ("service", "job", "tfaas")}
+    given = {f"{name}_image": DIGEST for name in release.build.USUAL}
+    assert set(given) == set(release.generate.IMAGES)
     release.release(VERSION, URL, tmp_path / "r", given)
     tree = yaml.safe_load((tmp_path / "r/mlaas4hep.yaml").read_text())
     inputs = tree["topology_template"]["inputs"]
