@@ -83,8 +83,8 @@ bench: .venv/test  ## speed of the data path, of training and of serving, as rat
 	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/training.py &&) \
 	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE))
 
-docs: .venv/app  ## write docs/reference and the roles' options anew from the code
-	$(BIN)/python docs/generate.py && $(BIN)/python docs/roles.py && $(BIN)/python tosca/generate.py
+docs: .venv/app .venv-stack/made  ## write docs/reference and the roles' options anew from the code
+	$(BIN)/python docs/generate.py && .venv-stack/bin/python docs/roles.py && .venv-stack/bin/python tosca/generate.py
 
 release: .venv-stack/made  ## what IM and operators fetch: VERSION=1.2.3 RELEASE_URL=https://... [ARGS="--image service_image=..."]
 	@$(if $(RELEASE_URL),,echo "make release needs RELEASE_URL=, where the files will be put" >&2; exit 2;) \

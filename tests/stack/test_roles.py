@@ -23,7 +23,7 @@ SICK = """
       vars:
         service_container_name: mlaas4hep-sick
         service_container_image: "{{ image }}"
-        service_container_command: [sleep, infinity]
+        service_container_command: [sh, -c, "echo opening the database; exec sleep infinity"]
         service_container_user: 64004:64004
         service_container_wait_seconds: 10
         service_container_healthcheck:
@@ -34,7 +34,7 @@ SICK = """
 
 
 def test_an_unhealthy_container_says_why(vm: VM, tmp_path: Path) -> None:
-    """In the words of its own health check, with the next command to type."""
+    """In the words of its own health check, with the end of its log."""
     playbook = tmp_path / "sick.yml"
     playbook.write_text(SICK)
     image = vm.inspect("mlaas4hep-server")["Config"]["Image"]
@@ -45,7 +45,20 @@ def test_an_unhealthy_container_says_why(vm: VM, tmp_path: Path) -> None:
     (said,) = played.messages
     assert "mlaas4hep-sick is not healthy" in said
     assert "the database is gone" in said
-    assert "docker logs --tail 50 mlaas4hep-sick" in said
+    assert "opening the database" in said
+
+
+def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
+    """All are named at once, in the words of the application, and the service runs on."""
+    before = vm.inspect("mlaas4hep-server")["Id"]
+    wrong = {"max_jobs": "many", "max_job_memory": 3}
+    played = play(tmp_path, "--tags", "mlaas4hep", expected=False, mlaas4hep_settings=wrong)
+    (said,) = played.messages
+    assert "MLAAS4HEP_MAX_JOBS is 'many'" in said
+    assert "MLAAS4HEP_MAX_JOB_MEMORY is no setting. Did you mean" in said
+    assert played.changed == []
+    assert vm.inspect("mlaas4hep-server")["Id"] == before
+    assert vm.healthy("mlaas4hep-server")
 
 
 def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
