@@ -16,7 +16,14 @@ import uproot
 from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, membership
 from mlaas4hep.training import dataset
-from mlaas4hep.training.dataset import MIX_BYTES, Dataset, _ahead, open_files, scan_files
+from mlaas4hep.training.dataset import (
+    MIX_BYTES,
+    READ_BYTES,
+    Dataset,
+    _ahead,
+    open_files,
+    scan_files,
+)
 from mlaas4hep.training.params import Params
 from real.files import RealFile, each
 from training.root_files import content, rows_of, sorted_by_class, two, write
@@ -127,7 +134,9 @@ def test_every_event_is_in_one_part_whatever_is_cached(
     np.testing.assert_array_equal(data.sample(), whole.sample())
 
 
-@pytest.mark.parametrize("clusters", [1, 50])
+@pytest.mark.parametrize(
+    ("clusters", "read_bytes"), [(1, READ_BYTES), (50, READ_BYTES), (50, 160_000)]
+)
 @pytest.mark.parametrize("mix_bytes", [MIX_BYTES, 0])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_batches_are_the_same_whatever_is_cached(
@@ -135,11 +144,16 @@ def test_batches_are_the_same_whatever_is_cached(
     stack: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
     clusters: int,
+    read_bytes: int,
     mix_bytes: int,
     shuffle: bool,
 ) -> None:
-    """Bit for bit, with a mixing buffer that holds all events or MIX_EVENTS of them."""
+    """Bit for bit, with a mixing buffer that holds all events or MIX_EVENTS of them.
+
+    The file is read at once, or a cluster at a time.
+    """
     monkeypatch.setattr(dataset, "MIX_BYTES", mix_bytes)
+    monkeypatch.setattr(dataset, "READ_BYTES", read_bytes)
     monkeypatch.setattr(dataset, "_BLOCK", 0)
     file = sorted_by_class(tmp_path / "sorted.root", clusters)
     found = []
@@ -166,7 +180,7 @@ def test_a_file_of_large_clusters_says_that_its_order_may_be_seen(
     file = sorted_by_class(tmp_path / "sorted.root", 4)
     data = make(stack, [file], ["lab"])
     assert len(data.warnings) == 1
-    assert "sorted.root is read at 1 of 16 places at once" in data.warnings[0]
+    assert "sorted.root is read at 2 of 16 places at once" in data.warnings[0]
     assert make(stack, [file], ["lab"], shuffle=False).warnings == []
 
 
