@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.data import EventsToUse, plan_chunks
-from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed, strands
+from mlaas4hep.data.mixing import PLACES, block_sizes, cut, in_blocks, mixed, scattered, spans
 
 ENTRIES = st.lists(st.integers(0, 5000), min_size=1, max_size=6)
 NEVTS = st.one_of(st.just(-1), st.integers(1, 20_000))
@@ -61,30 +63,52 @@ def test_what_is_used_is_spread_over_all_of_each_file(entries: list[int], nevts:
             assert abs(before - events * part / PLACES) <= events / PLACES + 1
 
 
-@given(ENTRIES, NEVTS, st.integers(1, 20), st.data())
-def test_strands_are_the_ranges_in_order_about_alike(
-    entries: list[int], nevts: int, count: int, data: st.DataObject
+@given(ENTRIES, NEVTS, st.integers(1, 3000), st.data())
+def test_spans_are_the_ranges_in_order_and_none_share_what_lies_between_two_borders(
+    entries: list[int], nevts: int, at_most: int, data: st.DataObject
 ) -> None:
     for rows, ranges in zip(entries, EventsToUse.of(entries, nevts).ranges, strict=True):
         borders = data.draw(st.lists(st.integers(0, rows), max_size=40, unique=True).map(sorted))
-        found = strands(ranges, count, np.array(borders, np.int64))
+        found = spans(ranges, borders, at_most)
         events = [e for start, stop in ranges for e in range(start, stop)]
         assert [e for part in found for a, b in part for e in range(a, b)] == events
-        assert len(found) <= count
-        for part in found:
-            size = sum(b - a for a, b in part)
+        between = [
+            {bisect_right(borders, e) for a, b in part for e in (a, b - 1)} for part in found
+        ]
+        for part, here in zip(found, between, strict=True):
             assert all(a < b for a, b in part)
-            assert size > 0
-            assert size <= 2 * len(events) / count + 2
+            assert len(here) == 1 or part[-1][1] - part[0][0] <= at_most
+        assert all(max(a) < min(b) for a, b in pairwise(between))
 
 
-def test_strands_begin_where_clusters_do() -> None:
-    borders = np.arange(0, 100_001, 1000)
-    found = strands([(0, 100_000)], 16, borders)
-    assert len(found) == 16
-    assert all(start % 1000 == 0 for part in found for start, _ in part)
-    # Two large clusters: most strands begin within one.
-    assert len(strands([(0, 100_000)], 16, np.array([0, 50_000, 100_000]))) == 16
+def test_spans_are_clusters_and_small_ones_together() -> None:
+    borders = list(range(0, 1000, 100))
+    assert spans([(0, 1000)], borders, 1) == [[(b, b + 100)] for b in borders]
+    assert spans([(0, 1000)], borders, 250) == [[(b, b + 200)] for b in range(0, 1000, 200)]
+    assert spans([(0, 1000)], borders, 1000) == [[(0, 1000)]]
+    # Neighbours, and parts with unused clusters between them, which are not read.
+    assert spans([(10, 20), (150, 160)], borders, 1000) == [[(10, 20), (150, 160)]]
+    apart = [[(10, 20), (30, 40)], [(250, 260)]]
+    assert spans([each for part in apart for each in part], borders, 1000) == apart
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000), st.integers(1, 1200))
+def test_a_cut_range_has_pieces_alike(start: int, size: int, at_most: int) -> None:
+    pieces = cut(start, start + size, at_most)
+    assert [e for a, b in pieces for e in range(a, b)] == list(range(start, start + size))
+    sizes = [b - a for a, b in pieces]
+    assert len(sizes) == math.ceil(size / at_most)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+
+
+def test_every_stretch_of_scattered_numbers_is_spread_over_all() -> None:
+    assert scattered(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert scattered(0) == []
+    for count in (16, 20, 100, 1000):
+        order = np.array(scattered(count))
+        assert sorted(order) == list(range(count))
+        for stretch in np.array_split(order, count // 10):
+            assert np.histogram(stretch, 2, (0, count))[0].min() >= len(stretch) * 0.3
 
 
 @given(

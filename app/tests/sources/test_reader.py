@@ -181,27 +181,36 @@ def test_spread_reading_gives_every_event_once_and_decodes_each_basket_once(
     assert set(decoded.values()) == {1}
 
 
+@pytest.mark.parametrize("max_bytes", [40_000, 10**9])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_turn_of_spread_reading_is_a_sample_of_the_whole_file(
-    layouts: dict[str, Path], layout: str
+    layouts: dict[str, Path], layout: str, max_bytes: int
 ) -> None:
+    """Whether the file is read at once or in parts."""
     with RootFile(str(layouts[layout]), "t") as file:
-        reader = file.spread(["x"], [(0, 1000)], 10**9, 80)
-        assert reader.places == 5
+        reader = file.spread(["x"], [(0, 1000)], max_bytes, 80)
         for _ in range(10):
             entries = np.concatenate([e["x"] for _, _, e in reader.take(100)])
             assert np.histogram(entries, 3, (0, 1000))[0].min() >= 10
 
 
-def test_places_are_fewer_where_memory_is_short(layouts: dict[str, Path]) -> None:
-    branches = ["x", "b", "v", "fixed"]
-    with RootFile(str(layouts["two clusters"]), "t") as file:
-        whole = file.spread(branches, [(0, 1000)], 10**6, 100)
-        none = file.spread(branches, [(0, 1000)], 1, 100)
-    assert (whole.places, whole.is_limited) == (5, False)
-    assert (none.places, none.is_limited) == (1, True)
-    with RootFile(str(layouts["one basket"]), "t") as file:  # which is in memory in any case
-        assert file.spread(branches, [(0, 1000)], 1, 100).places == 5
+def test_places_are_fewer_where_memory_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "large.root"
+    with uproot.recreate(path) as file:
+        file.mktree("t", {"x": np.float64})
+        for _ in range(8):
+            file["t"].extend({"x": np.random.default_rng(0).normal(size=200_000)})
+
+    def places(max_bytes: int, turn: int) -> tuple[int, bool]:
+        with RootFile(str(path), "t") as file:
+            reader = file.spread(["x"], [(0, file.entries)], max_bytes, turn)
+        return reader.places, reader.is_limited
+
+    assert places(10**8, 10_000) == (8, False)
+    assert places(5_000_000, 10_000) == (3, True)  # of 1.6 MB each
+    assert places(1, 10_000) == (1, True)
+    assert places(1, 400_000) == (5, True)  # a buffer holds events of earlier ones
+    assert places(1, 1_600_000) == (16, False)  # it holds the whole file
 
 
 @each("hzz")
@@ -230,8 +239,8 @@ def test_memory_of_spread_reading(tmp_path: Path) -> None:
     """Within the bound; a file of one basket is in memory once, not once a place."""
     peaks = {}
     for clusters, events, limit in (
-        (20, 10_000, 2_000_000),
-        (80, 10_000, 2_000_000),
+        (24, 10_000, 2_000_000),
+        (96, 10_000, 2_000_000),
         (1, 200_000, 0),
     ):
         path = tmp_path / f"{clusters}.root"
@@ -243,16 +252,16 @@ def test_memory_of_spread_reading(tmp_path: Path) -> None:
                 file["t"].extend({"x": rng.normal(size=events), "y": y})
         with RootFile(str(path), "t") as root:
             reader = root.spread(["x", "y"], [(0, root.entries)], limit, 2000)
-            assert reader.places == (16 if clusters == 1 else 8)
+            assert reader.places == (1 if clusters == 1 else 8)
             tracemalloc.start()
             for _ in range(0, root.entries, 2000):
-                for _piece in reader.take(2000):
-                    pass
+                begins = [start for start, _, _ in reader.take(2000)]
+                assert clusters == 1 or np.histogram(begins, 8, (0, root.entries))[0].min() == 1
             peaks[clusters] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-    assert peaks[80] < 1.1 * peaks[20]
+    assert peaks[96] < 1.1 * peaks[24]
     # 24 bytes an event, offsets of 8, and once a cluster as on disk and in uproot's hands.
-    assert peaks[80] < 2_000_000 * 32 / 24 + 4 * 240_000
+    assert peaks[96] < 2_000_000 * 32 / 24 + 4 * 240_000
     assert peaks[1] < 3 * 24 * 200_000
 
 

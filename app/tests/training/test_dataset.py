@@ -11,7 +11,7 @@ import pytest
 
 from mlaas4hep.data import TEST, TRAIN, VALIDATION
 from mlaas4hep.training import dataset
-from mlaas4hep.training.dataset import MIX_BYTES
+from mlaas4hep.training.dataset import MIX_BYTES, READ_BYTES
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import scan_files
 from training.root_files import rows_of, sorted_by_class, two, write
@@ -105,7 +105,9 @@ def test_every_event_is_in_one_part_whatever_is_cached(
     np.testing.assert_array_equal(seen.to_compare, all_seen.to_compare)
 
 
-@pytest.mark.parametrize("clusters", [1, 50])
+@pytest.mark.parametrize(
+    ("clusters", "read_bytes"), [(1, READ_BYTES), (50, READ_BYTES), (50, 160_000)]
+)
 @pytest.mark.parametrize("mix_bytes", [MIX_BYTES, 0])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_batches_are_the_same_whatever_is_cached(
@@ -113,11 +115,16 @@ def test_batches_are_the_same_whatever_is_cached(
     stack: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
     clusters: int,
+    read_bytes: int,
     mix_bytes: int,
     shuffle: bool,
 ) -> None:
-    """Bit for bit, with a mixing buffer that holds all events or MIX_EVENTS of them."""
+    """Bit for bit, with a mixing buffer that holds all events or MIX_EVENTS of them.
+
+    The file is read at once, or a cluster at a time.
+    """
     monkeypatch.setattr(dataset, "MIX_BYTES", mix_bytes)
+    monkeypatch.setattr(dataset, "READ_BYTES", read_bytes)
     monkeypatch.setattr(dataset, "_BLOCK", 0)
     file = sorted_by_class(tmp_path / "sorted.root", clusters)
     found = []
@@ -144,7 +151,7 @@ def test_a_file_of_large_clusters_says_that_its_order_may_be_seen(
     file = sorted_by_class(tmp_path / "sorted.root", 4)
     _, seen = streamed(stack, [file], ["lab"])
     assert len(seen.warnings) == 1
-    assert "sorted.root is read at 1 of 16 places at once" in seen.warnings[0]
+    assert "sorted.root is read at 2 of 16 places at once" in seen.warnings[0]
     assert streamed(stack, [file], ["lab"], shuffle=False)[1].warnings == []
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 PLACES = 16
-"""Places of a file, evenly spaced along it, that ``nevts`` takes events from and that are read at
-the same time."""
+"""Places of a file, evenly spaced along it, that ``nevts`` takes events from and that are mixed."""
 
 Range = tuple[int, int]
 """Entries of a file, (start, stop)."""
@@ -81,38 +80,41 @@ def plan_chunks(events: Sequence[int], chunk_size: int) -> Iterator[list[Range]]
         starts = stops
 
 
-def strands(ranges: Sequence[Range], count: int, borders: NDArray[np.int64]) -> list[list[Range]]:
-    """The ranges divided, in order, into about ``count`` parts of about as many events.
+def spans(ranges: Sequence[Range], borders: Sequence[int], at_most: int) -> list[list[Range]]:
+    """The ranges cut at ``borders`` (sorted entries), in parts to be read one at a time.
 
-    A cut moves to the nearest of ``borders`` (sorted entries) if one is within half a part and no
-    other cut is there, so parts may differ in size; none is empty.
+    A part is all that is used between two borders, and its neighbours' as long as they are
+    ``at_most`` entries together; so no two parts lie between the same borders.
     """
-    sizes = [stop - start for start, stop in ranges]
-    firsts = [0, *accumulate(sizes)]  # of each range, counting only what is used
-    total = firsts[-1]
-    count = max(1, min(count, total))
-    cuts = [0]
-    for part in range(1, count):
-        cut = total * part // count
-        where = bisect_right(firsts, cut) - 1
-        start, stop = ranges[where]
-        entry = start + cut - firsts[where]
-        near = bisect_left(borders, entry)
-        moves = [int(b) - entry for b in borders[max(0, near - 1) : near + 1] if start < b < stop]
-        move = min(moves, key=abs, default=0)
-        if entry > start and abs(move) * 2 * count <= total and cut + move > cuts[-1]:
-            cut += move
-        if cut > cuts[-1]:
-            cuts.append(cut)
-    return [
-        [
-            (start + max(0, begin - first), start + min(size, end - first))
-            for (start, _), size, first in zip(ranges, sizes, firsts, strict=False)
-            if first < end and first + size > begin
-        ]
-        for begin, end in pairwise([*cuts, total])
-        if begin < end
-    ]
+    between: dict[int, list[Range]] = {}
+    for start, stop in ranges:
+        inner = borders[bisect_right(borders, start) : bisect_left(borders, stop)]
+        for begin, end in pairwise([start, *inner, stop]):
+            between.setdefault(bisect_right(borders, begin), []).append((begin, end))
+    found: list[list[Range]] = []
+    last = -1
+    for where, used in between.items():
+        if found and where == last + 1 and used[-1][1] - found[-1][0][0] <= at_most:
+            first, *used = used
+            begin, end = found[-1].pop()
+            found[-1] += [(begin, first[1])] if end == first[0] else [(begin, end), first]
+            found[-1] += used
+        else:
+            found.append(used)
+        last = where
+    return found
+
+
+def cut(start: int, stop: int, at_most: int) -> list[Range]:
+    """The range in pieces alike, of ``at_most`` entries at most."""
+    pieces = -(-(stop - start) // at_most)
+    edges = [start + (stop - start) * piece // pieces for piece in range(pieces + 1)]
+    return list(pairwise(edges))
+
+
+def scattered(count: int) -> list[int]:
+    """The numbers below ``count`` in an order of which each stretch is spread over all of them."""
+    return sorted(range(count), key=lambda number: f"{number:b}"[::-1])  # bits reversed: 0 4 2 6 1
 
 
 def in_blocks(stream: Iterable[Arrays], sizes: Iterable[int]) -> Iterator[Arrays]:

@@ -45,12 +45,11 @@ class UnreadableError(DataError):
 class Piece:
     """Consecutive events of one basket: content, big-endian as on disk, and offsets of lists.
 
-    It may be valid until the next bytes are fetched only, unless it is ``owned``.
+    It may be valid until the next bytes are fetched only.
     """
 
     content: NDArray[Any]
     offsets: NDArray[Any] | None = None
-    owned: bool = False
 
     def __len__(self) -> int:
         return len(self.content) if self.offsets is None else len(self.offsets) - 1
@@ -61,13 +60,8 @@ class Piece:
         if (start, stop) == (0, len(self)):
             return self
         if self.offsets is None:
-            return Piece(self.content[start:stop], None, self.owned)
-        return Piece(self.content, self.offsets[start : stop + 1], self.owned)
-
-    def copy(self, dtype: np.dtype[Any]) -> Piece:
-        """The same in memory of its own, in that dtype."""
-        offsets = None if self.offsets is None else self.offsets.copy()
-        return Piece(self.content.astype(dtype), offsets, True)
+            return Piece(self.content[start:stop])
+        return Piece(self.content, self.offsets[start : stop + 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +131,14 @@ class Column:
         self._context = dict(branch.context)
 
     def start_at(self, entry: int) -> None:
-        """Make the basket that holds ``entry`` the next one, and ``entry`` the first event."""
-        self.next = max(0, int(np.searchsorted(self.entry_offsets, entry, "right")) - 1)
-        self.next = min(self.next, len(self.entry_offsets) - 1)
+        """Drop what is before ``entry``; baskets that end before are never given."""
+        basket = max(0, int(np.searchsorted(self.entry_offsets, entry, "right")) - 1)
+        if basket < self.next:  # it was given already
+            return
+        self.next = min(basket, len(self.entry_offsets) - 1)
         self.first = self.stop = entry
+        self.content = np.empty(0, self.layout.dtype)
+        self.offsets = _NO_LISTS if self.layout.kind == "jagged" else None
 
     def baskets_before(self, entry: int) -> list[tuple[int, tuple[int, int] | None]]:
         """The baskets not yet given that start before ``entry``, which are given herewith.
@@ -226,12 +224,14 @@ class Column:
         """
         drop = min(max(keep_from, self.first), self.stop) - self.first
         if self.offsets is None:
-            self.content = self._join([self.content[drop:], *(p.content for p in pieces)], pieces)
+            self.content = np.concatenate(
+                [self.content[drop:], *(p.content for p in pieces)], dtype=self.layout.dtype
+            )
             events = len(self.content)
         elif self.layout.fixed:
             kept = self.content[drop * self.layout.fixed :]
             flat = [piece.content.reshape(-1) for piece in pieces]
-            self.content = self._join([kept, *flat], pieces)
+            self.content = np.concatenate([kept, *flat], dtype=self.layout.dtype)
             events = len(self.content) // self.layout.fixed
             self.offsets = np.arange(events + 1, dtype=np.int64) * self.layout.fixed
         else:
@@ -239,12 +239,6 @@ class Column:
             events = len(self.offsets) - 1
         self.first += drop
         self.stop = self.first + events
-
-    def _join(self, contents: list[NDArray[Any]], pieces: list[Piece]) -> NDArray[Any]:
-        """One array of what is left of the older content and that of the pieces."""
-        if len(pieces) == 1 and pieces[0].owned and not len(contents[0]):
-            return contents[1]
-        return np.concatenate(contents, dtype=self.layout.dtype)
 
     def _extend_lists(self, pieces: list[Piece], drop: int, shared: SharedOffsets) -> None:
         older = self.offsets
@@ -257,7 +251,7 @@ class Column:
             if low < 0 or len(part) != high - low:
                 raise ValueError("a basket's offsets lie outside of its values")
             parts.append(part)
-        self.content = self._join(parts, pieces)
+        self.content = np.concatenate(parts, dtype=self.layout.dtype)
 
         alike = shared.setdefault((id(older), drop, *map(len, parts)), [])
         for others, offsets in alike:

@@ -1,4 +1,4 @@
-"""Reading a tree from start to end, or at several places at once.
+"""Reading a tree from start to end, or so that every stretch is a sample of it.
 
 Whole baskets are read, each decompressed once, and memory is bounded.
 """
@@ -7,49 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from mlaas4hep.data import Events, Jagged, Range
-from mlaas4hep.sources.columns import Column, Piece, SharedOffsets, UnreadableError
+from mlaas4hep.data.mixing import cut, scattered
+from mlaas4hep.sources.columns import Column, SharedOffsets, UnreadableError
 
 Fetch = Callable[[list[tuple[int, int]]], Iterator[Any]]
 """Gives a filled uproot Chunk for each byte range, in order."""
 Guard = Callable[[str], AbstractContextManager[None]]
 """Turns whatever fails while that branch is read into an error that names file and branch."""
-
-
-class SharedBaskets:
-    """Baskets that several readers of a file take parts of: decoded once, kept until the last did.
-
-    ``ranges`` are the entries that each of the readers reads.
-    """
-
-    def __init__(self, ranges: Sequence[Range]) -> None:
-        self._starts = np.sort([start for start, stop in ranges if start < stop])
-        self._stops = np.sort([stop for start, stop in ranges if start < stop])
-        self._kept: dict[tuple[str, int], tuple[Piece, int]] = {}
-
-    def __contains__(self, basket: tuple[str, int]) -> bool:
-        return basket in self._kept
-
-    def pop(self, basket: tuple[str, int]) -> Piece:
-        """A kept basket, for one reader."""
-        piece, readers = self._kept.pop(basket)
-        if readers > 1:
-            self._kept[basket] = piece, readers - 1
-        return piece
-
-    def add(self, basket: tuple[str, int], piece: Piece, column: Column) -> Piece:
-        """What one reader decoded; kept if others will need it."""
-        start, stop = column.entry_offsets[basket[1] : basket[1] + 2]
-        begun = int(np.searchsorted(self._starts, stop))
-        others = begun - int(np.searchsorted(self._stops, start, "right")) - 1
-        if others > 0:
-            piece = piece.copy(column.layout.dtype)
-            self._kept[basket] = piece, others
-        return piece
 
 
 class Reader:
@@ -70,21 +40,21 @@ class Reader:
         window_bytes: int,
         fetch: Fetch,
         guard: Guard,
-        baskets: SharedBaskets,
     ) -> None:
         self.position = start
-        """Entry at which the next ``take`` starts."""
+        """Entry at which the next ``take`` starts; events may be passed over by setting it."""
         self.stop = stop
-        self._start = start
         self._columns = columns
         self._loaded = start
         self._window_bytes = window_bytes
         self._fetch = fetch
         self._guard = guard
-        self._baskets = baskets
         for column in columns.values():
             column.start_at(start)
-        self._starts, self._bytes = _basket_starts(list(columns.values()), start, stop)
+
+    @cached_property
+    def _windows(self) -> tuple[np.ndarray, np.ndarray]:
+        return _basket_starts(list(self._columns.values()), self._loaded, self.stop)
 
     def take(self, n: int) -> Events:
         """The next ``n`` events, fewer at the end; branches share offsets where lists do.
@@ -108,46 +78,33 @@ class Reader:
         self.position = stop
         return events
 
+    def load(self) -> None:
+        """Read all up to ``stop`` at once; ``position`` may then be set to any entry."""
+        self._load(self.stop)
+
     def _load(self, stop: int) -> None:
         """Read the next window, at least up to the entry ``stop``."""
-        begin = int(np.searchsorted(self._starts, self._loaded))
-        read = self._bytes[begin - 1] if begin else 0
-        fitting = int(np.searchsorted(self._bytes, read + self._window_bytes, "right"))
-        end = max(fitting, int(np.searchsorted(self._starts, stop)))
-        until = int(self._starts[end]) if end < len(self._starts) else self.stop
-
+        if self.position > self._loaded:
+            self._loaded = self.position
+            for column in self._columns.values():
+                column.start_at(self.position)
+        until = self.stop if stop == self.stop else self._end_of_window(stop)
         wanted = {name: column.baskets_before(until) for name, column in self._columns.items()}
         chunks = self._fetch(
-            [
-                place
-                for name, baskets in wanted.items()
-                for number, place in baskets
-                if place and (name, number) not in self._baskets
-            ]
+            [place for baskets in wanted.values() for _, place in baskets if place]
         )
         shared: SharedOffsets = {}
         unreadable: list[UnreadableError] = []
         for name, baskets in wanted.items():
             column = self._columns[name]
-            held = [
-                (
-                    number,
-                    place,
-                    next(chunks) if place and (name, number) not in self._baskets else None,
-                )
-                for number, place in baskets
-            ]
+            held = [(number, place, next(chunks) if place else None) for number, place in baskets]
             try:
                 with self._guard(name):
                     pieces = []
                     for number, place, chunk in held:
-                        if (name, number) in self._baskets:
-                            piece = self._baskets.pop((name, number))
-                        else:
-                            piece = column.decode(number, place, chunk)
-                            piece = self._baskets.add((name, number), piece, column)
+                        piece = column.decode(number, place, chunk)
                         first = int(column.entry_offsets[number])
-                        pieces.append(piece.part(self._start - first, self.stop - first))
+                        pieces.append(piece.part(column.stop - first, self.stop - first))
                     column.extend(pieces, self.position, shared)
             except UnreadableError as error:
                 unreadable.append(error)
@@ -156,42 +113,80 @@ class Reader:
             raise UnreadableError(unreadable[0].file, reasons)
         self._loaded = until
 
+    def _end_of_window(self, stop: int) -> int:
+        """The entry, ``stop`` or later, up to which the next window goes."""
+        starts, sizes = self._windows
+        begin = int(np.searchsorted(starts, self._loaded))
+        read = sizes[begin - 1] if begin else 0
+        fitting = int(np.searchsorted(sizes, read + self._window_bytes, "right"))
+        end = max(fitting, int(np.searchsorted(starts, stop)))
+        return int(starts[end]) if end < len(starts) else self.stop
+
 
 class SpreadReader:
-    """Reads the strands of a tree by turns, in proportion: each stretch is a sample of them all.
+    """Reads the parts of a tree in rounds, so that each stretch is a sample of the whole.
 
-    A strand is a list of readers, to be read one after the other. At most ``piece`` events of a
-    strand come at once, so about every ``piece`` x strands events there are some of each.
+    A round is ``at_once`` parts or fewer, evenly spaced along the tree, each of which ``read``
+    gives with all of it in memory. They are taken from by turns and in proportion, ``piece`` events
+    at most from somewhere in the part, and so end together.
     """
 
     def __init__(
-        self, strands: Sequence[Sequence[Reader]], piece: int, is_limited: bool = False
+        self,
+        parts: Sequence[list[Range]],
+        read: Callable[[int, int], Reader],
+        piece: int,
+        at_once: int,
+        places: int,
+        is_limited: bool,
     ) -> None:
-        self.places = len(strands)
+        self.places = places
+        """About how many parts, PLACES at most, there are events of in a mixing buffer."""
         self.is_limited = is_limited
-        """Whether there are fewer strands than wanted, for want of memory."""
-        # Bits reversed (0 8 4 12 2 ...): part of a turn is a sample of the whole, too.
-        order = sorted(range(len(strands)), key=lambda strand: f"{strand:b}"[::-1])
-        self._strands = [list(strands[strand]) for strand in order]
-        self._sizes = [sum(r.stop - r.position for r in readers) for readers in self._strands]
-        self._left = list(self._sizes)
+        """Whether they are fewer than wanted, for want of memory."""
+        rounds = -(-len(parts) // at_once)
+        self._rounds = iter([parts[number::rounds] for number in scattered(rounds)])
+        self._round: list[_Part] = []
+        self._read = read
         self._piece = piece
 
     def take(self, n: int) -> Iterator[tuple[int, int, Events]]:
         """The next ``n`` events in pieces: (start, stop, events), the entries and their values."""
-        piece = -(-n // max(1, -(-n // self._piece)))  # pieces alike, rather than a small last one
         while n:
-            behind = max(
-                range(len(self._left)), key=lambda strand: self._left[strand] / self._sizes[strand]
-            )
-            readers = self._strands[behind]
-            start = readers[0].position
-            count = min(n, piece, readers[0].stop - start)
-            n -= count
-            self._left[behind] -= count
-            yield start, start + count, readers[0].take(count)
-            if readers[0].position == readers[0].stop:
-                del readers[0]  # and with it what it has in memory
+            if not self._round:
+                parts = next(self._rounds)
+                order = scattered(len(parts))
+                self._round = [_Part(parts[number], self._read, self._piece) for number in order]
+            behind = max(self._round, key=lambda part: part.left / part.events)
+            start, stop, events = behind.take(n)
+            n -= stop - start
+            if not behind.left:
+                self._round.remove(behind)  # and with it what it has in memory
+            yield start, stop, events
+
+
+class _Part:
+    """Ranges of a tree that are in memory at once; read when the first of them is taken."""
+
+    def __init__(self, ranges: list[Range], read: Callable[[int, int], Reader], piece: int) -> None:
+        self.events = self.left = sum(stop - start for start, stop in ranges)
+        pieces = [each for start, stop in ranges for each in cut(start, stop, piece)]
+        self._pieces = [pieces[number] for number in reversed(scattered(len(pieces)))]
+        self._read = partial(read, ranges[0][0], ranges[-1][1])
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self._read()
+
+    def take(self, n: int) -> tuple[int, int, Events]:
+        """The next piece, or the first ``n`` events of it: (start, stop, events)."""
+        start, end = self._pieces.pop()
+        stop = min(start + n, end)
+        if stop < end:
+            self._pieces.append((stop, end))
+        self.left -= stop - start
+        self._reader.position = start
+        return start, stop, self._reader.take(stop - start)
 
 
 def _basket_starts(columns: list[Column], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from uproot.source.chunk import Chunk
 
 from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean
 from mlaas4hep.data import Events, FileRecord, Range
-from mlaas4hep.data.mixing import PLACES, strands
+from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
     Column,
     Kind,
@@ -34,12 +35,12 @@ from mlaas4hep.sources.columns import (
     layout,
 )
 from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of
-from mlaas4hep.sources.reader import Reader, SharedBaskets, SpreadReader
+from mlaas4hep.sources.reader import Reader, SpreadReader
 
 WINDOW_BYTES = 16 * 2**20
 """Bytes that a Reader unpacks at a time."""
-_FEW = 200
-"""Events that are no strand of their own."""
+_PART_BYTES = 2**20
+"""Bytes that are rather read at once than in parts."""
 _GAP = 64 * 1024
 """Bytes between two baskets that are rather read than jumped over."""
 _PATIENCE = 10
@@ -326,7 +327,8 @@ class RootFile:
     ) -> Reader:
         """Reads ``start:stop`` of the branches from start to end, see Reader."""
         stop = self.entries if stop is None else min(stop, self.entries)
-        return self._readers(branches, [(start, stop)], window_bytes)[0]
+        columns = {name: self._column(name) for name in branches}
+        return Reader(columns, start, stop, window_bytes, self._fetch(), self._guard)
 
     def blocks(
         self, branches: Sequence[str], ranges: Sequence[Range], step: int
@@ -335,53 +337,56 @@ class RootFile:
 
         Each as (start, stop, events); memory is that of a Reader.
         """
-        for reader in self._readers(branches, ranges, WINDOW_BYTES):
-            while reader.position < reader.stop:
-                start = reader.position
-                events = reader.take(step)
+        if not ranges:
+            return
+        reader = self.reader(branches, start=ranges[0][0], stop=ranges[-1][1])
+        for begin, end in ranges:
+            reader.position = begin
+            while (start := reader.position) < end:
+                events = reader.take(min(step, end - start))
                 yield start, reader.position, events
 
     def spread(
         self, branches: Sequence[str], ranges: Sequence[Range], max_bytes: int, turn: int
     ) -> SpreadReader:
-        """Reads the ranges at up to PLACES places at once, see SpreadReader.
+        """Reads the ranges so that each ``turn`` events are a sample of all, see SpreadReader.
 
-        They are fewer where their windows would exceed ``max_bytes`` in all; one, with a basket
-        per branch in memory, is always possible. ``turn`` events at most are read of all places
-        in one turn. Places depend on file, branches and these numbers alone.
+        A part is a cluster, between entries at which the baskets of all branches begin. Small ones
+        are read together; one of more than two baskets a branch may be divided, and a basket that
+        lies across a cut is unpacked for both sides. As many parts are in memory as are needed for
+        PLACES of them in a turn, fewer where they exceed ``max_bytes``, but one at least.
+        The order depends on file, branches and these numbers alone.
         """
-        columns = [self._column(name) for name in branches]
-        largest = sum(int(column.unpacked.max(initial=0)) for column in columns)
-        whole = sum(int(column.unpacked.sum()) for column in columns)
+        columns = {name: self._column(name) for name in branches}
+        sizes = [column.unpacked for column in columns.values()]
+        event = max(1.0, sum(float(size.sum()) for size in sizes) / max(1, self.entries))
+        basket = sum(float(size.max(initial=0)) for size in sizes)
         events = sum(stop - start for start, stop in ranges)
-        places = wanted = max(1, min(PLACES, events // _FEW))
-        while places > 1 and min(places * largest, whole) > max(max_bytes, largest):
-            places -= 1
-        borders = reduce(np.intersect1d, [column.entry_offsets for column in columns])
-        parts = strands(ranges, places, borders)
-        flat = [each for part in parts for each in part]
-        readers = iter(self._readers(branches, flat, min(WINDOW_BYTES, max_bytes // places)))
-        spread = [[next(readers) for _ in part] for part in parts]
-        return SpreadReader(spread, max(1, turn // places), places < wanted)
-
-    def _readers(
-        self, branches: Sequence[str], ranges: Sequence[Range], window_bytes: int
-    ) -> list[Reader]:
-        """A reader for each range; they decode each basket once in all."""
-        known = {name: self._column(name) for name in branches}
-        fetch, baskets = self._fetch(), SharedBaskets(ranges)
-        return [
-            Reader(
-                {name: copy(column) for name, column in known.items()},
-                start,
-                stop,
-                window_bytes,
-                fetch,
-                self._guard,
-                baskets,
-            )
-            for start, stop in ranges
+        # A buffer of a turn, out of which chance takes, has events of as many pieces as 2 turns.
+        piece = max(1, 2 * turn // PLACES) if turn < events else events
+        most = min(max(piece * event, _PART_BYTES), WINDOW_BYTES, max_bytes // PLACES)
+        common = reduce(np.intersect1d, [column.entry_offsets for column in columns.values()])
+        borders = [
+            border
+            for cluster in pairwise(common.tolist())
+            for border, _ in cut(*cluster, int(max(most, 2 * basket) / event))
         ]
+        parts = spans(ranges, borders, int(most / event))
+        largest = max((part[-1][1] - part[0][0] for part in parts), default=1) * event
+        passed = 2 * turn * len(parts) // max(1, events)
+        wanted = max(1, min(PLACES - passed, len(parts))) if turn < events else 1
+        at_once = max(1, min(wanted, int(max_bytes / largest)))
+        fetch = self._fetch()
+
+        def read(start: int, stop: int) -> Reader:
+            own = {name: copy(column) for name, column in columns.items()}
+            reader = Reader(own, start, stop, WINDOW_BYTES, fetch, self._guard)
+            reader.load()
+            return reader
+
+        return SpreadReader(
+            parts, read, piece, at_once, min(PLACES, at_once + passed), at_once < wanted
+        )
 
     def _guard(self, branch: str) -> Any:
         return reading(self.name, branch)

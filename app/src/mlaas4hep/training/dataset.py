@@ -1,12 +1,12 @@
 """The data set of a training: ROOT files in, rows and classes out, in three parts.
 
-Every file is read at ``PLACES`` places at once, all files in proportion, and the training part is
-mixed on its way through a buffer; so an epoch's order depends on files, parameters and seed alone,
-not on what is cached, and no order within a file reaches the model.
+Parts from all over a file are read in turn, all files in proportion, and the training part is mixed
+on its way through a buffer; so an epoch's order depends on files, parameters and seed alone, not on
+what is cached, and no order within a file reaches the model.
 
 Memory: the cache (at most ``cache_bytes``); three blocks of rows, each of ``chunk_size`` rows or
 ``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most ``READ_BYTES`` in all,
-but never less than a basket per branch and file) and as much on disk for one file's window; the
+but never less than a cluster per file) and as much on disk for one file's window; the
 mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS`` rows, whichever
 is more); and 2 rows a column for the comparison.
 """
@@ -154,12 +154,13 @@ class Dataset:
         label = task.labels.branch
         branches = [*task.specs.flat, *task.specs.jagged, *([label] if label else [])]
         used = task.use.counts
+        mixed_over = self._held if task.params.shuffle else self._block
         return [
             file.spread(
                 branches,
                 ranges,
                 READ_BYTES // len(task.files),
-                self._held * events // sum(used),  # so the mixing buffer has some of each place
+                mixed_over * events // sum(used),  # so that there are some of each place
             )
             for file, ranges, events in zip(task.files, task.use.ranges, used, strict=True)
         ]
