@@ -282,7 +282,7 @@ class _Issuer:
             left -= pause
             try:
                 status, answer = self._post("token_endpoint", form)
-            except _AwayError:  # for a moment; the code stays valid
+            except _IssuerAwayError:  # for a moment; the code stays valid
                 pause *= 2
                 continue
             if status == 200:
@@ -338,9 +338,9 @@ class _Issuer:
             raise MlaasError(f"the answer of the issuer {self._name} has no valid {name}")
         return value
 
-    def _away(self, error: object) -> _AwayError:
+    def _away(self, error: object) -> _IssuerAwayError:
         said = str(error) or type(error).__name__
-        return _AwayError(
+        return _IssuerAwayError(
             f"can't reach the issuer {self._name}: {said}",
             "Is the address right? For a certificate of a site's own authority, set SSL_CERT_FILE.",
         )
@@ -364,7 +364,7 @@ class _Issuer:
         )
 
 
-class _AwayError(MlaasError):
+class _IssuerAwayError(MlaasError):
     """The issuer can't be reached, now."""
 
 

@@ -28,7 +28,7 @@ from mlaas4hep.core.errors import MlaasError, UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.core.units import GiB, size
 from mlaas4hep.jobs.executors.base import (
-    AwayError,
+    ExecutorAwayError,
     JobStatus,
     Life,
     Order,
@@ -235,11 +235,11 @@ class ContainerExecutor:
 
 @contextmanager
 def _answering(engine: str) -> Iterator[None]:
-    """AwayError when the engine doesn't answer, or not as it should."""
+    """ExecutorAwayError when the engine doesn't answer, or not as it should."""
     try:
         yield
     except (requests.RequestException, DockerException) as error:
-        raise AwayError(
+        raise ExecutorAwayError(
             f"the container engine at {engine} doesn't answer: {error}",
             "Start it; check MLAAS4HEP_ENGINE, and that this user may use it.",
         ) from error
