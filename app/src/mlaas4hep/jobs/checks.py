@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mlaas4hep.core.errors import BundleError, LimitError, UsageError, did_you_mean
 from mlaas4hep.core.files import walk
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
 
@@ -47,7 +47,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_upload_size(size: int, settings: Settings) -> None:
+def check_upload_size(size: int, settings: UploadSettings) -> None:
     """LimitError when an archive of ``size`` bytes is too large."""
     if size > settings.max_upload_bytes:
         raise LimitError(
@@ -57,7 +57,7 @@ def check_upload_size(size: int, settings: Settings) -> None:
         )
 
 
-def check_environment(settings: Settings, name: str, device: str) -> str:
+def check_environment(settings: JobSettings, name: str, device: str) -> str:
     """The name of the environment; UsageError when there is none such, or none with that device."""
     known = settings.job_environments
     name = name or next(iter(known))
@@ -80,7 +80,7 @@ def check_environment(settings: Settings, name: str, device: str) -> str:
     return name
 
 
-def check_resources(settings: Settings, cpus: float, memory: int) -> None:
+def check_resources(settings: JobSettings, cpus: float, memory: int) -> None:
     """LimitError when a training may not have ``cpus`` cores or ``memory`` bytes.
 
     UsageError when it would have next to no core: a container engine takes that for no limit.

@@ -29,7 +29,7 @@ from mlaas4hep.core.errors import (
     did_you_mean,
 )
 from mlaas4hep.core.files import open_unlocked, remove_tree, walk
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import UploadSettings
 from mlaas4hep.jobs.checks import MOST_NAMES, check_name
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job, is_full
 from mlaas4hep.models.owners import Owners, TakenError
@@ -47,7 +47,7 @@ class Folders:
     Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
     """
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: UploadSettings, database: Database) -> None:
         self.settings = settings
         self._database = database
         self.owners = Owners(Repository(settings.models))

@@ -25,7 +25,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.core.units import GiB, size
 from mlaas4hep.jobs.executors.base import (
     ExecutorAwayError,
@@ -79,7 +79,7 @@ GONE = (
 class ContainerExecutor:
     """An Executor whose trainings are containers of the engine that the settings name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: JobSettings) -> None:
         self._settings = settings
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
