@@ -54,6 +54,11 @@ def test_every_setting_and_key_says_what_it_is() -> None:
         assert len(set(said)) == len(said)
 
 
+def test_every_setting_is_in_one_section() -> None:
+    named = re.findall(r"^\| `MLAAS4HEP_(\w+)`", GENERATE.settings(), re.M)
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):

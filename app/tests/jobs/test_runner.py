@@ -18,7 +18,7 @@ from jobs.parts import PATIENCE, Service, small_files, submission
 from jobs.small_runner import small_command
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executors.base import AwayError, JobStatus, Life
+from mlaas4hep.jobs.executors.base import ExecutorAwayError, JobStatus, Life
 from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.runner import Runner
 from mlaas4hep.models.repository import Repository
@@ -275,7 +275,7 @@ def test_an_executor_that_is_away_decides_nothing(service: Service) -> None:
 
         def look(self, home: Path) -> JobStatus:
             if not self.here:
-                raise AwayError("nobody answers")
+                raise ExecutorAwayError("nobody answers")
             return super().look(home)
 
     service.executor = away = Away(small_command)
@@ -283,7 +283,7 @@ def test_an_executor_that_is_away_decides_nothing(service: Service) -> None:
     job = running(service, "succeed")
     away.here = False
     for _ in range(2):
-        with pytest.raises(AwayError):
+        with pytest.raises(ExecutorAwayError):
             service.runner.step()
     assert service.queue.get("luca_1").state == "running"
     away.here = True

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from mlaas4hep.access.caller import Caller, groups_of
 from mlaas4hep.core.errors import ForbiddenError, UsageError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import SignInSettings
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _OWNERS = ("user:", "client:")
 class Rules:
     """Issuer, audiences and allowed groups of the settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SignInSettings) -> None:
         self.issuer = settings.issuer
         self.audiences = listed(settings.audience)
         self._claims = listed(settings.groups_claim)

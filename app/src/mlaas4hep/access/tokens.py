@@ -18,7 +18,7 @@ from mlaas4hep.access.issuer import IssuerKeys, Keys
 from mlaas4hep.access.rules import Rules
 from mlaas4hep.access.userinfo import UserInfo
 from mlaas4hep.core.errors import ForbiddenError, SignInError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import SignInSettings
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "EdDSA", "Ed25519")
 """Signatures with a public key only: what a stranger knows can sign nothing."""
@@ -39,7 +39,7 @@ class Tokens:
     Methods belong to one event loop's thread. ``clock`` gives seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: SignInSettings, clock: Callable[[], float] = time.time) -> None:
         self._rules = Rules(settings)
         self._issuer = IssuerKeys(settings.issuer, clock)
         self._clock = clock

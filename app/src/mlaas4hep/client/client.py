@@ -130,7 +130,7 @@ class Client:
             try:
                 job = self.job(process_name)
                 away_since = 0.0
-            except _AwayError:
+            except _ServiceAwayError:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > PATIENCE_SECONDS:
                     raise
@@ -227,7 +227,7 @@ class Client:
         return answer
 
 
-class _AwayError(MlaasError):
+class _ServiceAwayError(MlaasError):
     """The service can't be reached, now."""
 
 
@@ -237,7 +237,7 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except (httpx.TransportError, httpx.InvalidURL) as error:
         where = url.split("?")[0]
-        raise _AwayError(
+        raise _ServiceAwayError(
             f"can't reach {where}: {error or type(error).__name__}",
             "Is the service running, and is this its address?",
         ) from error

@@ -23,7 +23,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_atomic(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write ``path`` so that a reader sees the old content or all of the new, never a part."""
+    """Write ``path`` so that a reader sees the old content or all of the new, never a part.
+
+    OSError leaves the old content.
+    """
     data = content.encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,4 +1,8 @@
-"""The settings of the services, each an environment variable ``MLAAS4HEP_<SETTING>``."""
+"""The settings of the services, each an environment variable ``MLAAS4HEP_<SETTING>``.
+
+A class is a section of docs/reference/settings.md, which is written from it: the class's docstring
+is the heading, a field's description the documentation.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,12 @@ class JobEnvironment(BaseModel):
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-class Settings(BaseSettings):
-    """One list of options for server, runner and TFaaS; the description is the documentation."""
-
+class _Section(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLAAS4HEP_", extra="ignore", frozen=True)
+
+
+class StoreSettings(_Section):
+    """The store and the database."""
 
     store: Path = Field(
         Path.home() / ".local/share/mlaas4hep",
@@ -40,12 +46,46 @@ class Settings(BaseSettings):
         "",
         description="SQLite URL of jobs and folders, sqlite:////PATH; empty: in the store.",
     )
+    min_free_bytes: int = Field(
+        GiB, description="Free space in the store below which the server is not ready."
+    )
+    max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
+
+    @cached_property
+    def uploads(self) -> Path:
+        """Folders of users: ROOT files and the files that describe a training."""
+        return self.store / "uploads"
+
+    @cached_property
+    def jobs(self) -> Path:
+        """One folder a job: its log, progress, result and bundle."""
+        return self.store / "jobs"
+
+    @cached_property
+    def models(self) -> Path:
+        """The model repository: what TFaaS serves."""
+        return self.store / "models"
+
+    @cached_property
+    def database_url(self) -> str:
+        """The database URL with its default filled in."""
+        return self.database or f"sqlite:///{self.store / 'mlaas4hep.sqlite'}"
+
+
+class AddressSettings(_Section):
+    """Addresses and logs."""
+
     host: str = Field("127.0.0.1", description="Address that the server and TFaaS listen on.")
     server_port: int = Field(8080, description="Port of the server; 0 takes a free one.")
     tfaas_port: int = Field(8083, description="Port of TFaaS; 0 takes a free one.")
     tfaas_url: str = Field(
         "http://127.0.0.1:8083", description="Where users reach TFaaS; shown on the server's page."
     )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+
+class SignInSettings(_Section):
+    """Sign-in."""
 
     issuer: str = Field(
         "",
@@ -79,17 +119,20 @@ class Settings(BaseSettings):
         "through a published loopback port alone.",
     )
 
+
+class UploadSettings(StoreSettings):
+    """Uploads."""
+
     max_upload_bytes: int = Field(20 * GiB, description="Largest archive that may be uploaded.")
     max_folder_bytes: int = Field(100 * GiB, description="Largest unpacked folder.")
     max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")
     max_user_folders_bytes: int = Field(
         0, ge=0, description="Most that all folders of one user may hold; 0 sets no limit."
     )
-    max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
 
-    min_free_bytes: int = Field(
-        GiB, description="Free space in the store below which the server is not ready."
-    )
+
+class JobSettings(StoreSettings):
+    """Trainings."""
 
     executor: Literal["process", "container"] = Field(
         "process",
@@ -141,6 +184,20 @@ class Settings(BaseSettings):
         " 0 keeps them for ever. Models stay.",
     )
 
+    @cached_property
+    def job_environments(self) -> dict[str, JobEnvironment]:
+        """What a training may run in, by name; the first is the default."""
+        if self.executor == "process":
+            return {"default": JobEnvironment(image="this machine")}
+        return {
+            name: JobEnvironment(image=value) if isinstance(value, str) else value
+            for name, value in self.environments.items()
+        }
+
+
+class ServingSettings(_Section):
+    """Predictions."""
+
     max_request_bytes: int = Field(
         4 * MiB,
         description="Largest body of a prediction request: others wait while it is parsed, and six "
@@ -169,34 +226,8 @@ class Settings(BaseSettings):
         GiB, ge=256 * MiB, description="Most memory of a process in which models run."
     )
 
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @cached_property
-    def uploads(self) -> Path:
-        """Folders of users: ROOT files and the files that describe a training."""
-        return self.store / "uploads"
-
-    @cached_property
-    def jobs(self) -> Path:
-        """One folder a job: its log, progress, result and bundle."""
-        return self.store / "jobs"
-
-    @cached_property
-    def models(self) -> Path:
-        """The model repository: what TFaaS serves."""
-        return self.store / "models"
-
-    @cached_property
-    def database_url(self) -> str:
-        """The database URL with its default filled in."""
-        return self.database or f"sqlite:///{self.store / 'mlaas4hep.sqlite'}"
-
-    @cached_property
-    def job_environments(self) -> dict[str, JobEnvironment]:
-        """What a training may run in, by name; the first is the default."""
-        if self.executor == "process":
-            return {"default": JobEnvironment(image="this machine")}
-        return {
-            name: JobEnvironment(image=value) if isinstance(value, str) else value
-            for name, value in self.environments.items()
-        }
+class Settings(
+    ServingSettings, JobSettings, UploadSettings, SignInSettings, AddressSettings, StoreSettings
+):
+    """All of them, for server, runner and TFaaS; a part asks for the section that it needs."""

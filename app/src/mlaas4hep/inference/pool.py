@@ -23,7 +23,7 @@ from typing import cast
 
 import mlaas4hep
 from mlaas4hep.core.errors import BusyError, MlaasError, ModelError, OverdueError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import ServingSettings
 from mlaas4hep.inference import worker
 
 _log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class _Process(asyncio.Protocol):
 class Pool:
     """The workers of a service."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServingSettings) -> None:
         self._memory = settings.max_model_memory_bytes
         self._seconds = settings.max_model_seconds
         self._load_seconds = settings.max_load_seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from mlaas4hep.core.errors import BundleError, ConflictError, MlaasError, NotFoundError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import ServingSettings
 from mlaas4hep.inference.engine import Counts, Model
 from mlaas4hep.inference.pool import Pool
 from mlaas4hep.models.bundle import Bundle, unpack
@@ -28,7 +28,7 @@ class Registry:
     Methods belong to one event loop's thread.
     """
 
-    def __init__(self, repository: Repository, settings: Settings) -> None:
+    def __init__(self, repository: Repository, settings: ServingSettings) -> None:
         self.repository = repository
         self._settings = settings
         self._models: OrderedDict[str, Model] = OrderedDict()

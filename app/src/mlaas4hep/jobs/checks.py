@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mlaas4hep.core.errors import BundleError, LimitError, UsageError, did_you_mean
 from mlaas4hep.core.files import walk
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
 
@@ -38,7 +38,7 @@ class Names(Protocol):
 
 
 def check_name(name: str) -> str:
-    """The name of a folder, if it can be one."""
+    """The name of a folder; UsageError when it can't be one."""
     if not NAME.fullmatch(name):
         raise UsageError(
             f"the name {name[:120]!r} can't be used",
@@ -47,7 +47,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_upload_size(size: int, settings: Settings) -> None:
+def check_upload_size(size: int, settings: UploadSettings) -> None:
     """LimitError when an archive of ``size`` bytes is too large."""
     if size > settings.max_upload_bytes:
         raise LimitError(
@@ -57,7 +57,7 @@ def check_upload_size(size: int, settings: Settings) -> None:
         )
 
 
-def check_environment(settings: Settings, name: str, device: str) -> str:
+def check_environment(settings: JobSettings, name: str, device: str) -> str:
     """The name of the environment; UsageError when there is none such, or none with that device."""
     known = settings.job_environments
     name = name or next(iter(known))
@@ -80,8 +80,8 @@ def check_environment(settings: Settings, name: str, device: str) -> str:
     return name
 
 
-def check_resources(settings: Settings, cpus: float, memory: int) -> None:
-    """LimitError when a training may not have that many cores or that much memory.
+def check_resources(settings: JobSettings, cpus: float, memory: int) -> None:
+    """LimitError when a training may not have ``cpus`` cores or ``memory`` bytes.
 
     UsageError when it would have next to no core: a container engine takes that for no limit.
     """
@@ -130,7 +130,7 @@ def _parts(text: str, what: str) -> list[str]:
 
 
 def parse_cpus(text: str) -> float:
-    """A number of cores, such as ``2`` or ``0.5``."""
+    """A number of cores, such as ``2`` or ``0.5``; UsageError when it is none, or not above 0."""
     try:
         cpus = float(text)
     except ValueError:
@@ -141,7 +141,10 @@ def parse_cpus(text: str) -> float:
 
 
 def inside(root: Path, name: str, what: str) -> Path:
-    """The existing file ``name`` of the folder ``root``; ``what`` is the option that named it."""
+    """The existing file ``name`` of the folder ``root``, else UsageError.
+
+    ``what`` is the option that named it.
+    """
     path = PurePosixPath(name)
     if not name or len(name) > 1024 or not name.isprintable():
         raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
@@ -171,7 +174,7 @@ def _file_names(root: Path) -> list[str]:
 
 
 def check_plain(bundle: Path, most: int) -> None:
-    """BundleError when a bundle holds anything but files and folders, or too much of them.
+    """BundleError when a bundle holds anything but files and folders, or more than ``most`` bytes.
 
     User code ran there: a link leads out of it, a pipe never ends, many files take long to read.
     """

@@ -29,7 +29,7 @@ from mlaas4hep.core.errors import (
     did_you_mean,
 )
 from mlaas4hep.core.files import open_unlocked, remove_tree, walk
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import UploadSettings
 from mlaas4hep.jobs.checks import MOST_NAMES, check_name
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job, is_full
 from mlaas4hep.models.owners import Owners, TakenError
@@ -47,7 +47,7 @@ class Folders:
     Whoever asks as an ``owner`` finds what is theirs, and nothing else; "" finds everything.
     """
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: UploadSettings, database: Database) -> None:
         self.settings = settings
         self._database = database
         self.owners = Owners(Repository(settings.models))
@@ -106,7 +106,7 @@ class Folders:
             )
 
     def delete(self, name: str, owner: str = "") -> None:
-        """Remove a folder; ConflictError while a job needs it."""
+        """Remove a folder; NotFoundError without one, ConflictError while a job needs it."""
         version = self.get(name, owner).version
         try:
             self._forget(name, version)
@@ -134,7 +134,10 @@ class Folders:
         remove_tree(gone)
 
     def delete_specs(self, name: str, owner: str = "") -> list[str]:
-        """Remove the folder's specs files, so that the next training scans again."""
+        """Remove the folder's specs files, so that the next training scans again; returns them.
+
+        NotFoundError without such a folder, ConflictError while a job needs it.
+        """
         folder = self.get(name, owner)
         with self._database.read() as session:
             _check_unused(session, name)
@@ -207,6 +210,8 @@ class Upload:
         """Unpack the archive; from now on it is the content of the folder.
 
         The archive's single top folder is the content; an archive without one is it itself.
+        ArchiveError for what can't be unpacked, LimitError beyond the installation's limits or the
+        disk's, TakenError when the name has become another's.
         """
         unpacked, files = self._home / "unpacked", self._home / "files"
         limits = self._folders.settings

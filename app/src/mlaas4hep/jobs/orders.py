@@ -8,7 +8,7 @@ files that exist in an uploaded folder; all else comes from the settings.
 from __future__ import annotations
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.jobs.checks import (
     PROCESS_NAME,
     VERSION,
@@ -20,7 +20,7 @@ from mlaas4hep.jobs.database import Job
 from mlaas4hep.jobs.executors.base import Order
 
 
-def order_of(job: Job, settings: Settings) -> Order:
+def order_of(job: Job, settings: JobSettings) -> Order:
     """The order to start ``job``; MlaasError when its row holds what it may not."""
     if not PROCESS_NAME.fullmatch(job.process_name) or not VERSION.fullmatch(job.version):
         raise UsageError(

@@ -76,7 +76,11 @@ class Queue:
         self._folders = Folders(settings, database)
 
     def submit(self, asked: Submission, owner: str = "") -> Job:
-        """Put a job in line; its process_name is NAME_k, its owner the folder's."""
+        """Put a job in line; its process_name is NAME_k, its owner the folder's.
+
+        UsageError for what can't be trained, LimitError beyond what one training may have,
+        BusyError when too many wait, NotFoundError when there is no such folder.
+        """
         check_name(asked.name)
         cpus, memory = self._resources(asked)
         environment = check_environment(self._settings, asked.environment, asked.device)
@@ -198,7 +202,10 @@ class Queue:
             return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
 
     def cancel(self, process_name: str, owner: str = "") -> Job:
-        """End a job: at once when it waits, through the runner when it runs."""
+        """End a job: at once when it waits, through the runner when it runs.
+
+        NotFoundError when there is none, ConflictError when it has ended already.
+        """
         with self._database.write() as session:
             job = _find(session, process_name, owner)
             if job is None:

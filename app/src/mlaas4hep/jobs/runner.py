@@ -32,7 +32,7 @@ from mlaas4hep.core.units import size
 from mlaas4hep.jobs.checks import check_plain
 from mlaas4hep.jobs.database import Database, Job, State
 from mlaas4hep.jobs.executors import executor_of
-from mlaas4hep.jobs.executors.base import AwayError, Executor, JobStatus, Life
+from mlaas4hep.jobs.executors.base import Executor, ExecutorAwayError, JobStatus, Life
 from mlaas4hep.jobs.expiry import expire
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.orders import order_of
@@ -98,7 +98,7 @@ class Runner:
         except (SQLAlchemyError, OSError):
             log.exception("the step failed; trying again")
             time.sleep(1)
-        except AwayError as error:
+        except ExecutorAwayError as error:
             log.warning("%s; trying again", error.message)
             time.sleep(1)
 
@@ -109,7 +109,7 @@ class Runner:
         """
         problems = self._look_after_all()
         for problem in problems:
-            if isinstance(problem, AwayError):  # perhaps of this job's container alone
+            if isinstance(problem, ExecutorAwayError):  # perhaps of this job's container alone
                 raise problem
         while claimed := self._claim():
             with about(job=claimed.process_name):
@@ -206,7 +206,7 @@ class Runner:
         try:
             self._executor.start(order_of(job, self._settings))
             log.info("job started", extra={"job": job.process_name})
-        except AwayError:
+        except ExecutorAwayError:
             raise  # the next step finds that it was not started
         except MlaasError as error:
             self._end(job, State.FAILED, error.message, error.remedy)
@@ -230,7 +230,7 @@ class Runner:
                         self._conclude(job, status)
                     case _:
                         self._watch(job, status)
-            except (SQLAlchemyError, AwayError):
+            except (SQLAlchemyError, ExecutorAwayError):
                 raise
             except Exception as error:
                 self._give_up(job, error)

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -49,7 +49,7 @@ class Repository:
         for folder in (self._versions, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def names(self) -> Sequence[str]:
+    def names(self) -> list[str]:
         """The names of all models, sorted, whether they can be served or not."""
         with os.scandir(self.root) as entries:
             return sorted(e.name for e in entries if NAME.fullmatch(e.name) and e.is_symlink())
@@ -89,18 +89,6 @@ class Repository:
                     return
             if path == self.root / self.version(name):
                 raise BundleError(f"the model {name!r} is damaged: {path.parent} is gone")
-
-    def list(self) -> Sequence[Bundle]:
-        """All bundles, sorted by name; a damaged one is logged and left out."""
-        found = []
-        for name in self.names():
-            try:
-                found.append(self.get(name))
-            except NotFoundError:
-                continue
-            except (OSError, MlaasError) as error:
-                _log.warning("left out the model %s: %s", name, error)
-        return found
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -191,7 +179,7 @@ class Repository:
         except (OSError, IndexError):
             return ""
 
-    def _unused(self, name: str, kept: set[str]) -> Sequence[Path]:
+    def _unused(self, name: str, kept: set[str]) -> list[Path]:
         """Versions of the model other than ``kept``: they never become its version again."""
         with os.scandir(self._versions) as entries:
             return [

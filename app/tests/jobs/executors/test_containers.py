@@ -27,7 +27,7 @@ from jobs.parts import PATIENCE
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Job, State
-from mlaas4hep.jobs.executors.base import AwayError, Life
+from mlaas4hep.jobs.executors.base import ExecutorAwayError, Life
 from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.models.repository import Repository
@@ -569,7 +569,7 @@ def test_an_engine_that_is_away_fails_no_job(place: Path, client: docker.DockerC
     near = place / "engine.sock"
     service = ContainerService(place / "store", f"unix://{near}")
     waiting = service.start_code(HANG)
-    with pytest.raises(AwayError, match="doesn't answer"):
+    with pytest.raises(ExecutorAwayError, match="doesn't answer"):
         service.runner.step()
     assert service.queue.get("luca_1").state == "running"  # claimed, not started
     near.symlink_to(real)
@@ -657,7 +657,7 @@ def test_an_engine_that_is_restarted_ends_its_trainings(
     service.upload_code("", number=2)
     second = service.submit("luca")
     getattr(own_engine, how)()
-    with pytest.raises(AwayError, match="doesn't answer"):
+    with pytest.raises(ExecutorAwayError, match="doesn't answer"):
         service.runner.step()
     assert service.queue.get("luca_1").state == "running"
     own_engine.start()

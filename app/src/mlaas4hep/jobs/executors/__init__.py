@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.jobs.executors.base import Executor
 from mlaas4hep.jobs.executors.process import ProcessExecutor
 
 
-def executor_of(settings: Settings) -> Executor:
+def executor_of(settings: JobSettings) -> Executor:
     """The executor that the settings choose."""
     if settings.executor == "process":
         return ProcessExecutor(job_offline=settings.job_offline)

@@ -12,7 +12,10 @@ from mlaas4hep.core.errors import MlaasError
 
 @dataclass(frozen=True)
 class Order:
-    """One training to start. ``home`` is the job's folder, ``cwd`` the uploaded one."""
+    """One training to start: ``home`` is the job's folder, ``cwd`` the uploaded one.
+
+    ``cpus`` are cores, ``memory`` is bytes; files, labels, model and params are as submitted.
+    """
 
     process_name: str
     home: Path
@@ -49,14 +52,14 @@ class JobStatus:
     """Resident bytes of all its living processes; 0 where the kernel holds the limit."""
 
 
-class AwayError(MlaasError):
+class ExecutorAwayError(MlaasError):
     """The executor can't tell or do anything now; nothing is known to be wrong with a job."""
 
 
 class Executor(Protocol):
     """Starts, watches and kills trainings, also those that an executor before it started.
 
-    A training is known by the folder of its job, ``home``. Any call may raise AwayError.
+    A training is known by the folder of its job, ``home``. Any call may raise ExecutorAwayError.
     """
 
     def start(self, order: Order) -> None:

@@ -25,10 +25,10 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.core.units import GiB, size
 from mlaas4hep.jobs.executors.base import (
-    AwayError,
+    ExecutorAwayError,
     JobStatus,
     Life,
     Order,
@@ -79,7 +79,7 @@ GONE = (
 class ContainerExecutor:
     """An Executor whose trainings are containers of the engine that the settings name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: JobSettings) -> None:
         self._settings = settings
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
@@ -235,11 +235,11 @@ class ContainerExecutor:
 
 @contextmanager
 def _answering(engine: str) -> Iterator[None]:
-    """AwayError when the engine doesn't answer, or not as it should."""
+    """ExecutorAwayError when the engine doesn't answer, or not as it should."""
     try:
         yield
     except (requests.RequestException, DockerException) as error:
-        raise AwayError(
+        raise ExecutorAwayError(
             f"the container engine at {engine} doesn't answer: {error}",
             "Start it; check MLAAS4HEP_ENGINE, and that this user may use it.",
         ) from error

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlaas4hep.core.errors import MlaasError
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.core.settings import Settings, StoreSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.jobs.database import Database
 from mlaas4hep.jobs.presence import is_at_work
@@ -40,7 +40,7 @@ class JobFigures(Collector):
         yield jobs
 
 
-def lacks(settings: Settings, database: Database) -> list[MlaasError]:
+def lacks(settings: StoreSettings, database: Database) -> list[MlaasError]:
     """What keeps the server from doing its work, each with what to do."""
     found = []
     try:
