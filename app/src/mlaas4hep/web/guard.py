@@ -12,18 +12,17 @@ from mlaas4hep.web.sign_in import SignIn, challenge
 
 MOST_BODY = 1 << 20
 """Bytes of a request's body, but for uploads."""
-SECURITY = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
+SECURITY = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+"""Headers of every answer that does not set its own."""
 
 
 class Guard:
-    """Around everything: who may ask, how much, and the headers of every answer.
+    """Around everything: who may ask, and how much.
 
     By GET of the paths in ``changing`` something is changed; bodies for those in ``large`` are
     bounded by who reads them, all others by MOST_BODY.
@@ -42,20 +41,6 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
-        async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode())
-                        for name, value in SECURITY.items()
-                        if name.encode() not in present
-                    ),
-                ]
-            await send(message)
-
         if scope["path"] not in self._large:
             receive = limited(receive)
         try:
@@ -63,9 +48,9 @@ class Guard:
         except MlaasError as error:
             answer = problem(status_of(error), error.message, error.remedy)
             answer.headers.update(challenge(error))
-            await answer(scope, receive, send_secured)
+            await answer(scope, receive, send)
             return
-        await self._app(scope, receive, send_secured)
+        await self._app(scope, receive, send)
 
 
 def limited(receive: Receive) -> Receive:

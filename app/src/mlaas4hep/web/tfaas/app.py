@@ -23,6 +23,7 @@ from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.owners import Owners
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.observe import PROBES, Requests
+from mlaas4hep.web.pages import style
 from mlaas4hep.web.problem import status_of
 from mlaas4hep.web.run import listen, run
 from mlaas4hep.web.sign_in import SignIn, challenge
@@ -53,7 +54,7 @@ class TFaaS:
         self.site = Starlette(
             routes=[
                 Route("/", page.show),
-                Route("/page.css", page.style),
+                Route("/page.css", lambda _: style()),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),

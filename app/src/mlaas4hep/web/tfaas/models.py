@@ -20,6 +20,7 @@ from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.models.owners import Owners, TakenError, base_of
 from mlaas4hep.web.files import download, receive, receive_file
+from mlaas4hep.web.pages import REPORT_POLICY
 from mlaas4hep.web.sign_in import caller_of
 from mlaas4hep.web.tfaas.errors import JSON, json_response, sentence
 
@@ -30,14 +31,6 @@ _ACCEPTED = (
     "a bundle as 'mlaas4hep train' packs it, NAME.tar.gz (or its plain tar), as the whole body: "
     "curl --data-binary @NAME.tar.gz URL/upload"
 )
-_REPORT_POLICY = {
-    "content-security-policy": "sandbox; default-src 'none'; img-src data:; "
-    "style-src 'unsafe-inline'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
-"""A report comes from where user code ran: it may show pictures, nothing else."""
 
 
 class Models:
@@ -91,7 +84,7 @@ class Models:
                 page = (bundle.path / "report.html").read_bytes()
             except FileNotFoundError:
                 raise NotFoundError(f"the model {bundle.name} has no report") from None
-        return HTMLResponse(page, headers=_REPORT_POLICY)
+        return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     async def upload(self, request: Request) -> Response:
         """Publish a bundle; when this answers 200, every later prediction is the new model's."""
