@@ -6,7 +6,6 @@ Predictions go to a raw callable, the rest to Starlette. Errors have TFaaS's sha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,9 +18,7 @@ from starlette.types import Receive, Scope, Send
 from mlaas4hep import __version__
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.inference.registry import Registry
-from mlaas4hep.models.owners import Owners
-from mlaas4hep.models.repository import Repository
+from mlaas4hep.inference.service import Service
 from mlaas4hep.web.observe import PROBES, Requests
 from mlaas4hep.web.pages import style
 from mlaas4hep.web.problem import status_of
@@ -39,18 +36,16 @@ class TFaaS:
     """The ASGI application."""
 
     def __init__(self, settings: Settings) -> None:
-        self._repository = Repository(settings.models)
-        self._registry = Registry(self._repository, settings)
-        owners = Owners(self._repository)
+        self._service = service = Service(settings)
         self._sign_in = SignIn(settings)
         self._status = Status()
         self.requests = Requests()
         self._figures = registry(
-            self.requests, PredictionFigures(self._registry), StoreFigures(settings.models)
+            self.requests, PredictionFigures(service.registry), StoreFigures(settings.models)
         )
-        models = Models(self._registry, owners, settings.max_bundle_bytes)
-        page = Page(models, settings)
-        self.predictions = Predictions(self._registry, owners, settings.max_request_bytes)
+        models = Models(service, settings.max_bundle_bytes)
+        page = Page(service, settings)
+        self.predictions = Predictions(service, settings.max_request_bytes)
         self.site = Starlette(
             routes=[
                 Route("/", page.show),
@@ -96,16 +91,15 @@ class TFaaS:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._repository.sweep)
-        self._registry.pool.start()
+        await self._service.start()
         yield
-        self._registry.close()
+        self._service.close()
 
     def _healthz(self, _: Request) -> Response:
         return json_response({"status": "ok", "version": __version__})
 
     def _readyz(self, _: Request) -> Response:
-        return readiness(lacks(self._repository))
+        return readiness(lacks(self._service.repository))
 
     async def _metrics(self, _: Request) -> Response:
         """Answer from the event loop's thread, to which the counters belong."""

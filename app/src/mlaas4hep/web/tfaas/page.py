@@ -9,23 +9,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.inference.service import Service
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.web.pages import Pages
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas.models import Models
 
 
 class Page:
     """Every model of the caller, each with its card and a request that it answers."""
 
-    def __init__(self, models: Models, settings: Settings) -> None:
-        self._models = models
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service = service
         self._issuer = settings.issuer
         self._url = settings.tfaas_url if settings.public_url else ""
         self._pages = Pages()
 
     def show(self, request: Request) -> Response:
         """Answer with the page."""
+        who = caller_of(request.scope)
         models = [
             {
                 "bundle": bundle,
@@ -34,11 +35,11 @@ class Page:
                 "example": _example(bundle),
                 "report": (bundle.path / "report.html").exists(),
             }
-            for bundle in self._models.of(request)
+            for bundle in self._service.bundles(who.owner)
         ]
         return self._pages.show(
             "tfaas.html",
-            caller_of(request.scope),
+            who,
             models=models,
             issuer=self._issuer,
             url=(self._url or str(request.base_url)).rstrip("/"),
