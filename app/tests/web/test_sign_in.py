@@ -26,7 +26,7 @@ from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
 from mlaas4hep.web.sign_in import SignIn, why_refused
 from mlaas4hep.web.tfaas import TFaaS
-from mlaas4hep.web.tfaas.proto import Row
+from mlaas4hep.web.tfaas.tfaas_pb2 import Row
 from tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 PUBLIC = "https://ml.example.org"
