@@ -24,7 +24,7 @@ from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import pack
 from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
-from mlaas4hep.web.sign_in import SignIn, why_refused
+from mlaas4hep.web.sign_in import Admission, why_refused
 from mlaas4hep.web.tfaas import TFaaS
 from mlaas4hep.web.tfaas.tfaas_pb2 import Row
 from tfaas_process import TFaaSProcess, error_of, tfaas_process
@@ -334,7 +334,7 @@ def test_settings_that_can_not_be_right_stop_the_start(tmp_path: Path) -> None:
         {"public_url": "ml.example.org"},
     ):
         with pytest.raises(UsageError, match="MLAAS4HEP_"):
-            SignIn(Settings(store=tmp_path, **wrong))  # type: ignore[arg-type]
+            Admission(Settings(store=tmp_path, **wrong))  # type: ignore[arg-type]
 
 
 # TFaaS

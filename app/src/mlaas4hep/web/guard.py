@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.errors import LimitError, MlaasError
 from mlaas4hep.web.problem import problem, status_of
-from mlaas4hep.web.sign_in import SignIn, challenge
+from mlaas4hep.web.sign_in import Admission, challenge
 
 MOST_BODY = 1 << 20
 """Bytes of a request's body, but for uploads."""
@@ -29,10 +29,10 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, sign_in: SignIn, changing: Container[str], large: Container[str]
+        self, app: ASGIApp, admission: Admission, changing: Container[str], large: Container[str]
     ) -> None:
         self._app = app
-        self._sign_in = sign_in
+        self._admission = admission
         self._changing = changing
         self._large = large
 
@@ -44,7 +44,7 @@ class Guard:
         if scope["path"] not in self._large:
             receive = limited(receive)
         try:
-            await self._sign_in.admit(scope, scope["path"] in self._changing)
+            await self._admission.admit(scope, scope["path"] in self._changing)
         except MlaasError as error:
             answer = problem(status_of(error), error.message, error.remedy)
             answer.headers.update(challenge(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from starlette.responses import JSONResponse
 
 from mlaas4hep.core.errors import (
@@ -16,6 +18,9 @@ from mlaas4hep.core.errors import (
     OverdueError,
     SignInError,
 )
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What OSError has as number where the answer is 507."""
 
 _STATUS: tuple[tuple[type[MlaasError], int], ...] = (
     (SignInError, 401),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mlaas4hep.core.errors import MlaasError
-from mlaas4hep.web.problem import problem, status_of
+from mlaas4hep.web.problem import DISK_FULL, problem, status_of
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBLEM: dict[str, Any] = {
     "description": "Problem details (RFC 9457): title says what is wrong, detail what to do.",
     "content": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -20,13 +21,13 @@ from mlaas4hep.jobs.runner import is_at_work
 class JobFigures(Collector):
     """What the database knows of jobs, and whether a runner is at work."""
 
-    def __init__(self, settings: Settings, queue: Queue) -> None:
-        self._settings = settings
+    def __init__(self, store: Path, queue: Queue) -> None:
+        self._store = store
         self._queue = queue
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """What is so now; jobs are left out while the database is away."""
-        at_work = is_at_work(self._settings.store)
+        at_work = is_at_work(self._store)
         yield GaugeMetricFamily("mlaas4hep_runner_at_work", "1 while a runner is.", int(at_work))
         jobs = GaugeMetricFamily("mlaas4hep_jobs", "Jobs by state.", labels=("state",))
         try:

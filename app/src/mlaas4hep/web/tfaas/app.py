@@ -23,9 +23,9 @@ from mlaas4hep.web.observe import PROBES, Requests
 from mlaas4hep.web.pages import style
 from mlaas4hep.web.problem import status_of
 from mlaas4hep.web.run import listen, run
-from mlaas4hep.web.sign_in import SignIn, challenge
+from mlaas4hep.web.sign_in import Admission, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
-from mlaas4hep.web.tfaas.errors import HANDLERS, json_response, send_error, sentence
+from mlaas4hep.web.tfaas.answers import HANDLERS, json_response, send_error, sentence
 from mlaas4hep.web.tfaas.models import Models
 from mlaas4hep.web.tfaas.page import Page
 from mlaas4hep.web.tfaas.predict import Predictions
@@ -37,14 +37,14 @@ class TFaaS:
 
     def __init__(self, settings: Settings) -> None:
         self._service = service = Service(settings)
-        self._sign_in = SignIn(settings)
+        self._admission = Admission(settings)
         self._status = Status()
         self.requests = Requests()
         self._figures = registry(
             self.requests, PredictionFigures(service.registry), StoreFigures(settings.models)
         )
         models = Models(service, settings.max_bundle_bytes)
-        page = Page(service, settings)
+        page = Page(service, settings.issuer, settings.tfaas_url if settings.public_url else "")
         self.predictions = Predictions(service, settings.max_request_bytes)
         self.site = Starlette(
             routes=[
@@ -74,7 +74,7 @@ class TFaaS:
             return
         self._status.count(scope["method"])
         try:
-            await self._sign_in.admit(scope)
+            await self._admission.admit(scope)
         except MlaasError as error:
             headers = [(k.encode(), v.encode()) for k, v in challenge(error).items()]
             await send_error(send, status_of(error), sentence(error), *headers)

@@ -19,7 +19,7 @@ from mlaas4hep.models.owners import TakenError
 from mlaas4hep.web.files import download, receive, receive_file
 from mlaas4hep.web.pages import REPORT_POLICY
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas.errors import JSON, json_response, sentence
+from mlaas4hep.web.tfaas.answers import JSON, json_response, sentence
 
 _log = logging.getLogger(__name__)
 

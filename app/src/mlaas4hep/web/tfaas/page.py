@@ -8,7 +8,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.service import Service
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.web.pages import Pages
@@ -18,10 +17,11 @@ from mlaas4hep.web.sign_in import caller_of
 class Page:
     """Every model of the caller, each with its card and a request that it answers."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, issuer: str, url: str) -> None:
+        """``url`` is where users find TFaaS; "" is where the request found it."""
         self._service = service
-        self._issuer = settings.issuer
-        self._url = settings.tfaas_url if settings.public_url else ""
+        self._issuer = issuer
+        self._url = url
         self._pages = Pages()
 
     def show(self, request: Request) -> Response:

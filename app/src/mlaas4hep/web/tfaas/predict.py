@@ -22,7 +22,7 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.inference.service import Service
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas.errors import SMALL, send_answer, send_error, send_failure
+from mlaas4hep.web.tfaas.answers import SMALL, send_answer, send_error, send_failure
 from mlaas4hep.web.tfaas.proto import read_row, write_predictions
 
 _log = logging.getLogger(__name__)

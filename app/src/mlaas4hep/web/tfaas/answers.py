@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from typing import Any
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from mlaas4hep.core.errors import MlaasError
-from mlaas4hep.web.problem import status_of
+from mlaas4hep.web.problem import DISK_FULL, status_of
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def _mlaas_error(_: Request, error: Any) -> Response:
 
 
 def _os_error(_: Request, error: Any) -> Response:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in DISK_FULL
     _log.exception("a request failed")
     return Response(
         error_body("the disk is full" if full else _FAILED), 507 if full else 500, None, JSON
