@@ -86,6 +86,12 @@ bench: .venv/test  ## speed of the data path, of training and of serving, as rat
 docs: .venv/app .venv-stack/made  ## write docs/reference and the roles' options anew from the code
 	$(BIN)/python docs/generate.py && .venv-stack/bin/python docs/roles.py && .venv-stack/bin/python tosca/generate.py
 
+PROTO = app/src/mlaas4hep/web/tfaas
+# Generates for protobuf 6.31, which all later versions of 6 take.
+proto:  ## write tfaas_pb2.py anew from tfaas.proto
+	$(PYTHON) -m venv build/proto && build/proto/bin/pip install -q --disable-pip-version-check grpcio-tools==1.76.0
+	build/proto/bin/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) tfaas.proto
+
 release: .venv-stack/made  ## what IM and operators fetch: VERSION=1.2.3 RELEASE_URL=https://... [ARGS="--image service_image=..."]
 	@$(if $(RELEASE_URL),,echo "make release needs RELEASE_URL=, where the files will be put" >&2; exit 2;) \
 	  .venv-stack/bin/python tosca/release.py --release-url $(RELEASE_URL) $(if $(VERSION),--version $(VERSION)) $(ARGS)
@@ -159,5 +165,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs images lock lock-images clean
+.PHONY: c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

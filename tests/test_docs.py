@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.demo.simulate import write_files
@@ -104,8 +105,8 @@ def test_the_reference_has_exactly_the_routes_that_exist(tmp_path: Path) -> None
     tfaas = TFaaS(settings)
     served = {
         (method, re.sub(r"\{\w+\}", "*", route.path))
-        for route in [*create_app(settings).routes, *tfaas.site.routes]
-        for method in route.methods - {"HEAD"}
+        for route in [*iter_route_contexts(create_app(settings).routes), *tfaas.site.routes]
+        for method in (route.methods or set()) - {"HEAD"}
     }
     served |= {("POST", path) for path in tfaas.predictions.routes}
     internal = {"/page.css", "/page.js", "/openapi.json", "/docs"}

@@ -48,7 +48,7 @@ SWITCHES = {
     "expiry": Switch(code="tokens.LEEWAY_SECONDS = 10**9"),
     "signature": Switch(code=UNVERIFIED),
     "owner": Switch(code="tokens.caller_of = lambda claims: Caller('', 'anyone')"),
-    "origin": Switch(code="sign_in.SignIn._check_cookie = lambda *_: None"),
+    "origin": Switch(code="sign_in.Admission._check_cookie = lambda *_: None"),
     "new keys": Switch(code="issuer.RENEW_SECONDS = issuer.PAUSE_SECONDS = 10**9"),
 }
 

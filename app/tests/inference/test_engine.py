@@ -32,9 +32,7 @@ def run(
     async def main() -> Any:
         pool = Pool(Settings())
         try:
-            model = Model(Bundle.open(path), "1", pool, rows, waiting)
-            await model.load()
-            return await work(model)
+            return await work(await Model.load(Bundle.open(path), "1", pool, rows, waiting))
         finally:
             pool.close()
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from bundles import constant, make_bundle
+from bundles import constant, layer, make_bundle, onnx_graph
 from mlaas4hep.core.errors import BundleError, ConflictError, NotFoundError
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.inference import pool
 from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.registry import Registry
-from mlaas4hep.models.bundle import pack
+from mlaas4hep.models.bundle import Bundle, pack
 from mlaas4hep.models.repository import Repository
 
 MiB = 1 << 20
@@ -34,9 +35,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     load = Model.load
 
-    async def count(model: Model) -> None:
-        names.append(model.name)
-        await load(model)
+    async def count(bundle: Bundle, *rest: Any) -> Model:
+        names.append(bundle.name)
+        return await load(bundle, *rest)
 
     monkeypatch.setattr(Model, "load", count)
     return names
@@ -171,3 +172,25 @@ def test_a_refused_bundle_leaves_the_old_one(repository: Repository, tmp_path: P
 
     run(repository, work)
     assert list(repository.names()) == ["m", "n"]
+
+
+@pytest.mark.parametrize("graph", [lambda width: constant(width, 1), onnx_graph(layer(8, 3))])
+def test_a_slow_model_that_is_not_published_keeps_no_worker(
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    graph: bytes | Callable[[int], bytes],
+) -> None:
+    monkeypatch.setattr(pool, "PATIENCE", 0)  # every load is slow, and gives a worker of its own
+    archive = pack(make_bundle(tmp_path, "m", graph))
+
+    def taken(name: str) -> None:
+        raise ConflictError(f"{name} is somebody else's")
+
+    async def work(registry: Registry) -> None:
+        for _ in range(pool.MOST_ALONE + 1):
+            with archive.open("rb") as stream, pytest.raises((ConflictError, BundleError)):
+                await registry.publish(stream, MiB, taken)
+        assert len(registry.pool.processes) <= 1  # one for who comes next
+
+    run(repository, work)

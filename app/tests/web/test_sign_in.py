@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import issuer as parts
@@ -21,10 +22,11 @@ from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import pack
+from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
-from mlaas4hep.web.sign_in import SignIn, why_refused
+from mlaas4hep.web.sign_in import Admission, why_refused
 from mlaas4hep.web.tfaas import TFaaS
-from mlaas4hep.web.tfaas.proto import Row
+from mlaas4hep.web.tfaas.tfaas_pb2 import Row
 from tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 PUBLIC = "https://ml.example.org"
@@ -60,8 +62,14 @@ def service(tmp_path: Path, issuer: Issuer) -> Iterator[Service]:
 
 
 @pytest.fixture
-def http(service: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(service.settings), PUBLIC, raise_server_exceptions=False) as client:
+def app(service: Service) -> FastAPI:
+    return create_app(service.settings)
+
+
+@pytest.fixture
+def http(app: FastAPI) -> Iterator[TestClient]:
+    observed = Observe(app, app.state.requests)
+    with TestClient(observed, PUBLIC, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -82,9 +90,9 @@ def upload(http: TestClient, headers: dict[str, str], name: str = "luca") -> htt
     return http.post("/upload", params={"name": name}, files=file, headers=headers)
 
 
-def everything(http: TestClient) -> list[tuple[str, str]]:
+def everything(app: FastAPI) -> list[tuple[str, str]]:
     """Every method and path of the server's API, and its pages."""
-    paths = http.app.openapi()["paths"]  # type: ignore[attr-defined]
+    paths = app.openapi()["paths"]
     routes = [(m.upper(), p) for p, methods in paths.items() for m in methods]
     filled = [(m, re.sub(r"\{\w+\}", "luca_1", p)) for m, p in routes]
     return [*filled, ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing")]
@@ -93,8 +101,8 @@ def everything(http: TestClient) -> list[tuple[str, str]]:
 OPEN = {"/healthz", "/readyz", "/metrics"}
 
 
-def test_without_a_token_nothing_but_health_is_answered(http: TestClient) -> None:
-    for method, path in everything(http):
+def test_without_a_token_nothing_but_health_is_answered(http: TestClient, app: FastAPI) -> None:
+    for method, path in everything(app):
         for headers in ({}, FORGED, {"authorization": "Basic YTpi"}, {"authorization": "Bearer"}):
             answer = http.request(method, path, headers=headers)
             if path in OPEN:
@@ -326,7 +334,7 @@ def test_settings_that_can_not_be_right_stop_the_start(tmp_path: Path) -> None:
         {"public_url": "ml.example.org"},
     ):
         with pytest.raises(UsageError, match="MLAAS4HEP_"):
-            SignIn(Settings(store=tmp_path, **wrong))  # type: ignore[arg-type]
+            Admission(Settings(store=tmp_path, **wrong))  # type: ignore[arg-type]
 
 
 # TFaaS

@@ -48,10 +48,40 @@ class Counts:
 
 
 class Model:
-    """A bundle loaded into memory: nothing of its folder is needed afterwards.
+    """A bundle in memory: nothing of its folder is needed afterwards.
 
     Its graph runs in the workers of ``pool``. All methods belong to the event loop's thread.
     """
+
+    @classmethod
+    async def load(
+        cls,
+        bundle: Bundle,
+        version: str,
+        pool: Pool,
+        rows: int,
+        waiting: int,
+        counts: Counts | None = None,
+    ) -> Model:
+        """The model of a bundle whose graph could be loaded; the arguments are those of the class.
+
+        BundleError when it can't be run or isn't what the bundle says.
+        """
+        model = cls(bundle, version, pool, rows, waiting, counts)
+        try:
+            answers = await pool.load(model.graph)
+        except MlaasError as error:
+            raise BundleError(
+                f"model.onnx of {model.name} can't be run: {error.message}",
+                f"It must take inputs [N, {model.width}] and give outputs [N, k], both float32.",
+            ) from None
+        if (outputs := len(answers) // 8) != model.outputs:
+            model.close()
+            raise BundleError(
+                f"model.onnx of {model.name} has {outputs} outputs, "
+                f"its bundle.json says {model.outputs}"
+            )
+        return model
 
     def __init__(
         self,
@@ -86,21 +116,6 @@ class Model:
         self._closed = True
         if not self._busy:
             self._pool.drop(self.graph)
-
-    async def load(self) -> None:
-        """Load the graph; BundleError when it can't be run or isn't what the bundle says."""
-        try:
-            answers = await self._pool.load(self.graph)
-        except MlaasError as error:
-            raise BundleError(
-                f"model.onnx of {self.name} can't be run: {error.message}",
-                f"It must take inputs [N, {self.width}] and give outputs [N, k], both float32.",
-            ) from None
-        if (outputs := len(answers) // 8) != self.outputs:
-            raise BundleError(
-                f"model.onnx of {self.name} has {outputs} outputs, "
-                f"its bundle.json says {self.outputs}"
-            )
 
     def row(self, values: Sequence[Any], keys: Sequence[str] = ()) -> bytes:
         """``values`` as one normalised row, in the order of ``keys`` if given, else of the columns.

@@ -84,13 +84,17 @@ class Registry:
         When this returns, every later look-up finds the new model. A failure leaves everything
         as it was: ArchiveError, BundleError, or LimitError beyond ``max_bytes``.
         """
-        stack = ExitStack()
+        stack, model = ExitStack(), None
         try:
             folder = await asyncio.to_thread(stack.enter_context, self.repository.staging())
             path = await asyncio.to_thread(unpack, archive, folder, max_bytes)
             bundle = await asyncio.to_thread(Bundle.open, path)
             model = await self._read(bundle, "") if bundle.servable else None
             bundle = await asyncio.to_thread(self._adopt, path, claim)
+        except BaseException:
+            if model is not None:
+                model.close()
+            raise
         finally:
             await asyncio.to_thread(stack.close)
         if model is not None:
@@ -139,7 +143,7 @@ class Registry:
     async def _read(self, bundle: Bundle, version: str) -> Model:
         """The model of the bundle, loaded."""
         settings = self._settings
-        model = Model(
+        return await Model.load(
             bundle,
             version,
             self.pool,
@@ -147,8 +151,6 @@ class Registry:
             settings.max_waiting_requests,
             self.counts,
         )
-        await model.load()
-        return model
 
     def _keep(self, name: str, model: Model) -> None:
         self._forget(name)

@@ -8,32 +8,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.errors import LimitError, MlaasError
 from mlaas4hep.web.problem import problem, status_of
-from mlaas4hep.web.sign_in import SignIn, challenge
+from mlaas4hep.web.sign_in import Admission, challenge
 
 MOST_BODY = 1 << 20
 """Bytes of a request's body, but for uploads."""
-SECURITY = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
+SECURITY = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+"""Headers of every answer that does not set its own."""
 
 
 class Guard:
-    """Around everything: who may ask, how much, and the headers of every answer.
+    """Around everything: who may ask, and how much.
 
     By GET of the paths in ``changing`` something is changed; bodies for those in ``large`` are
     bounded by who reads them, all others by MOST_BODY.
     """
 
     def __init__(
-        self, app: ASGIApp, sign_in: SignIn, changing: Container[str], large: Container[str]
+        self, app: ASGIApp, admission: Admission, changing: Container[str], large: Container[str]
     ) -> None:
         self._app = app
-        self._sign_in = sign_in
+        self._admission = admission
         self._changing = changing
         self._large = large
 
@@ -42,30 +41,16 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
-        async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode())
-                        for name, value in SECURITY.items()
-                        if name.encode() not in present
-                    ),
-                ]
-            await send(message)
-
         if scope["path"] not in self._large:
             receive = limited(receive)
         try:
-            await self._sign_in.admit(scope, scope["path"] in self._changing)
+            await self._admission.admit(scope, scope["path"] in self._changing)
         except MlaasError as error:
             answer = problem(status_of(error), error.message, error.remedy)
             answer.headers.update(challenge(error))
-            await answer(scope, receive, send_secured)
+            await answer(scope, receive, send)
             return
-        await self._app(scope, receive, send_secured)
+        await self._app(scope, receive, send)
 
 
 def limited(receive: Receive) -> Receive:

@@ -16,17 +16,10 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.log import begin
+from mlaas4hep.web.guard import SECURITY
 
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Asked every few seconds by machines: only their failures are worth a line."""
-
-SECURITY = (
-    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
-"""Headers of every answer that does not set its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +82,10 @@ class _Figures:
 
 
 class Observe:
-    """Around everything of a service, so that errors of all that is within are seen too."""
+    """Around everything of a service, so that errors of all that is within are seen too.
+
+    Every answer gets its id and, where it has none of its own, the headers of SECURITY.
+    """
 
     def __init__(self, app: ASGIApp, requests: Requests, quiet: Container[str] = PROBES) -> None:
         """Requests for the paths in ``quiet`` are logged only when they fail."""

@@ -38,7 +38,7 @@ class NoTokenError(SignInError):
     """The request has no token at all."""
 
 
-class SignIn:
+class Admission:
     """Finds the caller of a request, or raises the error that it is to be answered with.
 
     UsageError when the settings can't be right.

@@ -5,6 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs.parts import Service
+from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
 
 
@@ -17,6 +18,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def http(service: Service) -> Iterator[TestClient]:
-    base = "http://127.0.0.1:8080"
-    with TestClient(create_app(service.settings), base, raise_server_exceptions=False) as client:
+    app = create_app(service.settings)
+    observed = Observe(app, app.state.requests)
+    with TestClient(observed, "http://127.0.0.1:8080", raise_server_exceptions=False) as client:
         yield client

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from bundles import constant, layer, make_bundle, make_specs, onnx_graph
 from mlaas4hep.models.repository import Repository
-from mlaas4hep.web.tfaas.proto import Predictions, Row
+from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
 from tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 WIDTH = 8

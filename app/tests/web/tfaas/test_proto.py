@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
 import struct
+from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.web.tfaas.proto import Row, read_row, write_predictions
+from mlaas4hep.web.tfaas import tfaas_pb2
+from mlaas4hep.web.tfaas.proto import read_row, write_predictions
+from mlaas4hep.web.tfaas.tfaas_pb2 import Row
 
 # The bytes below are written by hand from the wire format, not by the protobuf library.
 PACKED = b"\x12\x08" + struct.pack("<2f", 1.5, -2)
@@ -44,3 +49,31 @@ def test_fields_are_those_of_tfaas() -> None:
     assert Row(key=["a"], value=[1.5, -2], model="luca_1").SerializeToString() == (
         b"\x0a\x01a" + PACKED + NAME
     )
+
+
+def test_the_generated_code_is_that_of_the_proto_file() -> None:
+    text = Path(tfaas_pb2.__file__).with_name("tfaas.proto").read_text()
+    text = re.sub("//.*", "", text)
+    declared = {
+        message: re.findall(r"(repeated )?(\w+) (\w+) = ([0-9]+);", fields)
+        for message, fields in re.findall(r"message (\w+) \{([^}]*)\}", text)
+    }
+    rest = re.sub(r"message \w+ \{[^}]*\}", "", text)
+    assert rest.split() == ["syntax", "=", '"proto3";', "package", "tfaaspb;"]
+    kind = FieldDescriptorProto.Type.Name
+    label = {FieldDescriptorProto.LABEL_REPEATED: "repeated "}
+    file = FileDescriptorProto()
+    tfaas_pb2.DESCRIPTOR.CopyToProto(file)
+    assert (file.package, file.syntax) == ("tfaaspb", "proto3")
+    assert declared == {
+        message.name: [
+            (
+                label.get(field.label, ""),
+                field.type_name.removeprefix(".tfaaspb.") or kind(field.type)[5:].lower(),
+                field.name,
+                str(field.number),
+            )
+            for field in message.field
+        ]
+        for message in file.message_type
+    }

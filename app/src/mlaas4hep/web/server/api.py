@@ -13,6 +13,7 @@ from mlaas4hep.core.errors import ConflictError
 from mlaas4hep.jobs.database import State
 from mlaas4hep.jobs.presence import is_at_work
 from mlaas4hep.web.files import download, open_download
+from mlaas4hep.web.pages import REPORT_POLICY
 from mlaas4hep.web.server.parts import Has, Who
 from mlaas4hep.web.server.status import lacks
 from mlaas4hep.web.server.views import (
@@ -25,9 +26,6 @@ from mlaas4hep.web.server.views import (
 from mlaas4hep.web.status import metrics, readiness
 
 router = APIRouter(tags=["api"])
-
-REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""A report was written where user code ran: it may show pictures, nothing else."""
 
 
 @router.get("/folders")

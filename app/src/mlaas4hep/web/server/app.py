@@ -22,7 +22,7 @@ from mlaas4hep.web.server import api, pages, prototype
 from mlaas4hep.web.server.errors import PROBLEM, add_error_handlers
 from mlaas4hep.web.server.parts import Parts
 from mlaas4hep.web.server.status import JobFigures
-from mlaas4hep.web.sign_in import SignIn
+from mlaas4hep.web.sign_in import Admission
 from mlaas4hep.web.status import StoreFigures, registry
 from mlaas4hep.web.turns import Turns
 
@@ -54,13 +54,13 @@ def create_app(settings: Settings) -> FastAPI:
         database,
         Folders(settings, database),
         queue,
-        registry(requests, JobFigures(settings, queue), StoreFigures(settings.store)),
+        registry(requests, JobFigures(settings.store, queue), StoreFigures(settings.store)),
         unpacking=Turns(),
         removing=Turns(),
     )
     app.add_middleware(
         Guard,
-        sign_in=SignIn(settings),
+        admission=Admission(settings),
         changing=("/delete_specs", "/delete_folder"),
         large=("/upload",),
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlaas4hep.core.errors import MlaasError
-from mlaas4hep.core.settings import Settings, StoreSettings
+from mlaas4hep.core.settings import StoreSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.jobs.database import Database
 from mlaas4hep.jobs.presence import is_at_work
@@ -21,13 +22,13 @@ from mlaas4hep.jobs.queue import Queue
 class JobFigures(Collector):
     """What the database knows of jobs, and whether a runner is at work."""
 
-    def __init__(self, settings: Settings, queue: Queue) -> None:
-        self._settings = settings
+    def __init__(self, store: Path, queue: Queue) -> None:
+        self._store = store
         self._queue = queue
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """What is so now; jobs are left out while the database is away."""
-        at_work = is_at_work(self._settings.store)
+        at_work = is_at_work(self._store)
         yield GaugeMetricFamily("mlaas4hep_runner_at_work", "1 while a runner is.", int(at_work))
         jobs = GaugeMetricFamily("mlaas4hep_jobs", "Jobs by state.", labels=("state",))
         try:

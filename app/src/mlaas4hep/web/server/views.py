@@ -56,7 +56,7 @@ class FolderView(BaseModel):
     uploaded: str
 
 
-class Progress(BaseModel):
+class ProgressView(BaseModel):
     """How far a training is."""
 
     phase: str = ""
@@ -72,7 +72,7 @@ class JobView(BaseModel):
     job_id: int
     name: str
     state: State
-    progress: Progress
+    progress: ProgressView
     created: str
     started: str | None
     finished: str | None
@@ -102,7 +102,7 @@ def job_view(job: Job) -> JobView:
         job_id=job.id,
         name=job.name,
         state=State(job.state),
-        progress=Progress(**job.progress),
+        progress=ProgressView(**job.progress),
         created=iso(job.created) or "",
         started=iso(job.started),
         finished=iso(job.finished),

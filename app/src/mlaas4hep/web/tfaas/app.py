@@ -6,7 +6,6 @@ Predictions go to a raw callable, the rest to Starlette. Errors have TFaaS's sha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,15 +18,14 @@ from starlette.types import Receive, Scope, Send
 from mlaas4hep import __version__
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.inference.registry import Registry
-from mlaas4hep.models.owners import Owners
-from mlaas4hep.models.repository import Repository
+from mlaas4hep.inference.service import Service
 from mlaas4hep.web.observe import PROBES, Requests
+from mlaas4hep.web.pages import style
 from mlaas4hep.web.problem import status_of
 from mlaas4hep.web.run import listen, run
-from mlaas4hep.web.sign_in import SignIn, challenge
+from mlaas4hep.web.sign_in import Admission, challenge
 from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
-from mlaas4hep.web.tfaas.errors import HANDLERS, json_response, send_error, sentence
+from mlaas4hep.web.tfaas.answers import HANDLERS, json_response, send_error, sentence
 from mlaas4hep.web.tfaas.models import Models
 from mlaas4hep.web.tfaas.page import Page
 from mlaas4hep.web.tfaas.predict import Predictions
@@ -38,22 +36,20 @@ class TFaaS:
     """The ASGI application."""
 
     def __init__(self, settings: Settings) -> None:
-        self._repository = Repository(settings.models)
-        self._registry = Registry(self._repository, settings)
-        owners = Owners(self._repository)
-        self._sign_in = SignIn(settings)
+        self._service = service = Service(settings)
+        self._admission = Admission(settings)
         self._status = Status()
         self.requests = Requests()
         self._figures = registry(
-            self.requests, PredictionFigures(self._registry), StoreFigures(settings.models)
+            self.requests, PredictionFigures(service.registry), StoreFigures(settings.models)
         )
-        models = Models(self._registry, owners, settings.max_bundle_bytes)
-        page = Page(models, settings)
-        self.predictions = Predictions(self._registry, owners, settings.max_request_bytes)
+        models = Models(service, settings.max_bundle_bytes)
+        page = Page(service, settings.issuer, settings.tfaas_url if settings.public_url else "")
+        self.predictions = Predictions(service, settings.max_request_bytes)
         self.site = Starlette(
             routes=[
                 Route("/", page.show),
-                Route("/page.css", page.style),
+                Route("/page.css", lambda _: style()),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
@@ -78,7 +74,7 @@ class TFaaS:
             return
         self._status.count(scope["method"])
         try:
-            await self._sign_in.admit(scope)
+            await self._admission.admit(scope)
         except MlaasError as error:
             headers = [(k.encode(), v.encode()) for k, v in challenge(error).items()]
             await send_error(send, status_of(error), sentence(error), *headers)
@@ -95,16 +91,15 @@ class TFaaS:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._repository.sweep)
-        self._registry.pool.start()
+        await self._service.start()
         yield
-        self._registry.close()
+        self._service.close()
 
     def _healthz(self, _: Request) -> Response:
         return json_response({"status": "ok", "version": __version__})
 
     def _readyz(self, _: Request) -> Response:
-        return readiness(lacks(self._repository))
+        return readiness(lacks(self._service.repository))
 
     async def _metrics(self, _: Request) -> Response:
         """Answer from the event loop's thread, to which the counters belong."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import IO
 from urllib.parse import parse_qs
 
@@ -16,12 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 
 from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError
-from mlaas4hep.inference.registry import Registry
-from mlaas4hep.models.bundle import CARD_KEYS, Bundle
-from mlaas4hep.models.owners import Owners, TakenError, base_of
+from mlaas4hep.inference.service import Service
+from mlaas4hep.models.bundle import CARD_KEYS
+from mlaas4hep.models.owners import TakenError
 from mlaas4hep.web.files import download, receive, receive_file
+from mlaas4hep.web.pages import REPORT_POLICY
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas.errors import JSON, json_response, sentence
+from mlaas4hep.web.tfaas.answers import JSON, json_response, sentence
 
 _log = logging.getLogger(__name__)
 
@@ -30,75 +28,53 @@ _ACCEPTED = (
     "a bundle as 'mlaas4hep train' packs it, NAME.tar.gz (or its plain tar), as the whole body: "
     "curl --data-binary @NAME.tar.gz URL/upload"
 )
-_REPORT_POLICY = {
-    "content-security-policy": "sandbox; default-src 'none'; img-src data:; "
-    "style-src 'unsafe-inline'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
-"""A report comes from where user code ran: it may show pictures, nothing else."""
 
 
 class Models:
-    """The routes; a model of somebody else is one that does not exist."""
+    """The routes."""
 
-    def __init__(self, registry: Registry, owners: Owners, max_bytes: int) -> None:
+    def __init__(self, service: Service, max_bytes: int) -> None:
         """``max_bytes`` is the most that an upload may have, packed or unpacked."""
-        self._registry = registry
-        self._repository = registry.repository
-        self._owners = owners
+        self._service = service
         self._max_bytes = max_bytes
-        self._installs = asyncio.Semaphore(4)
-        self._known: dict[str, Bundle] = {}
-
-    def of(self, request: Request) -> list[Bundle]:
-        """The whole bundles of the caller, sorted by name; read once for each version."""
-        known: dict[str, Bundle] = {}
-        for name in self._repository.names():
-            try:
-                version = self._repository.version(name)
-                known[version] = self._known.get(version) or self._repository.get(name)
-            except (MlaasError, OSError) as error:
-                _log.warning("left out the model %s: %s", name, error)
-        self._known = known
-        owner = caller_of(request.scope).owner
-        return [bundle for bundle in known.values() if self._owners.sees(bundle.name, owner)]
 
     def cards(self, request: Request) -> Response:
         """Answer with the cards of the caller's models: the prototype's 12 keys in its order."""
         empty = dict.fromkeys(CARD_KEYS, "") | {"img_channels": 0, "options": None}
         return json_response(
-            [{key: (empty | bundle.card)[key] for key in CARD_KEYS} for bundle in self.of(request)]
+            [
+                {key: (empty | bundle.card)[key] for key in CARD_KEYS}
+                for bundle in self._service.bundles(caller_of(request.scope).owner)
+            ]
         )
 
     def params(self, request: Request) -> Response:
         """Answer with params.json as it is."""
-        with self._reading(request) as bundle:
+        with self._service.reading(*_asked(request)) as bundle:
             return Response((bundle.path / "params.json").read_bytes(), 200, None, JSON)
 
     def download(self, request: Request) -> Response:
         """Answer with NAME.tar.gz; it stays whole when the model is replaced meanwhile."""
-        with self._reading(request) as bundle:
-            archive = self._repository.archive(bundle).open("rb")
+        with self._service.reading(*_asked(request)) as bundle:
+            archive = self._service.repository.archive(bundle).open("rb")
         head = request.method == "HEAD"
         return download(archive, "application/gzip", f"{bundle.name}.tar.gz", head)
 
     def report(self, request: Request) -> Response:
         """Answer with the bundle's report, which may show pictures and nothing else."""
-        with self._reading(request) as bundle:
+        with self._service.reading(*_asked(request)) as bundle:
             try:
                 page = (bundle.path / "report.html").read_bytes()
             except FileNotFoundError:
                 raise NotFoundError(f"the model {bundle.name} has no report") from None
-        return HTMLResponse(page, headers=_REPORT_POLICY)
+        return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
     async def upload(self, request: Request) -> Response:
         """Publish a bundle; when this answers 200, every later prediction is the new model's."""
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HTTPException(415, f"forms are not accepted; send {_ACCEPTED}")
         owner = caller_of(request.scope).owner
-        with await run_in_threadpool(self._repository.spool) as spool:
+        with await run_in_threadpool(self._service.repository.spool) as spool:
             try:
                 await receive(request.stream(), spool.write, self._check_size)
             except ClientDisconnect:
@@ -107,12 +83,7 @@ class Models:
             if not _is_archive(spool):
                 raise HTTPException(415, f"the body is no tar or tar.gz; send {_ACCEPTED}")
             try:
-                async with self._installs:
-                    bundle = await self._registry.publish(
-                        spool,
-                        self._max_bytes,
-                        lambda name: self._owners.claim(base_of(name), owner),
-                    )
+                bundle = await self._service.publish(spool, self._max_bytes, owner)
             except (LimitError, TakenError):
                 raise
             except MlaasError as error:
@@ -127,12 +98,7 @@ class Models:
         name = name or await _model_field(request)
         if not name:
             raise UsageError("no model name is provided", "curl -X DELETE URL/delete/NAME")
-        owner = caller_of(request.scope).owner
-        self._owners.check(name, owner)
-        try:
-            await self._registry.delete(name)
-        except NotFoundError:
-            raise self._owners.missing(name, owner) from None
+        await self._service.delete(name, caller_of(request.scope).owner)
         _log.info("deleted %s", name)
         return Response(status_code=200)
 
@@ -143,17 +109,10 @@ class Models:
                 "The limit is MLAAS4HEP_MAX_BUNDLE_BYTES.",
             )
 
-    @contextmanager
-    def _reading(self, request: Request) -> Iterator[Bundle]:
-        """The bundle that the path names, if it is the caller's; its files stay meanwhile."""
-        name, owner = request.path_params["model"], caller_of(request.scope).owner
-        self._owners.check(name, owner)
-        with ExitStack() as stack:
-            try:
-                bundle = stack.enter_context(self._repository.reading(name))
-            except NotFoundError:
-                raise self._owners.missing(name, owner) from None
-            yield bundle
+
+def _asked(request: Request) -> tuple[str, str]:
+    """The name of the model that the path names, and who asks for it."""
+    return request.path_params["model"], caller_of(request.scope).owner
 
 
 def _is_archive(stream: IO[bytes]) -> bool:

@@ -3,69 +3,50 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import Response
 
-from mlaas4hep import __version__
-from mlaas4hep.core.settings import Settings
+from mlaas4hep.inference.service import Service
 from mlaas4hep.models.bundle import Bundle
-from mlaas4hep.web.sign_in import SIGN_OUT, caller_of
-from mlaas4hep.web.tfaas.models import Models
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
-PAGES = Environment(
-    loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-_POLICY = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
+from mlaas4hep.web.pages import Pages
+from mlaas4hep.web.sign_in import caller_of
 
 
 class Page:
-    """The page and its style."""
+    """Every model of the caller, each with its card and a request that it answers."""
 
-    def __init__(self, models: Models, settings: Settings) -> None:
-        self._models = models
-        self._issuer = settings.issuer
-        self._url = settings.tfaas_url if settings.public_url else ""
+    def __init__(self, service: Service, issuer: str, url: str) -> None:
+        """``url`` is where users find TFaaS; "" is where the request found it."""
+        self._service = service
+        self._issuer = issuer
+        self._url = url
+        self._pages = Pages()
 
     def show(self, request: Request) -> Response:
-        """Answer with every model of the caller, each with its card."""
+        """Answer with the page."""
+        who = caller_of(request.scope)
         models = [
             {
                 "bundle": bundle,
                 "card": bundle.card,
-                "metrics": _metrics(bundle),
+                "metrics": _numbers(bundle),
                 "example": _example(bundle),
                 "report": (bundle.path / "report.html").exists(),
             }
-            for bundle in self._models.of(request)
+            for bundle in self._service.bundles(who.owner)
         ]
-        who = caller_of(request.scope)
-        page = PAGES.get_template("tfaas.html").render(
+        return self._pages.show(
+            "tfaas.html",
+            who,
             models=models,
-            who=who,
-            sign_out=SIGN_OUT if who.by_cookie else "",
             issuer=self._issuer,
             url=(self._url or str(request.base_url)).rstrip("/"),
-            version=__version__,
         )
-        return HTMLResponse(page, headers=_POLICY)
-
-    def style(self, _: Request) -> Response:
-        """Answer with how the page looks."""
-        return FileResponse(TEMPLATES / "page.css", media_type="text/css")
 
 
-def _metrics(bundle: Bundle) -> dict[str, float]:
+def _numbers(bundle: Bundle) -> dict[str, float]:
     """The numbers of metrics.json."""
     try:
         content = json.loads((bundle.path / "metrics.json").read_text())

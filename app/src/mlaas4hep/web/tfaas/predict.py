@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
@@ -18,16 +17,12 @@ from mlaas4hep.core.errors import (
     BusyError,
     LimitError,
     MlaasError,
-    NotFoundError,
     UsageError,
     did_you_mean,
 )
-from mlaas4hep.inference.engine import Model
-from mlaas4hep.inference.events import predict_events
-from mlaas4hep.inference.registry import Registry
-from mlaas4hep.models.owners import Owners
+from mlaas4hep.inference.service import Service
 from mlaas4hep.web.sign_in import caller_of
-from mlaas4hep.web.tfaas.errors import SMALL, send_answer, send_error, send_failure
+from mlaas4hep.web.tfaas.answers import SMALL, send_answer, send_error, send_failure
 from mlaas4hep.web.tfaas.proto import read_row, write_predictions
 
 _log = logging.getLogger(__name__)
@@ -39,8 +34,6 @@ AT_ONCE = 6
 """How many of the largest bodies may be held at once; parsed, each may take 25 times its size."""
 MOST_ANSWER_BYTES = 64 << 20
 """Bytes of large answers that wait for those who asked to read them."""
-EVENTS_AT_ONCE = 16
-"""Requests with events of one user that are answered at once; the others wait."""
 BODY_SECONDS = 30.0
 REFUSAL_SECONDS = 1.0
 """How long a refusal for want of room takes.
@@ -76,17 +69,16 @@ class Held:
 class Predictions:
     """Answers POST /json, /proto and /predict/events and their other names; 405 for other methods.
 
-    Every answer is whole: errors are ``{"error": "..."}`` with their status.
+    A body may have ``max_bytes``. Every answer is whole: errors are ``{"error": "..."}`` with their
+    status.
     """
 
-    def __init__(self, registry: Registry, owners: Owners, max_bytes: int) -> None:
-        self._registry = registry
-        self._owners = owners
+    def __init__(self, service: Service, max_bytes: int) -> None:
+        self._service = service
         self._max_bytes = max_bytes
         self._bodies = Held(AT_ONCE * max_bytes)
         self._answers = Held(MOST_ANSWER_BYTES)
         self._parsing = asyncio.Lock()
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         json, proto = (self._json, b"application/json"), (self._proto, b"application/octet-stream")
         self.routes: dict[str, tuple[Callable[[bytes, str], Awaitable[bytes]], bytes]] = {
             "/json": json,
@@ -175,14 +167,6 @@ class Predictions:
                 gc.enable()
                 await asyncio.sleep(3 * (perf_counter() - start))
 
-    async def _model(self, name: str, owner: str) -> Model:
-        """The model; NotFoundError, naming the nearest of the owner's, when it is not theirs."""
-        self._owners.check(name, owner)
-        try:
-            return self._registry.loaded(name) or await self._registry.get(name)
-        except NotFoundError:
-            raise self._owners.missing(name, owner) from None
-
     async def _json(self, body: bytes, owner: str) -> bytes:
         content = _row(body) if len(body) <= SMALL else await self._parsed(_row, body)
         values, keys = content.get("values"), content.get("keys")
@@ -190,40 +174,25 @@ class Predictions:
             raise UsageError("values must be a list of numbers", "One for each column, in order.")
         if keys is not None and not (type(keys) is list and all(type(key) is str for key in keys)):
             raise UsageError("keys must be a list of the values' columns, or absent")
-        model = await self._model(_model_name(content), owner)
-        answers = await model.predict(model.row(values, keys or ()))
+        answers, _ = await self._service.predict(_model_name(content), owner, values, keys or ())
         return orjson.dumps(answers[0], option=_NUMPY)
 
     async def _proto(self, body: bytes, owner: str) -> bytes:
         row = read_row(body) if len(body) <= SMALL else await self._parsed(read_row, body)
         name, values, keys = row
-        model = await self._model(_model_name({"model": name or None}), owner)
-        answers = await model.predict(model.row(values, keys))
-        return write_predictions(answers[0].tolist(), model.classes[-answers.shape[1] :])
+        name = _model_name({"model": name or None})
+        answers, classes = await self._service.predict(name, owner, values, keys)
+        return write_predictions(answers[0].tolist(), classes)
 
     async def _events(self, body: bytes, owner: str) -> bytes:
-        turn = self._turns.get(owner)
-        if turn is None:
-            turn = self._turns[owner] = asyncio.Semaphore(EVENTS_AT_ONCE)
-        async with turn:
-            return await self._answer_events(body, owner)
-
-    async def _answer_events(self, body: bytes, owner: str) -> bytes:
-        if len(body) <= SMALL:
-            content = _event_fields(body)
-        else:
-            content = await self._parsed(_event_fields, body)
-        model = await self._model(_model_name(content), owner)
-        answers, truncated = await predict_events(model, content.get("events"))
-        return orjson.dumps(
-            {
-                "model": model.name,
-                "classes": model.classes,
-                "predictions": answers,
-                "truncated": truncated,
-            },
-            option=_NUMPY,
-        )
+        async with self._service.turn(owner):
+            if len(body) <= SMALL:
+                content = _event_fields(body)
+            else:
+                content = await self._parsed(_event_fields, body)
+            name, events = _model_name(content), content.get("events")
+            answers = await self._service.predict_events(name, owner, events)
+            return orjson.dumps(answers._asdict(), option=_NUMPY)
 
 
 def _fields(

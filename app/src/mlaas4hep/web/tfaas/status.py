@@ -16,7 +16,7 @@ from starlette.responses import Response
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
-from mlaas4hep.web.tfaas.errors import json_response
+from mlaas4hep.web.tfaas.answers import json_response
 
 
 class PredictionFigures(Collector):

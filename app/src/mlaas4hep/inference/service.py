@@ -1,0 +1,144 @@
+"""What may be asked of the models, and of which: the same over every protocol.
+
+A model of somebody else is one that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from mlaas4hep.core.errors import MlaasError, NotFoundError
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.inference.engine import Answers, Model
+from mlaas4hep.inference.events import predict_events
+from mlaas4hep.inference.registry import Registry
+from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.models.owners import Owners, base_of
+from mlaas4hep.models.repository import Repository
+
+_log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 16
+"""Requests with events of one owner that are answered at once; the others wait."""
+PUBLISHED_AT_ONCE = 4
+
+
+class EventAnswers(NamedTuple):
+    """The answers to events, as they are sent."""
+
+    model: str
+    classes: Sequence[str]
+    predictions: Answers
+    truncated: int
+    """Values that were dropped, as the training saw no list that long."""
+
+
+class Service:
+    """The models of a repository, for their owners; the owner "" is everybody.
+
+    Coroutines belong to one event loop's thread, all else to any. NotFoundError names the nearest
+    of the owner's models.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.repository = Repository(settings.models)
+        self.registry = Registry(self.repository, settings)
+        self._owners = Owners(self.repository)
+        self._publishing = asyncio.Semaphore(PUBLISHED_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._known: dict[str, Bundle] = {}
+
+    async def start(self) -> None:
+        """Remove what killed processes left, and start the workers."""
+        await asyncio.to_thread(self.repository.sweep)
+        self.registry.pool.start()
+
+    def close(self) -> None:
+        """End the workers."""
+        self.registry.close()
+
+    async def model(self, name: str, owner: str) -> Model:
+        """The newest version of a model, in memory.
+
+        NotFoundError when it is not the owner's; ConflictError when it can't be served.
+        """
+        self._owners.check(name, owner)
+        try:
+            return self.registry.loaded(name) or await self.registry.get(name)
+        except NotFoundError:
+            raise self._owners.missing(name, owner) from None
+
+    async def predict(
+        self, name: str, owner: str, values: Sequence[Any], keys: Sequence[str] = ()
+    ) -> tuple[Answers, Sequence[str]]:
+        """The answer to one normalised row, of shape (1, outputs), and the classes of its numbers.
+
+        ``values`` and ``keys`` are those of ``Model.row``. Raises like it, like ``model``, and
+        BusyError when too many wait already.
+        """
+        model = await self.model(name, owner)
+        answers = await model.predict(model.row(values, keys))
+        return answers, model.classes[-answers.shape[1] :]
+
+    def turn(self, owner: str) -> asyncio.Semaphore:
+        """What is held while a request with events is parsed and answered."""
+        turn = self._turns.get(owner)
+        if turn is None:
+            turn = self._turns[owner] = asyncio.Semaphore(EVENTS_AT_ONCE)
+        return turn
+
+    async def predict_events(self, name: str, owner: str, events: Any) -> EventAnswers:
+        """The answers to events as they are in the tree (see EventTable).
+
+        Raises like ``model``, UsageError, EventError where lists of one collection differ in
+        length, and LimitError for too many events.
+        """
+        model = await self.model(name, owner)
+        answers, truncated = await predict_events(model, events)
+        return EventAnswers(model.name, model.classes, answers, truncated)
+
+    def bundles(self, owner: str) -> list[Bundle]:
+        """The whole bundles of the owner, sorted by name; read once for each version."""
+        known: dict[str, Bundle] = {}
+        for name in self.repository.names():
+            try:
+                version = self.repository.version(name)
+                known[version] = self._known.get(version) or self.repository.get(name)
+            except (MlaasError, OSError) as error:
+                _log.warning("left out the model %s: %s", name, error)
+        self._known = known
+        return [bundle for bundle in known.values() if self._owners.sees(bundle.name, owner)]
+
+    @contextmanager
+    def reading(self, name: str, owner: str) -> Iterator[Bundle]:
+        """The bundle of a model; its files stay meanwhile. NotFoundError if it isn't theirs."""
+        self._owners.check(name, owner)
+        with ExitStack() as stack:
+            try:
+                bundle = stack.enter_context(self.repository.reading(name))
+            except NotFoundError:
+                raise self._owners.missing(name, owner) from None
+            yield bundle
+
+    async def publish(self, archive: IO[bytes], max_bytes: int, owner: str) -> Bundle:
+        """Publish a bundle's archive; every later prediction is the new model's.
+
+        TakenError for a name of somebody else; else it raises like ``Registry.publish``.
+        """
+        async with self._publishing:
+            return await self.registry.publish(
+                archive, max_bytes, lambda name: self._owners.claim(base_of(name), owner)
+            )
+
+    async def delete(self, name: str, owner: str) -> None:
+        """Remove a model; NotFoundError when it is not the owner's."""
+        self._owners.check(name, owner)
+        try:
+            await self.registry.delete(name)
+        except NotFoundError:
+            raise self._owners.missing(name, owner) from None

@@ -1,0 +1,60 @@
+"""How both services show pages: templates, and what a browser may do on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from mlaas4hep import __version__
+from mlaas4hep.access.caller import Caller
+from mlaas4hep.web.sign_in import SIGN_OUT
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+SCRIPT_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+"""Of a page that keeps itself fresh."""
+REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A report was written where user code ran: it may show pictures, nothing else."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Pages:
+    """The pages of a service; ``filters`` are for its templates."""
+
+    def __init__(self, **filters: Callable[..., object]) -> None:
+        self._templates = Environment(
+            loader=FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= filters
+
+    def show(
+        self, template: str, who: Caller | None = None, policy: str = POLICY, **content: Any
+    ) -> Response:
+        """The page that ``template`` makes of ``content``, as seen by ``who``."""
+        page = self._templates.get_template(template).render(
+            who=who,
+            sign_out=SIGN_OUT if who and who.by_cookie else "",
+            version=__version__,
+            **content,
+        )
+        return HTMLResponse(page, headers={"content-security-policy": policy})
+
+
+def style() -> Response:
+    """How pages look: ``page.css``."""
+    return FileResponse(_TEMPLATES / "page.css", media_type="text/css")
+
+
+def script() -> Response:
+    """What keeps a page with a running job fresh: ``page.js``."""
+    return FileResponse(_TEMPLATES / "page.js", media_type="text/javascript")

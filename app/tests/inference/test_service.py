@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundles import constant, layer, make_bundle, onnx_graph
+from mlaas4hep.core.errors import ConflictError, NotFoundError, UsageError
+from mlaas4hep.core.settings import Settings
+from mlaas4hep.inference.service import EVENTS_AT_ONCE, Service
+from mlaas4hep.models.bundle import pack
+
+MiB = 1 << 20
+ROW = [0.5] * 8
+EVENTS = [{"met": 1.0, "nJet": 1, "jet_eta": [1, 2, 3, 4], "jet_pt": [1, 2, 3, 4]}] * 3
+
+
+def run(folder: Path, work: Callable[[Service], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        service = Service(Settings(store=folder / "store"))
+        await service.start()
+        try:
+            await work(service)
+        finally:
+            service.close()
+
+    asyncio.run(main())
+
+
+async def publish(
+    service: Service, folder: Path, name: str, owner: str, value: float = 1, **more: Any
+) -> None:
+    archive = folder / f"{owner}-{value}"
+    archive.mkdir(exist_ok=True)
+    graph = more.pop("graph", lambda width: constant(width, value))
+    with pack(make_bundle(archive, name, graph, **more)).open("rb") as stream:
+        assert (await service.publish(stream, MiB, owner)).name == name
+
+
+def test_rows_and_events_are_answered(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        await publish(service, tmp_path, "luca_1", "luca", 7)
+        answers, classes = await service.predict("luca_1", "luca", ROW)
+        assert (answers.tolist(), classes) == ([[7]], ["signal"])
+        found = await service.predict_events("luca_1", "luca", EVENTS)
+        assert found.model == "luca_1"
+        assert found.classes == ["background", "signal"]
+        assert found.predictions.tolist() == [[7]] * 3
+        assert found.truncated == 6  # one of each jagged branch in three events
+        with pytest.raises(UsageError, match="takes 8 values, 1 were given"):
+            await service.predict("luca_1", "luca", [1.0])
+
+    run(tmp_path, work)
+
+
+def test_each_number_of_an_answer_has_its_class(tmp_path: Path) -> None:
+    graph = onnx_graph(layer(8, 3), last="Softmax")
+
+    async def work(service: Service) -> None:
+        await publish(service, tmp_path, "m", "", graph=graph, classes=["a", "b", "c"])
+        answers, classes = await service.predict("m", "", ROW)
+        assert answers.shape == (1, 3)
+        assert classes == ["a", "b", "c"]
+
+    run(tmp_path, work)
+
+
+def test_a_model_of_somebody_else_is_not_there(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        await publish(service, tmp_path, "luca_1", "luca", 1)
+        await publish(service, tmp_path, "carla_1", "carla", 2)
+        with pytest.raises(NotFoundError, match="no model 'luca_1'") as caught:
+            await service.predict("luca_1", "carla", ROW)
+        assert "carla_1" in caught.value.remedy
+        assert "luca" not in caught.value.remedy
+        with pytest.raises(NotFoundError):
+            await service.predict_events("luca_1", "carla", EVENTS)
+        with pytest.raises(NotFoundError), service.reading("luca_1", "carla"):
+            pass
+        with pytest.raises(NotFoundError):
+            await service.delete("luca_1", "carla")
+        with pytest.raises(ConflictError, match="somebody else's"):
+            await publish(service, tmp_path, "luca_2", "carla", 3)
+        assert [bundle.name for bundle in service.bundles("carla")] == ["carla_1"]
+        assert [bundle.name for bundle in service.bundles("")] == ["carla_1", "luca_1"]
+        answers, _ = await service.predict("luca_1", "luca", ROW)
+        assert answers.tolist() == [[1]]
+
+    run(tmp_path, work)
+
+
+def test_a_deleted_model_is_not_there_for_its_owner_either(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        await publish(service, tmp_path, "luca_1", "luca", 1)
+        await publish(service, tmp_path, "luca_2", "luca", 2)
+        await service.delete("luca_1", "luca")
+        for attempt in (service.predict("luca_1", "luca", ROW), service.delete("luca_1", "luca")):
+            with pytest.raises(NotFoundError, match="no model 'luca_1'") as caught:
+                await attempt
+            assert "luca_2" in caught.value.remedy
+
+    run(tmp_path, work)
+
+
+def test_the_turns_of_one_owner_leave_those_of_another(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        turns = [service.turn("carla") for _ in range(EVENTS_AT_ONCE)]
+        for turn in turns:
+            await asyncio.wait_for(turn.acquire(), 30)
+        assert service.turn("carla").locked()
+        assert not service.turn("luca").locked()
+        turns[0].release()
+        assert not service.turn("carla").locked()
+
+    run(tmp_path, work)
