@@ -367,8 +367,8 @@ def test_a_failure_of_reading_comes_out_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        ("optimizers.Own(lr=1)", r"^model\.py:2: Own\(lr=\.\.\.\) is Keras 2"),
-        ("Adam(1, lr=1)", r"^model\.py:2: Adam"),
+        ("keras.optimizers.Own(lr=1)", r"^model\.py:2: Own\(lr=\.\.\.\) is Keras 2"),
+        ("o.Adam(1, lr=1)", r"^model\.py:2: Adam"),
         ("own(lr=1)", ""),
         ("Adam(learning_rate=1)", ""),
     ],

@@ -53,11 +53,6 @@ def test_the_slides_listing_step_by_step(tmp_path: Path) -> None:
         ("import os\ndef modle(idim):\n return 1\n", r"has no function model\(idim\)\n.*'modle'"),
         ("x = 1\n", r"has no function model\(idim\)\n  Write: def model"),
         ("a = 1\0\n", "not valid Python"),
-        (
-            "from keras import optimizers as o\ndef model(i): return o.Adam(lr=1)",
-            r"model\.py:2: Adam",
-        ),
-        ("def model(i): return keras.optimizers.Own(lr=1)", r"model\.py:1: Own"),
     ],
 )
 def test_what_can_be_seen_without_running(tmp_path: Path, text: str, match: str) -> None:
@@ -67,11 +62,6 @@ def test_what_can_be_seen_without_running(tmp_path: Path, text: str, match: str)
 
 def test_reading_runs_nothing(tmp_path: Path) -> None:
     ModelFile.read(write(tmp_path, "raise SystemExit('run')\ndef model(idim): return 1\n"))
-
-
-def test_lr_of_ones_own_function_is_left_alone(tmp_path: Path) -> None:
-    text = "def own(lr): return lr\ndef model(idim): return own(lr=idim)\n"
-    assert ModelFile.read(write(tmp_path, text)).build(3) == 3
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ class Framework(ABC):
     """Top-level modules whose classes, or subclasses of these, are this framework's models."""
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions decide what a training gives, its converter's among them."""
-    proper: ClassVar[str]
+    probabilities: ClassVar[str]
     """What to do about a model whose answers are no probabilities."""
-    weights: ClassVar[str]
+    class_weights: ClassVar[str]
     """How a model gives classes weights."""
     note: ClassVar[str] = ""
     """What to know before the files of ``save`` are opened."""

@@ -67,11 +67,11 @@ class Keras(Framework):
     wanted = "a compiled Keras model"
     modules = frozenset({"keras", "tensorflow", "tf_keras"})
     packages = ("tensorflow-cpu", "tensorflow", "keras", "tf2onnx")
-    proper = (
+    probabilities = (
         "Give the last layer a sigmoid (two classes) or a softmax, or the model a loss with"
         " from_logits=True, such as keras.losses.BinaryCrossentropy(from_logits=True)."
     )
-    weights = "a loss that counts an event by its class"
+    class_weights = "a loss that counts an event by its class"
     card_names = {  # noqa: RUF012
         "model": "saved_model.pb",
         "input_name": "serving_default_inputs_input",
@@ -258,7 +258,7 @@ def _check_probabilities(model: Any, width: int) -> None:
         raise ModelError(
             f"the output is no probability: the last layer, {last.name}, has the activation"
             f" {activation}",
-            Keras.proper,
+            Keras.probabilities,
         )
     # Rows as in the training, and such that what isn't bounded leaves [0, 1] for sure.
     rows = np.random.default_rng(0).random((64, width), np.float32)
@@ -269,7 +269,7 @@ def _check_probabilities(model: Any, width: int) -> None:
             if factor == 1:
                 raise
             continue  # some layers take numbers in [0, 1] only
-        refuse_improper(answers[np.isfinite(answers).all(axis=1)], Keras.proper)
+        refuse_improper(answers[np.isfinite(answers).all(axis=1)], Keras.probabilities)
 
 
 def _loss_of(model: Any) -> Any:

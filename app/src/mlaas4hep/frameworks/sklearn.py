@@ -38,8 +38,8 @@ class Sklearn(Framework):
     wanted = "a scikit-learn classifier"
     modules = frozenset({"sklearn"})
     packages = ("scikit-learn", "skl2onnx")
-    proper = "predict_proba must give numbers from 0 to 1, which add up to 1 for each event."
-    weights = 'class_weight="balanced"'
+    probabilities = "predict_proba must give numbers from 0 to 1, which add up to 1 for each event."
+    class_weights = 'class_weight="balanced"'
     note = "model.pkl is a pickle: loading it runs code, so load only what you trust."
 
     def check(self, model: Any, width: int, n_classes: int) -> None:

@@ -37,7 +37,7 @@ _BLOCK = 8192  # rows that are handed out at once, at most, unless chunk_size is
 _FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is said
 
 Chunk = tuple[Matrix, Classes, NDArray[np.uint8]]
-"""Rows, their classes, and the part of each: TRAIN, VALIDATION or TEST."""
+"""Rows, their classes, and the part of each (uint8): TRAIN, VALIDATION or TEST."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class FirstPass:
 class Dataset:
     """The events of a task as rows and classes; a frameworks.Batches with a test part.
 
-    Nothing is read before it is asked for. The same task gives the same matrices and order.
+    Nothing is read before it is asked for. A block is rows, float32 of shape (n, width), and their
+    classes, int64 of shape (n,). The same task gives the same blocks in the same order. What can't
+    be read is a DataError that names the file.
     """
 
     def __init__(self, task: Task) -> None:
@@ -75,8 +77,7 @@ class Dataset:
     def first_pass(self, cache_bytes: int = CACHE_BYTES, progress: Progress = silent) -> FirstPass:
         """Read all events once: keep the parts that fit in memory, and draw samples.
 
-        Validation is kept first, then training, then test. Phase "reading" counts events. Raises
-        DataError as reading does.
+        Validation is kept first, then training, then test. Phase "reading" counts events.
         """
         task = self.task
         cache = self._room(cache_bytes)

@@ -19,7 +19,7 @@ _STEP = 1 << 20  # entries of a label branch that are read at once
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes 0..k-1 and where each event's class comes from: its file, or a branch."""
+    """Classes 0..k-1, by ``names``, and where each event's comes from: its file, or a branch."""
 
     names: list[str]
     per_file: list[int]
@@ -41,7 +41,10 @@ class Labels:
 
     @classmethod
     def per_files(cls, labels: Sequence[str], files: Sequence[RootFile]) -> Labels:
-        """One label per file: whole numbers, sorted as such, or names."""
+        """One label per file: whole numbers, sorted as such, or names.
+
+        Raises UsageError on another number of labels than files, or one class only.
+        """
         if len(labels) != len(files):
             raise UsageError(
                 f"{len(labels)} labels for {len(files)} files",
@@ -61,7 +64,10 @@ class Labels:
 
     @classmethod
     def in_branch(cls, name: str, files: Sequence[RootFile], use: EventsToUse) -> Labels:
-        """The different values of a flat or string branch, sorted, among the events in use."""
+        """The different values of a flat or string branch, sorted, among the events in use.
+
+        Raises DataError on values that are no labels, on one only, or on more than MAX_CLASSES.
+        """
         found: NDArray[Any] | None = None
         for file, ranges in zip(files, use.ranges, strict=True):
             for _, _, events in file.blocks([name], ranges, _STEP):
@@ -93,7 +99,10 @@ class Labels:
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:
-    """The only label, if it is a branch and no number; None when labels are per file."""
+    """The only label, if it is a branch and no number; None when labels are per file.
+
+    Raises UsageError naming the nearest branches where it is neither.
+    """
     if len(labels) != 1 or _is_int(labels[0]):
         return None
     name = labels[0]

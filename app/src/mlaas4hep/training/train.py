@@ -100,7 +100,7 @@ def train(
             metrics = model_file.run(
                 "the test", lambda: _test(framework, model, data, task.classes, progress)
             )
-        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), framework.weights)
+        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), framework.class_weights)
         warnings += fit.warnings
         progress("publishing", 0, 1)
         trained = Trained(
@@ -151,7 +151,7 @@ def _test(
     done = 0
     for rows, of_rows in data.test():
         scores.append(framework.predict(model, rows))
-        refuse_improper(scores[-1], framework.proper)
+        refuse_improper(scores[-1], framework.probabilities)
         truth.append(of_rows)
         done += len(of_rows)
         progress("testing", done, data.test_events)
