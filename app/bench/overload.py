@@ -28,9 +28,9 @@ import uvloop
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 
-from bundles import layer, make_bundle, onnx_graph  # noqa: E402
 from mlaas4hep.models.repository import Repository  # noqa: E402
-from tfaas_process import TFaaSProcess, tfaas_process  # noqa: E402
+from support.bundles import layer, make_bundle, onnx_graph  # noqa: E402
+from support.tfaas_process import TFaaSProcess, tfaas_process  # noqa: E402
 
 USUAL = 200
 VALUES = [0.1, 0.9, 0.3, 0.0, 1.0, 0.25, 0.75, 0.5]

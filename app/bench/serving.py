@@ -38,11 +38,11 @@ import uvloop
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 
-from bundles import layer, make_bundle, make_specs, onnx_graph  # noqa: E402
-from issuer import ALLOWED, issuer  # noqa: E402
 from mlaas4hep.models.owners import Owners  # noqa: E402
 from mlaas4hep.models.repository import Repository  # noqa: E402
-from tfaas_process import TFaaSProcess, tfaas_process  # noqa: E402
+from support.bundles import layer, make_bundle, make_specs, onnx_graph  # noqa: E402
+from support.issuer import ALLOWED, issuer  # noqa: E402
+from support.tfaas_process import TFaaSProcess, tfaas_process  # noqa: E402
 
 CONNECTIONS = (50, 200)
 MOST = 1_000_000

@@ -1,1 +1,1 @@
-"""What tests of several folders share; tests/pytest.ini makes it found."""
+"""What tests of several folders share; tests/pytest.ini and app/pyproject.toml make it found."""

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import issuer as parts
+from support import issuer as parts
 
 
 @pytest.fixture

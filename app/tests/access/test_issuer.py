@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from issuer import Issuer, rsa
 from mlaas4hep.access.issuer import IssuerKeys
 from mlaas4hep.core.errors import BusyError
+from support.issuer import Issuer, rsa
 
 
 def keys_of(url: str) -> Any:

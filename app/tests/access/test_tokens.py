@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from issuer import ALLOWED, Issuer, ec, ed, rsa
 from mlaas4hep.access.caller import Caller
 from mlaas4hep.access.tokens import MOST_KNOWN, Tokens
 from mlaas4hep.core.errors import BusyError, ForbiddenError, SignInError
 from mlaas4hep.core.settings import Settings
+from support.issuer import ALLOWED, Issuer, ec, ed, rsa
 
 HEADERS = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk", "jku", "x5c", "exp", "cty"])
 

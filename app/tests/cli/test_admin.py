@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service
+from support.service import Service
 
 
 @pytest.fixture

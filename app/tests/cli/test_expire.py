@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service
 from mlaas4hep.jobs.database import Folder, Job
+from support.service import Service
 
 DAY = 86400
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client.device_issuer import DeviceIssuer
+from support.device_issuer import DeviceIssuer
 
 
 @pytest.fixture

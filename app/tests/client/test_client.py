@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.parts import small_files
-from jobs.small_runner import SCRIPT
 from mlaas4hep.client.client import Client
 from mlaas4hep.core.errors import MlaasError, NotFoundError
 from mlaas4hep.data.events import Jagged
+from support.service import small_files
+from support.small_runner import SCRIPT
 
 SERVE = """
 import sys

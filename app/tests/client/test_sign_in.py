@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from client.device_issuer import DeviceIssuer
 from mlaas4hep.client.sign_in import SignIn
 from mlaas4hep.core.errors import MlaasError, UsageError
+from support.device_issuer import DeviceIssuer
 
 
 @pytest.fixture

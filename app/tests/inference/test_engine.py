@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bundles import layer, make_bundle, make_specs, onnx_graph
 from mlaas4hep.core.errors import BundleError, BusyError, ModelError, UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.pool import Pool
 from mlaas4hep.models.bundle import Bundle
+from support.bundles import layer, make_bundle, make_specs, onnx_graph
 
 Rows = NDArray[np.float32]
 

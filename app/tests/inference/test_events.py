@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundles import make_specs
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data.events import Jagged
 from mlaas4hep.inference.events import EventTable
+from support.bundles import make_specs
 
 SPECS = make_specs(("met", "flag"), {"jet_pt": 3, "never": 0})
 ROWS = [

@@ -7,11 +7,11 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from bundles import make_bundle, make_specs
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files
 from mlaas4hep.models.bundle import Bundle
 from sources.plain import write_tree
+from support.bundles import make_bundle, make_specs
 
 NEEDED = ["met", "nJet", "jet_eta", "jet_pt"]
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bundles import constant
 from mlaas4hep.core.errors import MlaasError, ModelError, OverdueError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.pool import MOST_ALONE, Graph, Pool
+from support.bundles import constant
 
 WIDTH = 2
 FIRST, BAD = np.zeros(WIDTH, np.float32).tobytes(), np.ones(WIDTH, np.float32).tobytes()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bundles import constant, layer, make_bundle, onnx_graph
 from mlaas4hep.core.errors import BundleError, ConflictError, NotFoundError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference import pool
@@ -15,6 +14,7 @@ from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import Bundle, pack
 from mlaas4hep.models.repository import Repository
+from support.bundles import constant, layer, make_bundle, onnx_graph
 
 MiB = 1 << 20
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bundles import constant, layer, make_bundle, onnx_graph
 from mlaas4hep.core.errors import ConflictError, NotFoundError, UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.service import EVENTS_AT_ONCE, Service
 from mlaas4hep.models.bundle import pack
+from support.bundles import constant, layer, make_bundle, onnx_graph
 
 MiB = 1 << 20
 ROW = [0.5] * 8

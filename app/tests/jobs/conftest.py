@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service
+from support.service import Service
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import docker
 import pytest
 
-from jobs.parts import Service, packed, small_files
-from jobs.small_job import bundle
 from mlaas4hep.jobs.database import Folder, Job
 from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.runner import Runner
+from support.service import Service, packed, small_files
+from support.small_job import bundle
 
 IMAGE = "mlaas4hep-test/job"
 BASE = "debian:bookworm-slim"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import ConflictError, NotFoundError, UsageError
 from mlaas4hep.jobs.administration import Administration
 from mlaas4hep.jobs.database import Counter
 from mlaas4hep.models.owners import Owners, TakenError
 from mlaas4hep.models.repository import Repository
+from support.service import Service, packed, small_files
 
 ANN, BOB = "user:ann", "user:bob"
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service, small_files
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.jobs.checks import parse_cpus
+from support.service import Service, small_files
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "two", "2;id"])

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import Service, small_files
 from mlaas4hep.core.errors import NotFoundError
 from mlaas4hep.jobs.database import Folder, Job
 from mlaas4hep.jobs.expiry import expire, find_old
 from mlaas4hep.models.repository import Repository
+from support.service import Service, small_files
 
 DAY = 86400
 

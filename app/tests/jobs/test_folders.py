@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import (
     ArchiveError,
     ConflictError,
@@ -18,6 +17,7 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Counter, Folder
+from support.service import Service, packed, small_files
 
 HOSTILE = [
     "../x", "..", ".", "", "/etc", "a/b", "a b", "luca;rm -rf ~", "$(id)", "`id`", "a\nb", "a\0b",

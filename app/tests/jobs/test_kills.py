@@ -23,13 +23,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from jobs.parts import Service, packed, real_files, small_files
-from jobs.small_runner import SCRIPT
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.jobs import folders
 from mlaas4hep.jobs.database import Job, State
 from mlaas4hep.models.repository import Repository
 from support.ports import free_port
+from support.service import Service, packed, real_files, small_files
+from support.small_runner import SCRIPT
 
 KILLS = int(os.environ.get("MLAAS4HEP_TEST_KILLS", "20"))
 FOLDERS = ("luca", "luca_1")

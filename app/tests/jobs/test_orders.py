@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from jobs.parts import Service
 from mlaas4hep.core.errors import LimitError, UsageError
 from mlaas4hep.jobs.database import Job
 from mlaas4hep.jobs.orders import order_of
+from support.service import Service
 
 
 def changed(service: Service, **values: Any) -> Job:

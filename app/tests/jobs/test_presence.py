@@ -2,8 +2,8 @@ import os
 import subprocess
 import sys
 
-from jobs.parts import Service
 from mlaas4hep.jobs.presence import only_runner
+from support.service import Service
 
 
 def test_a_second_runner_is_refused_naming_the_first(service: Service) -> None:

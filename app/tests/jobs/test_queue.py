@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from jobs.parts import Service, packed, small_files, submission
 from mlaas4hep.core.errors import (
     BusyError,
     ConflictError,
@@ -17,6 +16,7 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.jobs.checks import check_files
 from mlaas4hep.jobs.database import Counter, Job
 from mlaas4hep.jobs.queue import Submission
+from support.service import Service, packed, small_files, submission
 
 
 def test_numbers_count_up_per_name_and_are_never_used_again(service: Service) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.parts import Service, real_files
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
+from support.service import Service, real_files
 
 
 def test_a_real_training_is_published_and_answers(service: Service, tmp_path: Path) -> None:

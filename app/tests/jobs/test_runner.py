@@ -14,8 +14,6 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.parts import PATIENCE, Service, small_files, submission
-from jobs.small_runner import small_command
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Job, State
 from mlaas4hep.jobs.executors.base import ExecutorAwayError, JobStatus, Life
@@ -23,8 +21,10 @@ from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.runner import Runner
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.server import create_app
+from support.service import PATIENCE, Service, small_files, submission
+from support.small_runner import SCRIPT, small_command
 
-RUNNER = Path(__file__).with_name("small_runner.py")
+RUNNER = SCRIPT.with_name("small_runner.py")
 
 
 def start(service: Service, mode: str, **submission: str) -> Job:

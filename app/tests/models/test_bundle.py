@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bundles import make_bundle
 from mlaas4hep.core.errors import ArchiveError, BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.models.bundle import CARD_KEYS, MOST_FILES, Bundle, card, check_name, pack, unpack
+from support.bundles import make_bundle
 
 LIMIT = 10 << 20
 

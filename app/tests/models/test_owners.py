@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bundles import make_bundle
 from mlaas4hep.core.errors import ConflictError, NotFoundError, UsageError
 from mlaas4hep.models.owners import Owners, TakenError, base_of
 from mlaas4hep.models.repository import Repository
+from support.bundles import make_bundle
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bundles import constant, make_bundle
 from mlaas4hep.core.errors import BundleError, ConflictError, NotFoundError, UsageError
 from mlaas4hep.core.files import remove_tree
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
+from support.bundles import constant, make_bundle
 
 
 @pytest.fixture

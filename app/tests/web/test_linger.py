@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import issuer as parts
-from issuer import ALLOWED
 from mlaas4hep.web import linger
 from mlaas4hep.web.linger import Lingering
-from tfaas_process import tfaas_process
+from support import issuer as parts
+from support.issuer import ALLOWED
+from support.tfaas_process import tfaas_process
 
 READ, REFUSED = ["read"] * 9, [413, b"too ", b"much"]
 LENGTH, CHUNKED = (b"content-length", b"9000"), (b"transfer-encoding", b"chunked")

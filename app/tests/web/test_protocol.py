@@ -13,11 +13,11 @@ import psutil
 import pytest
 import uvicorn
 
-from bundles import make_bundle
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web import protocol
 from mlaas4hep.web.protocol import MOST_HEAD, MOST_WAITING, BoundedProtocol
-from tfaas_process import TFaaSProcess, tfaas_process
+from support.bundles import make_bundle
+from support.tfaas_process import TFaaSProcess, tfaas_process
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 MiB = 1 << 20

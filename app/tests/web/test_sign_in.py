@@ -15,10 +15,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-import issuer as parts
-from bundles import constant, make_bundle
-from issuer import ALLOWED, Issuer, rsa
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import pack
@@ -27,7 +23,11 @@ from mlaas4hep.web.server import create_app
 from mlaas4hep.web.sign_in import Admission, why_refused
 from mlaas4hep.web.tfaas import TFaaS
 from mlaas4hep.web.tfaas.tfaas_pb2 import Row
-from tfaas_process import TFaaSProcess, error_of, tfaas_process
+from support import issuer as parts
+from support.bundles import constant, make_bundle
+from support.issuer import ALLOWED, Issuer, rsa
+from support.service import Service, packed, small_files
+from support.tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 PUBLIC = "https://ml.example.org"
 BODY = {

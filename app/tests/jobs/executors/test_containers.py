@@ -23,7 +23,6 @@ from docker.errors import DockerException
 from docker.types import Mount
 
 from jobs.engine import BASE, IMAGE, USER, ContainerService, engine_address, make_image
-from jobs.parts import PATIENCE
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.database import Job, State
@@ -31,6 +30,7 @@ from mlaas4hep.jobs.executors.base import ExecutorAwayError, Life
 from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.models.repository import Repository
+from support.service import PATIENCE
 
 pytestmark = pytest.mark.engine
 

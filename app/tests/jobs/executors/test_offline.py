@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from jobs.parts import Service, real_files
 from mlaas4hep.jobs.database import Job
 from mlaas4hep.jobs.executors import executor_of
 from mlaas4hep.jobs.executors import offline as module
 from mlaas4hep.jobs.executors.offline import offline, program
 from mlaas4hep.jobs.runner import Runner
+from support.service import Service, real_files
 
 OFFLINE = offline(sys.executable)
 OTHER_FAMILIES = sorted(set(range(46)) - {socket.AF_UNIX})

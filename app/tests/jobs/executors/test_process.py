@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import PATIENCE
 from mlaas4hep.jobs.executors.base import JobStatus, Life, Order
 from mlaas4hep.jobs.executors.process import ProcessExecutor
+from support.service import PATIENCE
 
 LEAVING = "import os, time; time.sleep(600) if os.fork() == 0 else os._exit(3)"
 

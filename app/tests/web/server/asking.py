@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 from fastapi.testclient import TestClient
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.jobs.database import Job
+from support.service import Service, packed, small_files
 
 BODY = {
     "name": "luca", "device": "cpu", "memory": "3gb", "cpus": "2", "files": "files.txt",

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.parts import Service
 from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
+from support.service import Service
 
 
 @pytest.fixture

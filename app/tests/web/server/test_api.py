@@ -5,9 +5,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from jobs.parts import Service, small_files
 from mlaas4hep.jobs.database import Job
 from mlaas4hep.web.server import create_app
+from support.service import Service, small_files
 from web.server.asking import BODY, assert_problem, ended, submit, upload
 
 

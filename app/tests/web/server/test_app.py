@@ -10,10 +10,10 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
 from starlette.concurrency import run_in_threadpool
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.jobs.database import Folder, Job
 from mlaas4hep.jobs.folders import Upload
 from mlaas4hep.web.server import create_app
+from support.service import Service, packed, small_files
 from web.server.asking import BODY, assert_problem, ended, submit, upload
 
 

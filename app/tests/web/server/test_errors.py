@@ -4,7 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from jobs.parts import Service, packed
+from support.service import Service, packed
 from web.server.asking import assert_problem, upload
 
 

@@ -2,9 +2,9 @@ import html
 
 from fastapi.testclient import TestClient
 
-from jobs.parts import Service
 from mlaas4hep.jobs.database import Job
 from mlaas4hep.jobs.presence import only_runner
+from support.service import Service
 from web.server.asking import ended
 
 

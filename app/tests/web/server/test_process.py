@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from jobs.parts import Service, packed, small_files, submission
+from support.service import Service, packed, small_files, submission
 
 SERVE = """
 from mlaas4hep.core.errors import MlaasError

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.models.bundle import unpack
 from mlaas4hep.web.server import create_app
+from support.service import Service, packed, small_files
 from web.server.asking import BODY, assert_problem, ended, submit, upload
 
 

@@ -13,11 +13,11 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from jobs.parts import Service, packed, small_files
 from mlaas4hep.core.log import JsonFormatter
 from mlaas4hep.jobs.presence import only_runner
 from mlaas4hep.web.observe import Observe
 from mlaas4hep.web.server import create_app
+from support.service import Service, packed, small_files
 
 BODY = {
     "name": "luca", "device": "cpu", "memory": "3gb", "cpus": "2", "files": "files.txt",

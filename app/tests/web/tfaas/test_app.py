@@ -23,14 +23,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundles import constant, make_bundle
-from jobs.parts import packed
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.models.bundle import Bundle, pack
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas import serve
-from tfaas_process import TFaaSProcess, error_of, tfaas_process
+from support.bundles import constant, make_bundle
+from support.service import packed
+from support.tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 VALUES = [0.5] * 8
 CARD = [

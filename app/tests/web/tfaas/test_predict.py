@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from bundles import constant, layer, make_bundle, make_specs, onnx_graph
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
-from tfaas_process import TFaaSProcess, error_of, tfaas_process
+from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
+from support.tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 WIDTH = 8
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bundles import constant, make_bundle
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.status import metrics, registry
 from mlaas4hep.web.tfaas.status import PredictionFigures
-from tfaas_process import TFaaSProcess, tfaas_process
+from support.bundles import constant, make_bundle
+from support.tfaas_process import TFaaSProcess, tfaas_process
 
 VALUES = [0.5] * 8
 

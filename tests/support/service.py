@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from jobs.small_runner import small_command
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.jobs.database import Database, Folder, Job
@@ -22,26 +19,15 @@ from mlaas4hep.jobs.executors.process import ProcessExecutor
 from mlaas4hep.jobs.folders import Folders
 from mlaas4hep.jobs.queue import Queue, Submission
 from mlaas4hep.jobs.runner import Runner
+from support.bundles import onnx_graph
+from support.small_runner import small_command
 
 PATIENCE = 240
 
 
 def onnx_model() -> bytes:
     """inputs [N, 2] -> outputs [N, 1]: sigmoid(x0 - x1)."""
-    weights = numpy_helper.from_array(np.array([[1.0], [-1.0]], np.float32), "w")
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["inputs", "w"], ["z"]),
-            helper.make_node("Sigmoid", ["z"], ["outputs"]),
-        ],
-        "small",
-        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["N", 2])],
-        [helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["N", 1])],
-        [weights],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return onnx_graph([(np.array([[1.0], [-1.0]], np.float32), np.zeros(1, np.float32))])
 
 
 def small_files(
