@@ -311,6 +311,27 @@ def test_the_page_says_who_i_am(service: Service, http: TestClient, issuer: Issu
     assert "<b>x" not in http.get("/", headers={"authorization": f"Bearer {named}"}).text
 
 
+PAGE = {"accept": "text/html,*/*;q=0.8"}
+
+
+def test_a_browser_shows_why_somebody_is_not_let_in(http: TestClient, issuer: Issuer) -> None:
+    token = issuer.token(preferred_username="mallory", groups=["<b>strangers</b>"])
+    stranger = {"x-forwarded-access-token": token}
+    answer = http.get("/", headers=stranger | PAGE)
+    assert answer.status_code == 403
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "Mallory is in none of the groups" in answer.text
+    assert "known groups: &lt;b&gt;strangers&lt;/b&gt;" in answer.text
+    assert '<a href="/oauth2/sign_out">Sign out</a>' in answer.text
+    answer = http.get("/", headers=PAGE)
+    assert (answer.status_code, "oauth2/sign_out" in answer.text) == (401, False)
+    assert "www-authenticate" in answer.headers
+    for path, headers in (("/jobs", PAGE), ("/", {})):  # a script's is as it was
+        answer = http.get(path, headers=stranger | headers)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 def test_while_the_issuer_is_away_the_answer_is_503(tmp_path: Path) -> None:
     with parts.issuer() as away:
         away.go_away()
@@ -345,6 +366,17 @@ def tfaas(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[
     store = tmp_path_factory.mktemp("tfaas") / "store"
     with tfaas_process(store, issuer=issuer.url, public_url=PUBLIC, **ALLOWED) as process:
         yield process
+
+
+def test_tfaas_shows_a_browser_why_somebody_is_not_let_in(
+    tfaas: TFaaSProcess, issuer: Issuer
+) -> None:
+    token = issuer.token(preferred_username="mallory", groups=["strangers"])
+    stranger = {"x-forwarded-access-token": token}
+    page = tfaas.http.get("/", headers=stranger | PAGE)
+    assert (page.status_code, page.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert "Mallory is in none of the groups" in page.text
+    assert tfaas.http.get("/", headers=stranger).json()["error"].startswith("mallory is in none")
 
 
 def archive(folder: Path, name: str) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.errors import LimitError, MlaasError
+from mlaas4hep.web.pages import refusal
 from mlaas4hep.web.problem import problem, status_of
 from mlaas4hep.web.sign_in import Admission, challenge
 
@@ -46,8 +48,10 @@ class Guard:
         try:
             await self._admission.admit(scope, scope["path"] in self._changing)
         except MlaasError as error:
-            answer = problem(status_of(error), error.message, error.remedy)
-            answer.headers.update(challenge(error))
+            answer: Response | None = refusal(scope, error)
+            if answer is None:
+                answer = problem(status_of(error), error.message, error.remedy)
+                answer.headers.update(challenge(error))
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)

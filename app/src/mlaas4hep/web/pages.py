@@ -8,10 +8,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import Scope
 
 from mlaas4hep import __version__
 from mlaas4hep.access.caller import Caller
-from mlaas4hep.web.sign_in import SIGN_OUT
+from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.web.problem import status_of
+from mlaas4hep.web.sign_in import SIGN_OUT, challenge
 
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -48,6 +51,19 @@ class Pages:
             **content,
         )
         return HTMLResponse(page, headers={"content-security-policy": policy})
+
+
+def refusal(scope: Scope, error: MlaasError) -> Response | None:
+    """What tells a person at a browser why they are not let in; None if no page was asked for."""
+    headers = dict(scope["headers"])
+    wants_page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
+    if not wants_page or scope["path"] not in ("/", "/docs"):
+        return None
+    leave = SIGN_OUT if b"x-forwarded-access-token" in headers else ""
+    page = Pages().show("refused.html", error=error, leave=leave)
+    page.status_code = status_of(error)
+    page.headers.update(challenge(error))
+    return page
 
 
 def style() -> Response:

@@ -20,7 +20,7 @@ from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.service import Service
 from mlaas4hep.web.observe import PROBES, Requests
-from mlaas4hep.web.pages import style
+from mlaas4hep.web.pages import refusal, style
 from mlaas4hep.web.problem import status_of
 from mlaas4hep.web.run import listen, run
 from mlaas4hep.web.sign_in import Admission, challenge
@@ -76,6 +76,9 @@ class TFaaS:
         try:
             await self._admission.admit(scope)
         except MlaasError as error:
+            if page := refusal(scope, error):
+                await page(scope, receive, send)
+                return
             headers = [(k.encode(), v.encode()) for k, v in challenge(error).items()]
             await send_error(send, status_of(error), sentence(error), *headers)
             return
