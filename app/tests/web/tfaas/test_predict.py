@@ -383,6 +383,7 @@ def test_a_refusal_does_not_take_the_time_of_answers(tmp_path: Path) -> None:
         make_bundle(tmp_path, "m", onnx_graph(wide), specs=specs), "m"
     )
     with tfaas_process(tmp_path / "store", max_waiting_requests=1, max_batch_rows=1) as process:
+        assert process.predict([0.5], "m").status_code == 200  # loaded
         until = time.monotonic() + 4
 
         def insist(_: int) -> list[int]:
