@@ -25,10 +25,10 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack test-collection test-tosca  ## what CI runs: all tests (root)
+test: lint lint-stack  ## what CI runs: all tests (root)
 	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser
-	$(MAKE) --jobs=2 --output-sync=target test-app test-stack
-	$(MAKE) test-machine test-dodas
+	@# Two at a time, the longest first: the stack mostly waits, the application's tests compute.
+	$(MAKE) --jobs=2 --output-sync=target test-stack test-app test-collection test-tosca test-machine test-dodas
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
 
