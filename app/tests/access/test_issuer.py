@@ -55,7 +55,7 @@ def test_what_is_no_issuer_is_told(issuer: Issuer) -> None:
     with pytest.raises(BusyError, match="answers 404"):
         keys_of(issuer.url + "/elsewhere")
     issuer.changed = {"padding": "x" * (1 << 20)}
-    with pytest.raises(BusyError, match="more than 1048576 bytes"):
+    with pytest.raises(BusyError, match="more than 1 MB"):
         keys_of(issuer.url)
 
 

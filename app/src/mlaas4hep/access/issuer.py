@@ -21,6 +21,7 @@ from joserfc.jwk import JWKRegistry, Key, RSAKey
 
 from mlaas4hep.access.rules import is_loopback, is_safe
 from mlaas4hep.core.errors import BusyError
+from mlaas4hep.core.units import size
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ async def read_json(client: httpx.AsyncClient, url: str, **headers: str) -> dict
         async for piece in answer.aiter_bytes():
             body += piece
             if len(body) > MOST_BYTES:
-                raise ValueError(f"{url} answers more than {MOST_BYTES} bytes")
+                raise ValueError(f"{url} answers more than {size(MOST_BYTES)}")
     content = json.loads(body)
     if not isinstance(content, dict):
         raise ValueError(f"{url} answers no JSON object")

@@ -50,7 +50,7 @@ class Rules:
         return frozenset[str]().union(*found) if found else None
 
     def check(self, caller: Caller, groups: frozenset[str] | None) -> None:
-        """ForbiddenError, naming the groups, when none of them is allowed; None is none known."""
+        """ForbiddenError, naming the groups, when none of them is allowed; None: not known."""
         if any(g in self._allowed and not g.startswith(_OWNERS) for g in groups or ()):
             return
         if groups is None:

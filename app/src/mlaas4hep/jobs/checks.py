@@ -47,12 +47,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_upload_size(size: int, settings: UploadSettings) -> None:
-    """LimitError when an archive of ``size`` bytes is too large."""
-    if size > settings.max_upload_bytes:
+def check_upload_size(received: int, settings: UploadSettings) -> None:
+    """LimitError when an archive of ``received`` bytes is too large."""
+    if received > settings.max_upload_bytes:
         raise LimitError(
-            f"the archive is larger than the {settings.max_upload_bytes} bytes that may be "
-            "uploaded (max_upload_bytes)",
+            f"the archive is larger than {size(settings.max_upload_bytes)} (max_upload_bytes)",
             "Leave out files that the training doesn't read, or ask the operator for more.",
         )
 

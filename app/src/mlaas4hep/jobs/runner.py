@@ -398,7 +398,7 @@ def _how_it_died(exit_code: int | None, home: Path) -> tuple[str, str]:
             named += f" ({signal.Signals(-exit_code).name})"
         return f"the training crashed: {named}", "See the end of its log."
     return (
-        f"the training ended with exit code {exit_code}, without a result; it said last: "
+        f"the training ended with exit code {exit_code}, without a result; last output line: "
         + last_line(home / "log.txt"),
         "See its log.",
     )

@@ -27,10 +27,10 @@ TICK_SECONDS = 0.05
 
 
 class TakenError(ConflictError):
-    """The name belongs to somebody else."""
+    """The name belongs to another user."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the name {name!r} is somebody else's", "Choose another name.")
+        super().__init__(f"the name {name!r} belongs to another user", "Choose another name.")
 
 
 class Owners:

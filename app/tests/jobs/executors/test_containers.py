@@ -190,7 +190,10 @@ def test_a_container_that_was_killed_from_outside(
             "no/such-image:1",
             "the image no/such-image:1 of the environment 'default' is not on this machine",
         ),
-        (BASE, "exit code 127, without a result; it said last: sh: 4: exec: python3: not found"),
+        (
+            BASE,
+            "exit code 127, without a result; last output line: sh: 4: exec: python3: not found",
+        ),
         ({"image": IMAGE, "gpus": 1}, "device driver"),
     ],
 )
@@ -540,7 +543,7 @@ def sleepers() -> list[int]:
         ("os.mkfifo(home / 'result.json')\nos._exit(0)", "exit code 0, without a result"),
         (
             "(home / 'log.txt').unlink()\n(home / 'log.txt').symlink_to(SECRET)\nos._exit(3)",
-            "exit code 3, without a result; it said last: nothing",
+            "exit code 3, without a result; last output line: (none)",
         ),
         ("(home / 'luca_1').symlink_to(SECRET)\nSUCCEED", "the bundle is a link: luca_1"),
         ("(home / 'luca_1').mkdir()\n(home / 'luca_1/x').symlink_to(SECRET)\nSUCCEED", "link: x"),

@@ -110,7 +110,7 @@ class ContainerExecutor:
                 self._engine.ping()  # an engine that is being stopped refuses, then is away
                 raise MlaasError(
                     f"the training's container can't be started: {error.explanation}",
-                    "Tell the operator; submit it again when that is mended.",
+                    "Tell the operator; submit the job again once it is fixed.",
                 ) from error
 
     def _discard(self, home: Path) -> None:
@@ -262,7 +262,7 @@ def _cause(state: dict[str, Any], limit: int) -> tuple[str, str] | None:
     if state["Error"]:
         return (
             f"the container engine could not run the training: {state['Error']}",
-            "Tell the operator; submit it again when that is mended.",
+            "Tell the operator; submit the job again once it is fixed.",
         )
     if state["ExitCode"] in KILLED:
         return (
