@@ -260,9 +260,7 @@ def test_a_training_that_writes_too_much_is_killed(tmp_path: Path, mode: str) ->
     job = start(service, mode)
     [job] = service.run(job)
     assert job.state == "failed"
-    assert job.reason == (
-        "killed: wrote more than the 8 MB that a training may write (max_job_disk_bytes)"
-    )
+    assert job.reason == ("killed: wrote more than 8 MB (max_job_disk_bytes)")
     assert service.life(job) is Life.ENDED
 
 

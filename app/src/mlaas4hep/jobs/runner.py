@@ -184,7 +184,7 @@ class Runner:
     def _next(self, session: Session) -> Job | None:
         """The oldest waiting job whose owner may run one more, and whose device is free.
 
-        An engine gives trainings with GPUs the same ones: so one such training runs at a time.
+        An engine gives every container the same GPUs, so one training with GPUs runs at a time.
         """
         running = session.execute(
             select(Job.owner, Job.device).where(Job.state == State.RUNNING)
@@ -266,8 +266,8 @@ class Runner:
         elif job.started and time.time() - job.started > self._settings.max_job_seconds:
             self._stop(
                 job,
-                f"killed: ran longer than {self._settings.max_job_seconds} seconds, "
-                "the most that a training may (max_job_seconds)",
+                f"killed: ran longer than {self._settings.max_job_seconds} seconds"
+                " (max_job_seconds)",
                 "Train on fewer events (nevts) or for fewer epochs.",
             )
         elif self._may_look(home) and (why := self._why_too_large(job)):
@@ -289,15 +289,12 @@ class Runner:
                 files = self._folders.path(job.version)
                 used += disk_use(files, most, changed_since=job.started or 0)
         except OSError as error:
-            return f"killed: what it wrote can't be looked at: {error.strerror}"
+            return f"killed: its files can't be checked: {error.strerror}"
         now = time.monotonic()
         self._next_disk_look[home] = now + max(DISK_SECONDS, 5 * (now - begun))
         if used <= most:
             return ""
-        return (
-            f"killed: wrote more than the {size(most)} that a training may write"
-            " (max_job_disk_bytes)"
-        )
+        return f"killed: wrote more than {size(most)} (max_job_disk_bytes)"
 
     def _stop(self, job: Job, reason: str, remedy: str) -> None:
         """Kill a training. The reason is noted first: a runner killed in between leaves it."""

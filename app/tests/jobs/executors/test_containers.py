@@ -498,16 +498,14 @@ def test_too_much_memory_is_the_reason(service: ContainerService) -> None:
 def test_too_much_written_is_the_reason(service: ContainerService, code: str) -> None:
     job = limited(service, max_job_disk_bytes=16 * MB).run_code(code)
     assert job.state == "failed"
-    assert "killed: wrote more than the 16 MB that a training may write" in job.reason
+    assert "killed: wrote more than 16 MB (max_job_disk_bytes)" in job.reason
     assert "max_job_disk_bytes" in job.reason
 
 
 def test_folders_that_hide_what_they_hold_end_the_job(service: ContainerService) -> None:
     deep = "import os\nos.chdir(home)\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\n"
     job = service.run_code(deep + HANG)
-    assert (
-        "killed: what it wrote can't be looked at: folders are nested deeper than 200" in job.reason
-    )
+    assert "killed: its files can't be checked: folders are nested deeper than 200" in job.reason
     subprocess.run(["rm", "-rf", service.home(job)], check=True)
 
 
