@@ -1,7 +1,7 @@
-"""The keys of the issuer: found by discovery, kept for a while, refreshed in time.
+"""The issuer's keys: found by discovery, cached, refreshed in time.
 
 Keys are used for 300 s, then fetched again, so that a key which the issuer revoked dies. While the
-issuer is away, the ones in hand are good for an hour.
+issuer doesn't answer, the cached keys stay valid for an hour.
 """
 
 from __future__ import annotations

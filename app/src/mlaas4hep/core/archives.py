@@ -156,7 +156,7 @@ def _write(source: _Forward, path: Path, size: int) -> None:
 
 
 def _safe_name(member: tarfile.TarInfo) -> str:
-    """The member's name without ``.``; ArchiveError for what no honest archive of ours holds."""
+    """The member's name without ``.``; ArchiveError for names that no honest archive has."""
     name = member.name
     shown = repr(name[:200])
     if not (member.isreg() or member.isdir()) or member.type == tarfile.CONTTYPE:

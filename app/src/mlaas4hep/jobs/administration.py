@@ -1,4 +1,4 @@
-"""What an administrator does with users' things: look, give away, free, delete; an audit line each.
+"""An administrator's commands: list, give, free and delete what users have; each is audited.
 
 Nothing here asks who is calling: whoever may write to the store and its database may do it.
 """

@@ -1,4 +1,4 @@
-"""What is checked before a job is believed: names, limits, files, and the bundle it left."""
+"""Checks of a job: names, limits, files, and the bundle that it wrote."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_upload_size(received: int, settings: UploadSettings) -> None:
 
 
 def check_environment(settings: JobSettings, name: str, device: str) -> str:
-    """The name of the environment; UsageError when there is none such, or none with that device."""
+    """The name of the environment; UsageError if it doesn't exist or lacks that device."""
     known = settings.job_environments
     name = name or next(iter(known))
     if name not in known:
@@ -129,7 +129,7 @@ def _parts(text: str, what: str) -> list[str]:
 
 
 def parse_cpus(text: str) -> float:
-    """A number of cores, such as ``2`` or ``0.5``; UsageError when it is none, or not above 0."""
+    """A number of cores, such as ``2`` or ``0.5``; UsageError unless it is a number above 0."""
     try:
         cpus = float(text)
     except ValueError:

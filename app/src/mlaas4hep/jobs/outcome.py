@@ -1,4 +1,4 @@
-"""What a training left for the service, read as a stranger's: cut, cleaned and bounded, once.
+"""The output of a training, read as a stranger's: cut, cleaned and bounded, once.
 
 All that goes from user code into a job's row passes through here, so that a row can always be
 stored, listed and shown: text is UTF-8 without control characters, numbers are finite and exact in

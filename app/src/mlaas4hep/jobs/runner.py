@@ -1,10 +1,9 @@
 """The runner: takes jobs from the queue, starts, watches and publishes them, one runner a store.
 
-It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
-and its result.json; so a runner that was killed is followed by one that goes on where it stood.
-Limits of time, disk and a process's memory are watched here: while no runner runs, trainings go on
-unwatched. Where trainings run is the executor's affair: when it is away, nothing is
-decided until it is back.
+It keeps no state in memory: it reads the job's row, lock and result.json each time, so the next
+runner continues where a killed one stopped. It enforces the limits of time, disk and a process's
+memory: while no runner runs, trainings continue without these limits. The executor knows where a
+training runs; while it doesn't answer, the runner decides nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ EXPIRY_SECONDS = 3600.0
 DISK_SECONDS = 1.0
 """Between two looks at what a training has written; longer when a look takes long."""
 GRACE_SECONDS = 30.0
-"""How long a training may live on after it has written its result."""
+"""How long a training may run after it has written its result."""
 WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 1.0
@@ -122,9 +121,9 @@ class Runner:
             raise problems[0]
 
     def _look_after_all(self) -> list[BaseException]:
-        """Look after the running jobs beside each other; returns what was raised.
+        """Look after the running jobs in parallel; returns what was raised.
 
-        So one whose files take long to look at or to publish keeps no other waiting.
+        So a job whose files take long to check or to publish delays no other.
         """
         # Known before the rows are read, so that a job which ends just now is not looked at again.
         going_on = {name: look for name, look in self._looks.items() if not look.done()}
@@ -139,7 +138,7 @@ class Runner:
         return [problem for look in (*ended, *done) if (problem := look.exception())]
 
     def _sweep_beside(self) -> None:
-        """Remove what nobody needs any more, in its own time, unless that goes on already."""
+        """Remove what nobody needs any more, in the background, unless that is running already."""
         if self._sweep and not self._sweep.done():
             return
         parts: list[Callable[[], object]] = [self._folders.sweep, self._repository.sweep]
@@ -252,7 +251,7 @@ class Runner:
                 row.state, row.started = State.WAITING, None
 
     def _watch(self, job: Job, status: JobStatus) -> None:
-        """A living training: note its progress; kill it when it must not go on."""
+        """A running training: note its progress; kill it when it exceeds a limit."""
         home = self._home(job)
         self._note_progress(job)
         if job.stop:
@@ -280,7 +279,7 @@ class Runner:
         return time.monotonic() >= self._next_disk_look.get(home, 0)
 
     def _why_too_large(self, job: Job) -> str:
-        """Why a training must not go on for what it wrote, in its folder and the uploaded one."""
+        """Why a training is killed for what it wrote, in its folder and the uploaded one, or ""."""
         home, most = self._home(job), self._settings.max_job_disk_bytes
         begun = time.monotonic()
         try:
@@ -311,7 +310,7 @@ class Runner:
                 session.get_one(Job, job.id).progress = progress
 
     def _conclude(self, job: Job, status: JobStatus) -> None:
-        """No process lives: what its result, its row or its exit code say is how it ended."""
+        """The training has ended; its result, its row or its exit code tell how."""
         home = self._home(job)
         self._note_progress(job)
         result = read_result(home)
@@ -345,7 +344,7 @@ class Runner:
         return _how_it_died(status.exit_code, self._home(job))
 
     def _publish(self, job: Job) -> Bundle:
-        """Put the bundle into the repository; once more does no harm. MlaasError if it can't be."""
+        """Put the bundle into the repository; repeating it is harmless. MlaasError if it fails."""
         path = self._home(job) / job.process_name
         try:
             check_plain(path, self._settings.max_bundle_bytes)
