@@ -32,7 +32,7 @@ def test_the_keys_of_an_issuer(issuer: Issuer) -> None:
             "is of issuer 'https://evil.example', MLAAS4HEP_ISSUER",
         ),
         ({"jwks_uri": "http://192.0.2.1/keys"}, "jwks_uri 'http://192.0.2.1/keys'"),
-        ({"jwks_uri": "file:///etc/passwd"}, "no https:// URL"),
+        ({"jwks_uri": "file:///etc/passwd"}, "not an https:// URL"),
         ({"jwks_uri": None}, "jwks_uri None"),
     ],
 )

@@ -123,7 +123,7 @@ class IssuerKeys:
                     f"{where} is of issuer {named!r}, MLAAS4HEP_ISSUER is {self.url!r}"
                 )
             if not isinstance(keys_at, str) or not is_safe(keys_at):
-                raise ValueError(f"{where} has jwks_uri {keys_at!r}, which is no https:// URL")
+                raise ValueError(f"{where} has jwks_uri {keys_at!r}, which is not an https:// URL")
             document = await read_json(client, keys_at)
         userinfo = found.get("userinfo_endpoint")
         self.userinfo_url = userinfo if isinstance(userinfo, str) and is_safe(userinfo) else ""

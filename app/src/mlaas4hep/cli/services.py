@@ -45,8 +45,8 @@ def settings_with(**given: Any) -> Settings:
 def settings(store: Store = None) -> None:
     """Check the settings of the environment, and show them.
 
-    A variable MLAAS4HEP_<SETTING> that holds a wrong value, or that is no setting, is an error; all
-    are named at once.
+    A variable MLAAS4HEP_<SETTING> that has a wrong value, or that is not a setting, is an error;
+    all are listed at once.
     """
     found, problems = None, unknown_variables()
     try:

@@ -105,7 +105,7 @@ class SignInSettings(_Section):
     allowed_groups: str = Field(
         "",
         description="Groups that may use the service (comma list; a leading slash is ignored); `*` "
-        "lets in everyone whom the issuer knows; `client:ID` and `user:SUB` let in one robot or "
+        "allows every user of the issuer; `client:ID` and `user:SUB` allow one robot or "
         "user. Required with an issuer.",
     )
     public_url: str = Field(
