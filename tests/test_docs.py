@@ -124,6 +124,26 @@ def test_every_dependency_has_its_reason() -> None:
     assert not missing
 
 
+BANNED = """Two doors; No life and no result; banning of who guesses; Who may come; none is none;
+sets no limit of its own; what lacks; it said last; before one's eyes; Forget the engine;
+born on the host; its model is served on; the old ones do; the same ones;
+such names are not given here; when that is mended; is no file of the host;
+somebody else's; what it lacks"""
+EXEMPT = ("CHANGELOG.md", "tests/test_docs.py", "roles/")
+
+
+def test_no_text_has_a_banned_phrase() -> None:
+    """Phrases that a reader has to read twice; the plain ones are in the documents."""
+    phrases = [re.escape(" ".join(phrase.split())) for phrase in BANNED.split(";")]
+    banned = re.compile(rf"{'|'.join(phrases)}|(?-i:\bMost \w+ that\b)", re.IGNORECASE)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    for name in listed.splitlines():
+        if name.startswith(EXEMPT) or not (ROOT / name).is_file():
+            continue
+        text = (ROOT / name).read_bytes().decode(errors="ignore")
+        assert not banned.findall(" ".join(text.split())), name
+
+
 def test_make_help_lists_every_target() -> None:
     said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
     (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)

@@ -347,7 +347,7 @@ def check_files(found, files):
     for file in files:
         if not Path(file["path"]).is_file():
             found.problem(
-                f"{file['option']} is {file['path']!r}, which is no file of the host",
+                f"{file['option']} is {file['path']!r}, which is not a file on the host",
                 "it must be one",
                 "Put it there, or correct the path",
             )

@@ -53,7 +53,7 @@ def made(
         dodas, dodas.create(template(releases[VERSION], TEMPLATE, **inputs)), folder
     )
     assert deployment.ended() == "unconfigured"
-    assert f"{SECRET}', which is no file of the host" in dodas.status(deployment.id)
+    assert f"{SECRET}', which is not a file on the host" in dodas.status(deployment.id)
     deployment.ssh(f"echo -n browser-secret | sudo install -m 0600 /dev/stdin {SECRET}")
     dodas.reconfig(deployment.id)
     deployment.configured()

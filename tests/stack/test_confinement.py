@@ -12,7 +12,7 @@ from vm import VM
 
 from support.user import Files
 
-# What was uploaded before there was sign-in is nobody's: each scenario has names of its own.
+# What was uploaded before there was sign-in has no owner: each scenario has names of its own.
 OTHERS, OWN = f"others_{SCENARIO}", f"hostile_{SCENARIO}"
 HOSTILE = (Path(__file__).parent / "hostile.py").read_text()
 ISSUER = "10.213.0.3"

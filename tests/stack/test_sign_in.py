@@ -376,7 +376,7 @@ def test_alices_names_are_taken_for_bob(stack: Stack, alices: Things) -> None:
     model = stack.site.ask("/tfaas/upload", "--data-binary", f"@{files}/bundle.tar.gz", token=bob)
     for answer in (folder, model):
         assert answer.status == 409, answer
-        assert "somebody else's" in answer.body, answer
+        assert "belongs to another user" in answer.body, answer
 
 
 def test_all_of_it_is_still_there_for_alice(stack: Stack, alices: Things) -> None:

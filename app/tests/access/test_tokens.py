@@ -244,7 +244,7 @@ def test_deeply_nested_json_is_refused(issuer: Issuer) -> None:
 
 def test_a_huge_token_is_refused_before_it_is_looked_at(issuer: Issuer) -> None:
     assert whose(issuer, issuer.token(note="x" * 9000)).owner == "user:alice"
-    with pytest.raises(SignInError, match="longer than 16384 bytes"):
+    with pytest.raises(SignInError, match="longer than 16 kB"):
         whose(issuer, issuer.token(note="x" * 16000))
 
 

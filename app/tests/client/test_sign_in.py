@@ -225,7 +225,7 @@ def test_an_issuer_that_cannot(issuer: DeviceIssuer) -> None:
     "url", ["http://issuer.example.org", "ftp://localhost", "issuer", "", "https://[", "https://"]
 )
 def test_tokens_go_nowhere_without_tls(url: str) -> None:
-    with pytest.raises(UsageError, match="no https address"):
+    with pytest.raises(UsageError, match="not an https address"):
         SignIn(url).token()
 
 

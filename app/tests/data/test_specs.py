@@ -192,7 +192,7 @@ def test_stale_specs_are_refused_naming_what_differs() -> None:
     ):
         with pytest.raises(DataError, match=f"stale specs: .*{said}") as error:
             specs.check_fits(files, selection)
-        assert "made anew" in error.value.remedy
+        assert "new specs" in error.value.remedy
 
 
 def test_collections_are_those_of_all_parts() -> None:

@@ -391,6 +391,8 @@ def test_a_users_subclass_is_keras_and_others_are_nothing() -> None:
         pass
 
     assert framework_of(Mine()).name == framework_of(Mixed()).name == "keras"
-    with pytest.raises(ModelError, match=r"builtins\.dict, which is no model of keras or scikit"):
+    with pytest.raises(
+        ModelError, match=r"builtins\.dict, which is not a model of keras or scikit"
+    ):
         framework_of({})
     assert len({f.name for f in FRAMEWORKS}) == len(FRAMEWORKS)

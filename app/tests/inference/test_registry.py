@@ -185,7 +185,7 @@ def test_a_slow_model_that_is_not_published_keeps_no_worker(
     archive = pack(make_bundle(tmp_path, "m", graph))
 
     def taken(name: str) -> None:
-        raise ConflictError(f"{name} is somebody else's")
+        raise ConflictError(f"{name} belongs to another user")
 
     async def work(registry: Registry) -> None:
         for _ in range(pool.MOST_ALONE + 1):

@@ -82,7 +82,7 @@ def test_a_model_of_somebody_else_is_not_there(tmp_path: Path) -> None:
             pass
         with pytest.raises(NotFoundError):
             await service.delete("luca_1", "carla")
-        with pytest.raises(ConflictError, match="somebody else's"):
+        with pytest.raises(ConflictError, match="belongs to another user"):
             await publish(service, tmp_path, "luca_2", "carla", 3)
         assert [bundle.name for bundle in service.bundles("carla")] == ["carla_1"]
         assert [bundle.name for bundle in service.bundles("")] == ["carla_1", "luca_1"]

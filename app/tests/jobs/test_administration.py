@@ -113,14 +113,14 @@ def test_a_name_that_is_given_away(admin: Administration, service: Service) -> N
 
 @pytest.mark.parametrize("owner", ["bob", "", "user:a\nb", "group:x"])
 def test_it_is_given_to_users_and_robots_only(admin: Administration, owner: str) -> None:
-    with pytest.raises(UsageError, match="is no owner"):
+    with pytest.raises(UsageError, match="is not an owner"):
         admin.give("luca", owner)
 
 
 def test_a_name_is_free_when_nothing_is_left(admin: Administration, service: Service) -> None:
     with pytest.raises(ConflictError, match="luca is still in use: folder luca, job luca_1, model"):
         admin.free("luca")
-    with pytest.raises(NotFoundError, match="the name 'luka' is nobody's"):
+    with pytest.raises(NotFoundError, match="the name 'luka' has no owner"):
         admin.free("luka")
     admin.delete("luca")
     assert admin.free("luca") == ANN

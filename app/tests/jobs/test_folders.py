@@ -89,7 +89,7 @@ def test_hostile_archives_leave_the_folder_as_it_was(service: Service, archive: 
 
 def test_limits_of_an_unpacked_folder(tmp_path: Path) -> None:
     service = Service(tmp_path / "store", max_folder_bytes=1000, max_folder_files=3)
-    with pytest.raises(LimitError, match=r"1000 bytes.*max_folder_bytes"):
+    with pytest.raises(LimitError, match=r"1000 bytes unpacked.*max_folder_bytes"):
         service.upload("luca", {"zeros": bytes(1001)})
     with pytest.raises(LimitError, match=r"more than 3.*max_folder_files"):
         service.upload("luca", {f"{i}.txt": b"" for i in range(4)})
@@ -100,7 +100,7 @@ def test_all_folders_of_one_user_are_limited_together(tmp_path: Path) -> None:
     service = Service(tmp_path / "store", max_user_folders_bytes=1000)
     service.upload("a", {"x": bytes(600)})
     with pytest.raises(
-        LimitError, match=r"'b' has 500 .* 600 .* than 1000.*max_user_folders"
+        LimitError, match=r"'b' has 500 .* 600 .* is 1000 .*max_user_folders"
     ) as caught:
         service.upload("b", {"x": bytes(500)})
     assert "DELETE /folders/" in caught.value.remedy
@@ -264,10 +264,10 @@ def test_what_a_training_locked_goes_with_its_folder(service: Service) -> None:
 
 def test_a_name_is_its_first_owners(service: Service) -> None:
     upload(service, "luca", "user:alice")
-    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+    with pytest.raises(ConflictError, match="'luca' belongs to another user"):
         service.folders.upload("luca", "user:bob")
     service.folders.delete("luca", "user:alice")
-    with pytest.raises(ConflictError, match="'luca' is somebody else's"):
+    with pytest.raises(ConflictError, match="'luca' belongs to another user"):
         service.folders.upload("luca", "user:bob")
     assert upload(service, "luca", "user:alice").owner == "user:alice"
 
@@ -296,7 +296,7 @@ def test_someone_elses_folder_is_not_there(service: Service) -> None:
 def test_a_folder_of_before_sign_in_is_nobodys(service: Service) -> None:
     upload(service, "luca", "")
     (service.settings.models / ".owners/luca").unlink()  # as of a version without owners
-    with pytest.raises(ConflictError, match="somebody else's"):
+    with pytest.raises(ConflictError, match="belongs to another user"):
         service.folders.upload("luca", "user:alice")
     assert service.folders.all("user:alice") == []
 

@@ -110,9 +110,9 @@ def test_a_text_can_be_stored_and_shown() -> None:
 
 def test_what_a_log_says_last(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    assert last_line(log) == "nothing"
+    assert last_line(log) == "(none)"
     log.write_bytes(b"x" * 10_000 + b"\nValueError: a\0\xff\n\n")
     assert last_line(log) == "ValueError: a\ufffd"
     log.unlink()
     log.symlink_to("/etc/passwd")
-    assert last_line(log) == "nothing"
+    assert last_line(log) == "(none)"

@@ -68,7 +68,11 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
     ("mode", "reason", "remedy"),
     [
         ("fail", "no branch 'mett' in a.root", "Did you mean 'met'?"),
-        ("exit", "exit code 3, without a result; it said last: training of luca_1", "See its log."),
+        (
+            "exit",
+            "exit code 3, without a result; last output line: training of luca_1",
+            "See its log.",
+        ),
         ("crash", "the training crashed: signal 11 (SIGSEGV)", "log"),
         pytest.param(
             *("real-time signal", "the training crashed: signal 35", "log"),
@@ -84,10 +88,10 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
         ("pipe", "the model can't be published: the bundle holds what is no file: pipe", ""),
         (
             "giant",
-            "the model can't be published: bundle.json in the bundle luca_1 is larger than 4194304",
+            "the model can't be published: bundle.json in the bundle luca_1 is larger than 4 MB",
             "",
         ),
-        ("linked log", "exit code 3, without a result; it said last: nothing", ""),
+        ("linked log", "exit code 3, without a result; last output line: (none)", ""),
     ],
 )
 def test_how_jobs_fail(service: Service, mode: str, reason: str, remedy: str) -> None:
@@ -256,9 +260,7 @@ def test_a_training_that_writes_too_much_is_killed(tmp_path: Path, mode: str) ->
     job = start(service, mode)
     [job] = service.run(job)
     assert job.state == "failed"
-    assert job.reason == (
-        "killed: wrote more than the 8 MB that a training may write (max_job_disk_bytes)"
-    )
+    assert job.reason == ("killed: wrote more than 8 MB (max_job_disk_bytes)")
     assert service.life(job) is Life.ENDED
 
 

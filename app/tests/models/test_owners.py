@@ -26,7 +26,7 @@ def test_the_first_who_claims_a_name_has_it_for_good(owners: Owners) -> None:
     assert owners.of("luca") is None
     assert owners.claim("luca", "user:alice") == "user:alice"
     assert owners.claim("luca", "user:alice") == "user:alice"
-    with pytest.raises(TakenError, match="'luca' is somebody else's"):
+    with pytest.raises(TakenError, match="'luca' belongs to another user"):
         owners.claim("luca", "user:bob")
     assert issubclass(TakenError, ConflictError)
     assert owners.of("luca") == "user:alice"

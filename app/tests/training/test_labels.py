@@ -63,7 +63,7 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
         (files, ["1", "1"], UsageError, "all files have the label '1': there is one class"),
         (files[:1], ["1"], UsageError, "all files have the label '1'"),
         (files[:1], ["knd"], UsageError, r"'knd' is no branch.*\n.*'kind'"),
-        ([odd], ["score"], DataError, r"label branch score holds 0\.02.*no whole number"),
+        ([odd], ["score"], DataError, r"label branch score holds 0\.02.*not a whole number"),
         ([odd], ["met"], DataError, "label branch met holds nan"),
         ([odd], ["one"], DataError, "label branch one holds the value 1 only"),
         ([odd, files[0]], ["score"], DataError, r"background\.root: no branch 'score'"),

@@ -88,14 +88,14 @@ class TestSpecsFile:
         )
         task = prepared(stack, files, **change)
         assert len(task.warnings) == 1
-        assert task.warnings[0].startswith("global-specs.json is made anew: stale specs")
+        assert task.warnings[0].startswith("global-specs.json is made again: stale specs")
         assert json.loads((tmp_path / "global-specs.json").read_text()) == task.specs.to_json()
 
     @pytest.mark.parametrize("text", ["{", '{"jdim": {}}', "[]"])
     def test_damaged_or_old_ones_too(self, tmp_path: Path, stack: ExitStack, text: str) -> None:
         (tmp_path / "global-specs.json").write_text(text)
         task = prepared(stack, two(tmp_path))
-        assert "global-specs.json is made anew" in task.warnings[0]
+        assert "global-specs.json is made again" in task.warnings[0]
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path, stack: ExitStack) -> None:
         task = prepared(stack, two(tmp_path), cwd=Path("/proc/self"))

@@ -125,7 +125,7 @@ def test_a_whole_head_is_bounded_in_all(port: int, head: bytes, status: bytes) -
     assert answer.startswith(b"HTTP/1.1 " + status)
     if status != b"200":
         assert b"x-content-type-options: nosniff\r\n" in answer
-        assert str(MOST_HEAD).encode() in answer
+        assert b"longer than 64 kB" in answer
 
 
 def test_a_long_head_after_a_body_is_refused_too(port: int) -> None:

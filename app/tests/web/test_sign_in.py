@@ -223,7 +223,7 @@ def test_someone_elses_things_are_not_there(
         assert "mario" in answer.json()["detail"]
     answer = upload(http, bob)
     assert answer.status_code == 409
-    assert answer.json()["title"] == "the name 'luca' is somebody else's"
+    assert answer.json()["title"] == "the name 'luca' belongs to another user"
 
     for path in ("/jobs/LUCA_1", "/jobs/luca_1%2F", "/jobs/..%2Fluca_1", "/jobs/mario_1/../luca_1",
                  "/jobs//luca_1", "/jobs/luca_1/", "//jobs/luca_1"):  # fmt: skip
@@ -441,7 +441,7 @@ def test_models_of_tfaas_are_their_owners(
     for name in ("luca_1", "luca_2", "luca"):
         answer = http.post("/upload", content=archive(tmp_path / name, name), headers=bob)
         assert answer.status_code == 409
-        assert error_of(answer) == "the name 'luca' is somebody else's. Choose another name."
+        assert error_of(answer) == "the name 'luca' belongs to another user. Choose another name."
     assert [card["name"] for card in http.get("/models", headers=bob).json()] == ["mario_1"]
     assert "luca" not in http.get("/", headers=bob).text
 

@@ -1,1 +1,1 @@
-"""Who is asking: bearer tokens of an OpenID Connect issuer, the groups let in, who owns what."""
+"""Authentication: bearer tokens of an OpenID Connect issuer, allowed groups, owners."""

@@ -1,7 +1,7 @@
-"""The keys of the issuer: found by discovery, kept for a while, refreshed in time.
+"""The issuer's keys: found by discovery, cached, refreshed in time.
 
 Keys are used for 300 s, then fetched again, so that a key which the issuer revoked dies. While the
-issuer is away, the ones in hand are good for an hour.
+issuer doesn't answer, the cached keys stay valid for an hour.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from joserfc.jwk import JWKRegistry, Key, RSAKey
 
 from mlaas4hep.access.rules import is_loopback, is_safe
 from mlaas4hep.core.errors import BusyError
+from mlaas4hep.core.units import size
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class IssuerKeys:
                     f"{where} is of issuer {named!r}, MLAAS4HEP_ISSUER is {self.url!r}"
                 )
             if not isinstance(keys_at, str) or not is_safe(keys_at):
-                raise ValueError(f"{where} has jwks_uri {keys_at!r}, which is no https:// URL")
+                raise ValueError(f"{where} has jwks_uri {keys_at!r}, which is not an https:// URL")
             document = await read_json(client, keys_at)
         userinfo = found.get("userinfo_endpoint")
         self.userinfo_url = userinfo if isinstance(userinfo, str) and is_safe(userinfo) else ""
@@ -152,7 +153,7 @@ async def read_json(client: httpx.AsyncClient, url: str, **headers: str) -> dict
         async for piece in answer.aiter_bytes():
             body += piece
             if len(body) > MOST_BYTES:
-                raise ValueError(f"{url} answers more than {MOST_BYTES} bytes")
+                raise ValueError(f"{url} answers more than {size(MOST_BYTES)}")
     content = json.loads(body)
     if not isinstance(content, dict):
         raise ValueError(f"{url} answers no JSON object")

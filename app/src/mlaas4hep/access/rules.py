@@ -1,4 +1,4 @@
-"""Whom an installation lets in, from its settings; wrong settings are errors at start."""
+"""Which users an installation allows, from its settings; wrong settings are errors at start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rules:
             )
 
     def lets_in(self, owner: str) -> bool:
-        """Whether this owner may come in, whatever the groups."""
+        """Whether this owner is allowed by name, whatever the groups."""
         return ALL in self._allowed or owner in self._allowed
 
     def groups(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
@@ -50,7 +50,7 @@ class Rules:
         return frozenset[str]().union(*found) if found else None
 
     def check(self, caller: Caller, groups: frozenset[str] | None) -> None:
-        """ForbiddenError, naming the groups, when none of them is allowed; None is none known."""
+        """ForbiddenError, naming the groups, when none of them is allowed; None: not known."""
         if any(g in self._allowed and not g.startswith(_OWNERS) for g in groups or ()):
             return
         if groups is None:

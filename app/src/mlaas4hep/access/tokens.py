@@ -1,4 +1,4 @@
-"""Bearer tokens: whether one is the issuer's, for us, valid now, and of who may come in."""
+"""Bearer tokens: whether one is from the issuer, for us, valid now, and of an allowed user."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mlaas4hep.access.rules import Rules
 from mlaas4hep.access.userinfo import UserInfo
 from mlaas4hep.core.errors import ForbiddenError, SignInError
 from mlaas4hep.core.settings import SignInSettings
+from mlaas4hep.core.units import size
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "EdDSA", "Ed25519")
 """Signatures with a public key only: what a stranger knows can sign nothing."""
@@ -151,7 +152,7 @@ def _let_in(known: Caller | ForbiddenError) -> Caller:
 def _header(token: bytes) -> Mapping[str, Any]:
     """The header of a token that may be one, by its size, form, kind and algorithm."""
     if len(token) > LONGEST_TOKEN:
-        raise SignInError(f"the token is longer than {LONGEST_TOKEN} bytes")
+        raise SignInError(f"the token is longer than {size(LONGEST_TOKEN)}")
     try:
         header = jws.extract_compact(token, registry=_registry).headers()
         kind, algorithm = header.get("typ", "JWT"), header.get("alg")

@@ -1,4 +1,4 @@
-"""What the issuer tells of a token's user only when asked: groups and names (OpenID Connect, 5.3).
+"""The issuer's userinfo about a token's user: groups and names (OpenID Connect, 5.3).
 
 INDIGO IAM's access tokens hold neither, unless its operator changed that.
 """

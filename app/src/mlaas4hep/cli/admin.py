@@ -1,4 +1,4 @@
-"""``mlaas4hep admin``: what users have on this installation, and what becomes of it."""
+"""``mlaas4hep admin``: list, delete and reassign what users have here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="admin",
     no_args_is_help=True,
-    help="List users, what they have, and delete, give away or free it; for operators.",
+    help="List users and what they have; delete it, give it away, free names. For operators.",
 )
 
 Name = Annotated[str, typer.Argument(help="Name of a folder, with its jobs and models NAME_k.")]
 What = Annotated[str, typer.Argument(help="A user as listed (user:SUB, client:ID), or a name.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Make the change; without this it is only shown.")]
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def give(
     yes: Yes = False,
     store: Store = None,
 ) -> None:
-    """Make a name, with its folder, jobs and models, the property of another user."""
+    """Give a name, with its folder, jobs and models, to another user."""
     with _administration(store) as administration:
         if yes:
             _show(administration.give(name, owner), f"given to {owner}")
@@ -93,7 +93,7 @@ def give(
 
 @app.command()
 def free(name: Name, store: Store = None) -> None:
-    """Let anybody take a name of which nothing is left: it was its first user's for good."""
+    """Let anybody use a name again that has nothing left; until then it is its first user's."""
     with _administration(store) as administration:
         before = administration.free(name)
     typer.echo(f"the name {name} is free; it was of {before or '(none)'}")

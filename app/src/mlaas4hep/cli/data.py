@@ -21,7 +21,7 @@ def specs(
     labels: Annotated[
         str,
         typer.Option(
-            help="As for train: needed if a branch holds the label, which is no feature then."
+            help="As for train: needed if a branch holds the label, so that it is no feature."
         ),
     ] = "",
     fout: Annotated[Path, typer.Option(help="File to write.")] = Path("global-specs.json"),

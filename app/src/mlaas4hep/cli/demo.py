@@ -1,4 +1,4 @@
-"""``mlaas4hep demo``: the main job before one's eyes."""
+"""``mlaas4hep demo``: the whole main job, end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mlaas4hep expire``: delete what was kept long enough, or show it."""
+"""``mlaas4hep expire``: delete old files, or show them."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ def predict(
     fout: Annotated[
         Path | None,
         typer.Option(
-            help="File for the scores: x.root (a tree to use as friend) or x.csv; else printed."
+            help="File for the scores: x.root (a tree to use as friend) or x.csv; default: print."
         ),
     ] = None,
     branch: Annotated[
-        str, typer.Option(help="The tree, where it is not the one that was trained on.")
+        str, typer.Option(help="The tree, if it is not the one of the training.")
     ] = "",
 ) -> None:
     """Predict for the events of ROOT files; they are padded and normalised as in the training.

@@ -45,8 +45,8 @@ def settings_with(**given: Any) -> Settings:
 def settings(store: Store = None) -> None:
     """Check the settings of the environment, and show them.
 
-    A variable MLAAS4HEP_<SETTING> that holds a wrong value, or that is no setting, is an error; all
-    are named at once.
+    A variable MLAAS4HEP_<SETTING> that has a wrong value, or that is not a setting, is an error;
+    all are listed at once.
     """
     found, problems = None, unknown_variables()
     try:
@@ -65,7 +65,7 @@ def settings(store: Store = None) -> None:
 
 
 def unknown_variables() -> list[str]:
-    """A line for each variable of the environment that looks like a setting and is none."""
+    """A line for each environment variable that looks like a setting but is not one."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return [
         f"{name} is no setting. {did_you_mean(name, sorted(known))}"
@@ -119,8 +119,8 @@ def runner(
         bool,
         typer.Option(
             "--stop-jobs",
-            help="When the runner is stopped, stop its trainings too; else the next one adopts"
-            " them.",
+            help="When the runner stops, stop its trainings too; by default the next runner"
+            " adopts them.",
         ),
     ] = False,
 ) -> None:

@@ -20,15 +20,18 @@ def token(
         ),
     ],
     client_id: Annotated[
-        str, typer.Option(help="The client that the issuer knows this command as.")
+        str, typer.Option(help="Client id of this command at the issuer.")
     ] = "mlaas4hep",
     scope: Annotated[
-        str, typer.Option(help="Scopes to ask for, with blanks between; offline_access lasts long.")
+        str,
+        typer.Option(help="Scopes, separated by blanks; offline_access gives a long session."),
     ] = "openid",
     audience: Annotated[
-        str, typer.Option(help="Service that the token is for, where the issuer wants it named.")
+        str, typer.Option(help="Service that the token is for, if the issuer requires it.")
     ] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Sign in anew, whatever is kept.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Sign in again, ignoring kept tokens.")
+    ] = False,
     forget: Annotated[
         bool, typer.Option("--forget", help="Remove the kept tokens of this issuer and client.")
     ] = False,
@@ -36,8 +39,8 @@ def token(
     """Print an access token for scripts: sign in once in a browser, on any device.
 
     The address to visit and the code to enter are printed on stderr. Tokens are kept in
-    ~/.local/state/mlaas4hep/tokens and refreshed; the same session serves until it ends. A robot
-    has its client's secret in MLAAS4HEP_CLIENT_SECRET instead, and gives --client-id.
+    ~/.local/state/mlaas4hep/tokens and refreshed; sign in again only when the session ends.
+    A robot sets MLAAS4HEP_CLIENT_SECRET, the secret of its client, and gives --client-id.
 
     For example:
 

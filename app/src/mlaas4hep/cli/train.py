@@ -55,7 +55,7 @@ def train(
     preproc: Annotated[
         Path | None, typer.Option(help="Accepted for old command lines; not for ROOT files.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Format of the files; root is what is read.")] = "root",
+    dtype: Annotated[str, typer.Option(help="Format of the files; only root works.")] = "root",
     fout: Annotated[
         Path | None,
         typer.Option(
@@ -105,7 +105,7 @@ def train(
 
 
 def _telling(told: list[str]) -> Callable[[str], None]:
-    """What prints a warning at once, and notes in ``told`` that it did."""
+    """A function that prints a warning at once, and notes in ``told`` that it did."""
 
     def tell(warning: str) -> None:
         warn(warning)

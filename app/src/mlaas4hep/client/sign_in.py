@@ -371,7 +371,7 @@ class _UnreachableError(MlaasError):
 def _check_url(url: str, what: str) -> None:
     """UsageError unless tokens may be sent there: https, or http on this machine."""
     if not is_safe(url):
-        raise UsageError(f"{what} is {_shown(url)!r}, which is no https address")
+        raise UsageError(f"{what} is {_shown(url)!r}, which is not an https address")
 
 
 def _shown(value: object) -> str:

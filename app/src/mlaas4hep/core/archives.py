@@ -12,6 +12,7 @@ from typing import IO
 
 from mlaas4hep.core.errors import ArchiveError, ConflictError, LimitError, MlaasError
 from mlaas4hep.core.files import remove_tree
+from mlaas4hep.core.units import size
 
 PIECE = 1 << 20
 """Bytes that are in memory at once, and the most that the headers before one member may take."""
@@ -133,7 +134,7 @@ def _unpack(source: _Forward, into: Path, max_bytes: int, max_files: int) -> lis
                 continue
             left -= member.size
             if left < 0:
-                raise LimitError(f"the archive is larger than {max_bytes} bytes when unpacked")
+                raise LimitError(f"the archive is larger than {size(max_bytes)} unpacked")
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(source, path, member.size)
     if len(source.last) != tarfile.BLOCKSIZE or source.last.strip(b"\0"):
@@ -155,7 +156,7 @@ def _write(source: _Forward, path: Path, size: int) -> None:
 
 
 def _safe_name(member: tarfile.TarInfo) -> str:
-    """The member's name without ``.``; ArchiveError for what no honest archive of ours holds."""
+    """The member's name without ``.``; ArchiveError for names that no honest archive has."""
     name = member.name
     shown = repr(name[:200])
     if not (member.isreg() or member.isdir()) or member.type == tarfile.CONTTYPE:

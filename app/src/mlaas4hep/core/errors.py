@@ -9,7 +9,7 @@ from itertools import islice
 
 
 class MlaasError(Exception):
-    """A failure that a person can act upon.
+    """A failure that a person can fix.
 
     ``message`` says what is wrong, naming file, branch, key and value; ``remedy`` says what to do
     about it. ``exit_code`` is what the command line exits with.
@@ -80,15 +80,15 @@ class BusyError(MlaasError):
 
 
 class OverdueError(MlaasError):
-    """Something took longer than it may, and was ended."""
+    """Something exceeded its time limit, and was killed."""
 
 
 class SignInError(MlaasError):
-    """Nobody knows who asks: there is no token, or one that is not valid."""
+    """The caller is unknown: the token is missing or not valid."""
 
 
 class ForbiddenError(MlaasError):
-    """Who asks is known, or can't be trusted to ask by itself, and may not do this."""
+    """The caller is known but may not do this, or another site's page made the request."""
 
 
 _MOST_NAMES, _MOST_LETTERS, _MOST_LIKELY = 2000, 64, 20
@@ -122,7 +122,7 @@ def _compared(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'a' or 'b'?``, or what there is when nothing is near; bounded in time."""
+    """``Did you mean 'a' or 'b'?``, or the known names if none is near; bounded in time."""
     known = list(islice(known, _MOST_NAMES))
     if close := nearest(name, known):
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"

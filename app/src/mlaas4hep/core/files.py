@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and files that a stranger may have put there."""
+"""Atomic writing of files, and safe handling of files that a stranger may have written."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Found:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder; a link to one is none."""
+        """Whether it is a folder; a link to a folder is not."""
         return stat.S_ISDIR(self.status.st_mode)
 
     @property
@@ -178,14 +178,14 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Bring a folder and all in it to disk, so that a power failure leaves no empty files."""
+    """Flush a folder and its content to disk, so that a power failure leaves no empty files."""
     for found in walk(root):
         sync(found.name, found.folder)
     sync(root)
 
 
 def sync(path: str | Path, folder: int | None = None) -> None:
-    """Bring a file's content, or a folder's entries, to disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
     try:
         os.fsync(descriptor)

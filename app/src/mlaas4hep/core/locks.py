@@ -1,4 +1,4 @@
-"""Locks of files, which end with the processes that hold them; imported by probe.py."""
+"""File locks, which end with the process that holds them; imported by probe.py."""
 
 from __future__ import annotations
 

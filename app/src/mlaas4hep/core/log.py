@@ -37,7 +37,7 @@ def about(**known: str) -> Iterator[None]:
 
 
 def note(**known: str) -> None:
-    """Lines of the request that is being answered are from here on about ``known`` too."""
+    """From here on, lines of the current request are about ``known`` too."""
     if (current := _ABOUT.get()) is not None:
         current |= known
 

@@ -1,4 +1,4 @@
-"""Whether a service is well, for a container's HEALTHCHECK: starts in 50 ms and needs no curl.
+"""Health check of a service for a container's HEALTHCHECK: starts in 50 ms and needs no curl.
 
     python -m mlaas4hep.core.probe http://127.0.0.1:8080/healthz
     python -m mlaas4hep.core.probe runner /var/lib/mlaas4hep/store

@@ -1,4 +1,4 @@
-"""How long work reports that it goes on: a bar for a person, a file for the server."""
+"""How long-running work reports progress: a bar for a person, a file for the server."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class StoreSettings(_Section):
     min_free_bytes: int = Field(
         GiB, description="Free space in the store below which the server is not ready."
     )
-    max_bundle_bytes: int = Field(4 * GiB, description="Largest unpacked bundle of a model.")
+    max_bundle_bytes: int = Field(4 * GiB, description="Maximum size of an unpacked bundle.")
 
     @cached_property
     def uploads(self) -> Path:
@@ -100,12 +100,12 @@ class SignInSettings(_Section):
     groups_claim: str = Field(
         "groups,wlcg.groups,entitlements,eduperson_entitlement",
         description="Claims that hold a user's groups (comma list), also as a path to a nested one:"
-        " `realm_access.roles`. A token that has none of them: the issuer's userinfo is asked.",
+        " `realm_access.roles`. Without any of them in the token, the issuer's userinfo is asked.",
     )
     allowed_groups: str = Field(
         "",
         description="Groups that may use the service (comma list; a leading slash is ignored); `*` "
-        "lets in everyone whom the issuer knows; `client:ID` and `user:SUB` let in one robot or "
+        "allows every user of the issuer; `client:ID` and `user:SUB` allow one robot or "
         "user. Required with an issuer.",
     )
     public_url: str = Field(
@@ -123,11 +123,11 @@ class SignInSettings(_Section):
 class UploadSettings(StoreSettings):
     """Uploads."""
 
-    max_upload_bytes: int = Field(20 * GiB, description="Largest archive that may be uploaded.")
-    max_folder_bytes: int = Field(100 * GiB, description="Largest unpacked folder.")
-    max_folder_files: int = Field(100_000, description="Most files in an unpacked folder.")
+    max_upload_bytes: int = Field(20 * GiB, description="Maximum size of an uploaded archive.")
+    max_folder_bytes: int = Field(100 * GiB, description="Maximum size of an unpacked folder.")
+    max_folder_files: int = Field(100_000, description="Maximum files in an unpacked folder.")
     max_user_folders_bytes: int = Field(
-        0, ge=0, description="Most that all folders of one user may hold; 0 sets no limit."
+        0, ge=0, description="Maximum size of all folders of one user; 0: unlimited."
     )
 
 
@@ -136,8 +136,8 @@ class JobSettings(StoreSettings):
 
     executor: Literal["process", "container"] = Field(
         "process",
-        description="How trainings run: process (on a machine of one's own: a training can do what"
-        " the runner can) or container (each in its own, with its own folder only).",
+        description="How trainings run: process (for your own machine: a training can do whatever"
+        " the runner can) or container (each in its own container, with its own folder only).",
     )
     engine: str = Field(
         "unix:///var/run/docker.sock", description="Address of the container engine."
@@ -149,33 +149,32 @@ class JobSettings(StoreSettings):
         ' default. One with GPUs is {"image": "...", "gpus": 1}. For executor container.',
     )
     job_network: str = Field(
-        "none", description="Container network of trainings, for remote data; none is none."
+        "none",
+        description="Container network of trainings, for remote data; none disables networking.",
     )
     job_offline: bool = Field(
         False,
-        description="Refuse trainings all sockets but Unix ones: they then read local files only."
-        " In containers whose network is none that is always so.",
+        description="Refuse trainings all sockets but Unix ones: they read local files only."
+        " Always on for containers whose network is none.",
     )
-    max_jobs: int = Field(1, description="Trainings that run at once; the others wait in line.")
+    max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
-        0, ge=0, description="Trainings of one user that run at once; 0 sets no limit of its own."
+        0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
     )
-    max_queued_jobs: int = Field(1000, description="Trainings that may wait in line.")
+    max_queued_jobs: int = Field(1000, description="Maximum trainings that wait in line.")
     max_queued_jobs_per_user: int = Field(
-        0, ge=0, description="Trainings of one user that may wait; 0 sets no limit of its own."
+        0, ge=0, description="Maximum trainings of one user that wait in line; 0: unlimited."
     )
-    max_job_cpus: float = Field(64, description="Most cores that one training may ask for.")
-    max_job_memory_bytes: int = Field(
-        64 * GiB, description="Most memory that one training may ask for."
-    )
-    max_job_seconds: int = Field(7 * 86400, description="Longest wall time of one training.")
+    max_job_cpus: float = Field(64, description="Maximum cores of one training.")
+    max_job_memory_bytes: int = Field(64 * GiB, description="Maximum memory of one training.")
+    max_job_seconds: int = Field(7 * 86400, description="Maximum wall time of one training.")
     max_job_pids: int = Field(
-        4096, ge=16, description="Most processes and threads of one training in a container."
+        4096, ge=16, description="Maximum processes and threads of one training in a container."
     )
     max_job_disk_bytes: int = Field(
         20 * GiB,
         ge=MiB,
-        description="Most that one training may write: its log, its bundle, its other files.",
+        description="Maximum that one training writes: its log, its bundle, its other files.",
     )
     keep_days: int = Field(
         0,
@@ -200,30 +199,30 @@ class ServingSettings(_Section):
 
     max_request_bytes: int = Field(
         4 * MiB,
-        description="Largest body of a prediction request: others wait while it is parsed, and six "
+        description="Maximum body of a prediction request: others wait while it is parsed, and six "
         "of them, parsed, must fit into memory.",
     )
-    max_batch_rows: int = Field(128, description="Most single-row requests answered as one batch.")
+    max_batch_rows: int = Field(128, description="Maximum single-row requests in one batch.")
     max_waiting_requests: int = Field(
-        4096, description="Prediction requests that may wait for one model; more get 503."
+        4096, description="Maximum prediction requests that wait for one model; more get 503."
     )
     max_loaded_models: int = Field(
-        100, description="Models kept in memory; the least recently used makes room."
+        100, description="Maximum models in memory; the least recently used makes room."
     )
     max_loaded_bytes: int = Field(
-        512 * MiB, description="Most that the files of the models in memory may hold together."
+        512 * MiB, description="Maximum size of the files of all models in memory."
     )
     model_workers: int = Field(
-        2, ge=1, description="Processes in which models run; one that is slow gets one of its own."
+        2, ge=1, description="Processes that models share; a slow model gets one of its own."
     )
     max_model_seconds: float = Field(
-        10, gt=0, description="Longest that a model may take for one batch; then it is ended."
+        10, gt=0, description="Maximum time of a model for one batch; then its process is killed."
     )
     max_load_seconds: float = Field(
-        30, gt=0, description="Longest that a model may take to be loaded; then it is refused."
+        30, gt=0, description="Maximum time to load a model; then it is refused."
     )
     max_model_memory_bytes: int = Field(
-        GiB, ge=256 * MiB, description="Most memory of a process in which models run."
+        GiB, ge=256 * MiB, description="Maximum memory of a process that runs models."
     )
 
 

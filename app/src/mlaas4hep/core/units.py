@@ -1,4 +1,4 @@
-"""Numbers of bytes, as people write them and as they read them."""
+"""Sizes in bytes: parsing and printing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 def parse_size(text: str, what: str) -> int:
     """Bytes of a size as docker takes it: ``3gb``, ``512m``, ``1.5g``, ``1073741824``.
 
-    UsageError, naming the option ``what``, when it is none or 0.
+    UsageError, naming the option ``what``, when it is not a size or 0.
     """
     found = _SIZE.fullmatch(text.strip())
     factor = 1024 ** " kmgt".index(found[2].lower() or " ") if found else 0

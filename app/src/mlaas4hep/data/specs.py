@@ -25,7 +25,7 @@ MAX_COLUMNS = 1_000_000
 MANY_COLUMNS = 1000
 """Beyond that many, it is worth knowing which list made them."""
 
-_ANEW = "Delete the file, or leave --specs out, to have specs made anew."
+_ANEW = "Delete the file, or leave out --specs, to make new specs."
 
 
 @dataclass(frozen=True, slots=True)

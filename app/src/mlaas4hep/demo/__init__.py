@@ -1,1 +1,1 @@
-"""The main job before one's eyes: simulated events, the five files, the services, a prediction."""
+"""The main job, end to end: simulated events, the five files, the services, a prediction."""

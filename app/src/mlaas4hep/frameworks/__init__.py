@@ -33,7 +33,7 @@ def framework_of(model: object) -> Framework:
             return framework
     kind = type(model)
     raise ModelError(
-        f"model(idim) returned a {kind.__module__}.{kind.__qualname__}, which is no model of "
+        f"model(idim) returned a {kind.__module__}.{kind.__qualname__}, which is not a model of "
         + " or ".join(framework.name for framework in FRAMEWORKS),
         f"Return {' or '.join(framework.wanted for framework in FRAMEWORKS)}.",
     )

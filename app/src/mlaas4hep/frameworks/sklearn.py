@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import LimitError, ModelError
 from mlaas4hep.core.progress import Progress
+from mlaas4hep.core.units import size
 from mlaas4hep.frameworks.base import (
     Batches,
     Classes,
@@ -134,11 +135,11 @@ def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress:
 
 def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
     """One ``fit`` on the whole training matrix."""
-    size = data.train_events * data.width * 4
-    if size > MAX_MATRIX_BYTES:
+    needed = data.train_events * data.width * 4
+    if needed > MAX_MATRIX_BYTES:
         raise LimitError(
             f"{type(model).__name__} needs all {data.train_events} training events in memory: "
-            f"{size >> 20} MiB, the limit is {MAX_MATRIX_BYTES >> 20} MiB",
+            f"{size(needed)}, the limit is {size(MAX_MATRIX_BYTES)}",
             "Lower nevts, exclude branches, or use a classifier with partial_fit.",
         )
     rows = np.empty((data.train_events, data.width), np.float32)

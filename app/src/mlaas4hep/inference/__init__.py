@@ -1,1 +1,1 @@
-"""Answering predictions: models in memory, replaced and batched, without knowing HTTP."""
+"""Predictions, independent of HTTP: models in memory, their replacement, batches."""

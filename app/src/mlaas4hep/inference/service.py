@@ -1,6 +1,6 @@
-"""What may be asked of the models, and of which: the same over every protocol.
+"""The API of TFaaS without any protocol: models, predictions, publishing, by owner.
 
-A model of somebody else is one that does not exist.
+For a caller, another user's model does not exist.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Service:
     async def publish(self, archive: IO[bytes], max_bytes: int, owner: str) -> Bundle:
         """Publish a bundle's archive; every later prediction is the new model's.
 
-        TakenError for a name of somebody else; else it raises like ``Registry.publish``.
+        TakenError for another user's name; otherwise it raises like ``Registry.publish``.
         """
         async with self._publishing:
             return await self.registry.publish(

@@ -1,4 +1,4 @@
-"""What an administrator does with users' things: look, give away, free, delete; an audit line each.
+"""An administrator's commands: list, give, free and delete what users have; each is audited.
 
 Nothing here asks who is calling: whoever may write to the store and its database may do it.
 """
@@ -116,7 +116,7 @@ class Administration:
         """Make ``owner`` the one to whom the name and all its things belong; returns these."""
         if not owner.startswith(("user:", "client:")) or not owner.isprintable():
             raise UsageError(
-                f"{owner[:120]!r} is no owner", "Write user:SUB or client:ID, as the list does."
+                f"{owner[:120]!r} is not an owner", "Write user:SUB or client:ID, as the list does."
             )
         before = self._owner_of(name)
         things = [thing for thing in self._things() if _name_of(thing) == name]
@@ -148,7 +148,7 @@ class Administration:
         """Whose a name is; NotFoundError, naming the nearest, when it is nobody's."""
         if (owner := self._owners.of(name)) is None:
             raise NotFoundError(
-                f"the name {name[:120]!r} is nobody's",
+                f"the name {name[:120]!r} has no owner",
                 did_you_mean(name[:120], list(self._owners.all())),
             )
         return owner

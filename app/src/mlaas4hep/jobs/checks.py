@@ -1,4 +1,4 @@
-"""What is checked before a job is believed: names, limits, files, and the bundle it left."""
+"""Checks of a job: names, limits, files, and the bundle that it wrote."""
 
 from __future__ import annotations
 
@@ -47,18 +47,17 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_upload_size(size: int, settings: UploadSettings) -> None:
-    """LimitError when an archive of ``size`` bytes is too large."""
-    if size > settings.max_upload_bytes:
+def check_upload_size(received: int, settings: UploadSettings) -> None:
+    """LimitError when an archive of ``received`` bytes is too large."""
+    if received > settings.max_upload_bytes:
         raise LimitError(
-            f"the archive is larger than the {settings.max_upload_bytes} bytes that may be "
-            "uploaded (max_upload_bytes)",
+            f"the archive is larger than {size(settings.max_upload_bytes)} (max_upload_bytes)",
             "Leave out files that the training doesn't read, or ask the operator for more.",
         )
 
 
 def check_environment(settings: JobSettings, name: str, device: str) -> str:
-    """The name of the environment; UsageError when there is none such, or none with that device."""
+    """The name of the environment; UsageError if it doesn't exist or lacks that device."""
     known = settings.job_environments
     name = name or next(iter(known))
     if name not in known:
@@ -130,7 +129,7 @@ def _parts(text: str, what: str) -> list[str]:
 
 
 def parse_cpus(text: str) -> float:
-    """A number of cores, such as ``2`` or ``0.5``; UsageError when it is none, or not above 0."""
+    """A number of cores, such as ``2`` or ``0.5``; UsageError unless it is a number above 0."""
     try:
         cpus = float(text)
     except ValueError:

@@ -57,7 +57,7 @@ _HOW_TO_NAME_IT = "Write sqlite:////FOLDER/FILE.sqlite, or leave it empty: a fil
 
 
 class State(StrEnum):
-    """What a job is doing; the last two are for good."""
+    """The state of a job; the last two are final."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -66,7 +66,7 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will happen any more."""
+        """Whether the state is final."""
         return self in (State.SUCCEEDED, State.FAILED)
 
 

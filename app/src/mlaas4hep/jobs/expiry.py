@@ -1,4 +1,4 @@
-"""What has been kept long enough: folders of ended jobs, and uploaded folders that nobody used.
+"""Deleting what is old: folders of ended jobs, and uploaded folders that nobody used.
 
 A job's row stays, with its state, metrics and the time when its files went: so lists stay complete,
 and numbers are not given twice. Models stay until somebody deletes them.
@@ -45,7 +45,7 @@ class Old:
 
 
 def find_old(settings: Settings, database: Database) -> list[Old]:
-    """What ``keep_days`` lets go, oldest first; nothing when that is 0."""
+    """What ``keep_days`` deletes, oldest first; nothing when that is 0."""
     if not settings.keep_days:
         return []
     before = time.time() - settings.keep_days * DAY

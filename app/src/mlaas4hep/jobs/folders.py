@@ -30,6 +30,7 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.core.files import open_unlocked, remove_tree, walk
 from mlaas4hep.core.settings import UploadSettings
+from mlaas4hep.core.units import size
 from mlaas4hep.jobs.checks import MOST_NAMES, check_name
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job, is_full
 from mlaas4hep.models.owners import Owners, TakenError
@@ -99,9 +100,9 @@ class Folders:
         )
         if most and (held := session.scalar(others) or 0) + folder.size > most:
             raise LimitError(
-                f"the folder {folder.name!r} has {folder.size} bytes; with the {held} bytes of your"
-                f" other folders that is more than {most}, the most that all folders of one user"
-                " may hold (max_user_folders_bytes)",
+                f"the folder {folder.name!r} has {size(folder.size)}, your other folders"
+                f" {size(held)}; the maximum for all of them is {size(most)}"
+                " (max_user_folders_bytes)",
                 "Delete folders that you don't need any more (DELETE /folders/NAME).",
             )
 
@@ -232,7 +233,7 @@ class Upload:
             raise ArchiveError("the archive holds no file", "Pack the folder with its files.")
         top = list(unpacked.iterdir())
         only = top[0] if len(top) == 1 and top[0].is_dir() else unpacked
-        size = sum(found.status.st_size for found in walk(unpacked) if found.is_file)
+        total = sum(found.status.st_size for found in walk(unpacked) if found.is_file)
         only.rename(files)
         if only != unpacked:
             unpacked.rmdir()
@@ -240,7 +241,7 @@ class Upload:
             name=self._name,
             version=self._version,
             files=len(names),
-            size=size,
+            size=total,
             uploaded=time.time(),
             owner=self._folders.owners.claim(self._name, self._owner),
         )

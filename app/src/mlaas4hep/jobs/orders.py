@@ -25,7 +25,7 @@ def order_of(job: Job, settings: JobSettings) -> Order:
     if not PROCESS_NAME.fullmatch(job.process_name) or not VERSION.fullmatch(job.version):
         raise UsageError(
             f"the job {job.id} has the name {job.process_name[:128]!r} and the folder "
-            f"{job.version[:128]!r}: such names are not given here",
+            f"{job.version[:128]!r}: this service never creates such names",
             "Tell the operator: somebody wrote into the database.",
         )
     check_resources(settings, job.cpus, job.memory)

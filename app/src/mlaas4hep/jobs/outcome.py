@@ -1,4 +1,4 @@
-"""What a training left for the service, read as a stranger's: cut, cleaned and bounded, once.
+"""The output of a training, read as a stranger's: cut, cleaned and bounded, once.
 
 All that goes from user code into a job's row passes through here, so that a row can always be
 stored, listed and shown: text is UTF-8 without control characters, numbers are finite and exact in
@@ -77,14 +77,14 @@ def read_progress(home: Path) -> dict[str, Any]:
 
 
 def last_line(log: Path) -> str:
-    """What the training said last, at most 300 letters: of a traceback, the error."""
+    """The last output line of a training, at most 300 letters: the error, if it is a traceback."""
     try:
         with open_plain(log) as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
             lines = text(stream.read(4096).decode(errors="replace")).splitlines()
     except OSError:
-        return "nothing"
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "nothing")
+        return "(none)"
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "(none)")
 
 
 def text(value: object, most: int = MOST_TEXT) -> str:

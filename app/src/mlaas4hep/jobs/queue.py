@@ -1,4 +1,4 @@
-"""What users do with jobs: submit, look, cancel. The runner does the rest."""
+"""The jobs as users see them: submit, list, cancel. The runner does the rest."""
 
 from __future__ import annotations
 
@@ -143,11 +143,11 @@ class Queue:
             mine = session.scalar(waiting.where(Job.owner == owner)) or 0
         if count >= most:
             raise BusyError(
-                f"{count} trainings wait already, no more may (max_queued_jobs)", "Try again later."
+                f"{count} trainings wait already, the maximum (max_queued_jobs)", "Try again later."
             )
         if most_of_one and mine >= most_of_one:
             raise BusyError(
-                f"{mine} of your trainings wait already, no more of one user may"
+                f"{mine} of your trainings wait already, the maximum of one user"
                 " (max_queued_jobs_per_user)",
                 "Try again when one of them has begun, or cancel one (DELETE /jobs/NAME_k).",
             )

@@ -1,10 +1,9 @@
 """The runner: takes jobs from the queue, starts, watches and publishes them, one runner a store.
 
-It keeps nothing in memory that matters. What is so is read each time from the job's row, its lock
-and its result.json; so a runner that was killed is followed by one that goes on where it stood.
-Limits of time, disk and a process's memory are watched here: while no runner runs, trainings go on
-unwatched. Where trainings run is the executor's affair: when it is away, nothing is
-decided until it is back.
+It keeps no state in memory: it reads the job's row, lock and result.json each time, so the next
+runner continues where a killed one stopped. It enforces the limits of time, disk and a process's
+memory: while no runner runs, trainings continue without these limits. The executor knows where a
+training runs; while it doesn't answer, the runner decides nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ EXPIRY_SECONDS = 3600.0
 DISK_SECONDS = 1.0
 """Between two looks at what a training has written; longer when a look takes long."""
 GRACE_SECONDS = 30.0
-"""How long a training may live on after it has written its result."""
+"""How long a training may run after it has written its result."""
 WRITE_LESS = "Write less: see what the training prints and keeps."
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 1.0
@@ -122,9 +121,9 @@ class Runner:
             raise problems[0]
 
     def _look_after_all(self) -> list[BaseException]:
-        """Look after the running jobs beside each other; returns what was raised.
+        """Look after the running jobs in parallel; returns what was raised.
 
-        So one whose files take long to look at or to publish keeps no other waiting.
+        So a job whose files take long to check or to publish delays no other.
         """
         # Known before the rows are read, so that a job which ends just now is not looked at again.
         going_on = {name: look for name, look in self._looks.items() if not look.done()}
@@ -139,7 +138,7 @@ class Runner:
         return [problem for look in (*ended, *done) if (problem := look.exception())]
 
     def _sweep_beside(self) -> None:
-        """Remove what nobody needs any more, in its own time, unless that goes on already."""
+        """Remove what nobody needs any more, in the background, unless that is running already."""
         if self._sweep and not self._sweep.done():
             return
         parts: list[Callable[[], object]] = [self._folders.sweep, self._repository.sweep]
@@ -184,7 +183,7 @@ class Runner:
     def _next(self, session: Session) -> Job | None:
         """The oldest waiting job whose owner may run one more, and whose device is free.
 
-        An engine gives trainings with GPUs the same ones: so one such training runs at a time.
+        An engine gives every container the same GPUs, so one training with GPUs runs at a time.
         """
         running = session.execute(
             select(Job.owner, Job.device).where(Job.state == State.RUNNING)
@@ -252,7 +251,7 @@ class Runner:
                 row.state, row.started = State.WAITING, None
 
     def _watch(self, job: Job, status: JobStatus) -> None:
-        """A living training: note its progress; kill it when it must not go on."""
+        """A running training: note its progress; kill it when it exceeds a limit."""
         home = self._home(job)
         self._note_progress(job)
         if job.stop:
@@ -266,8 +265,8 @@ class Runner:
         elif job.started and time.time() - job.started > self._settings.max_job_seconds:
             self._stop(
                 job,
-                f"killed: ran longer than {self._settings.max_job_seconds} seconds, "
-                "the most that a training may (max_job_seconds)",
+                f"killed: ran longer than {self._settings.max_job_seconds} seconds"
+                " (max_job_seconds)",
                 "Train on fewer events (nevts) or for fewer epochs.",
             )
         elif self._may_look(home) and (why := self._why_too_large(job)):
@@ -280,7 +279,7 @@ class Runner:
         return time.monotonic() >= self._next_disk_look.get(home, 0)
 
     def _why_too_large(self, job: Job) -> str:
-        """Why a training must not go on for what it wrote, in its folder and the uploaded one."""
+        """Why a training is killed for what it wrote, in its folder and the uploaded one, or ""."""
         home, most = self._home(job), self._settings.max_job_disk_bytes
         begun = time.monotonic()
         try:
@@ -289,15 +288,12 @@ class Runner:
                 files = self._folders.path(job.version)
                 used += disk_use(files, most, changed_since=job.started or 0)
         except OSError as error:
-            return f"killed: what it wrote can't be looked at: {error.strerror}"
+            return f"killed: its files can't be checked: {error.strerror}"
         now = time.monotonic()
         self._next_disk_look[home] = now + max(DISK_SECONDS, 5 * (now - begun))
         if used <= most:
             return ""
-        return (
-            f"killed: wrote more than the {size(most)} that a training may write"
-            " (max_job_disk_bytes)"
-        )
+        return f"killed: wrote more than {size(most)} (max_job_disk_bytes)"
 
     def _stop(self, job: Job, reason: str, remedy: str) -> None:
         """Kill a training. The reason is noted first: a runner killed in between leaves it."""
@@ -314,7 +310,7 @@ class Runner:
                 session.get_one(Job, job.id).progress = progress
 
     def _conclude(self, job: Job, status: JobStatus) -> None:
-        """No process lives: what its result, its row or its exit code say is how it ended."""
+        """The training has ended; its result, its row or its exit code tell how."""
         home = self._home(job)
         self._note_progress(job)
         result = read_result(home)
@@ -348,7 +344,7 @@ class Runner:
         return _how_it_died(status.exit_code, self._home(job))
 
     def _publish(self, job: Job) -> Bundle:
-        """Put the bundle into the repository; once more does no harm. MlaasError if it can't be."""
+        """Put the bundle into the repository; repeating it is harmless. MlaasError if it fails."""
         path = self._home(job) / job.process_name
         try:
             check_plain(path, self._settings.max_bundle_bytes)
@@ -398,7 +394,7 @@ def _how_it_died(exit_code: int | None, home: Path) -> tuple[str, str]:
             named += f" ({signal.Signals(-exit_code).name})"
         return f"the training crashed: {named}", "See the end of its log."
     return (
-        f"the training ended with exit code {exit_code}, without a result; it said last: "
+        f"the training ended with exit code {exit_code}, without a result; last output line: "
         + last_line(home / "log.txt"),
         "See its log.",
     )

@@ -33,6 +33,7 @@ from typing import IO, Any
 from mlaas4hep.core.archives import unpack_tar
 from mlaas4hep.core.errors import ArchiveError, BundleError, ConflictError, LimitError, UsageError
 from mlaas4hep.core.files import temporary_folder, walk, write_json
+from mlaas4hep.core.units import size
 from mlaas4hep.data.specs import Specs
 
 FORMAT = 1
@@ -196,7 +197,7 @@ def check_size(file: Path, name: str) -> None:
     """LimitError when ``name`` of a bundle is too large to be read as a whole."""
     if name in _MOST_BYTES and file.stat().st_size > _MOST_BYTES[name]:
         raise LimitError(
-            f"{name} in the bundle {file.parent.name} is larger than {_MOST_BYTES[name]} bytes",
+            f"{name} in the bundle {file.parent.name} is larger than {size(_MOST_BYTES[name])}",
             "Leave out of it what no prediction needs.",
         )
 

@@ -1,4 +1,4 @@
-"""Whose a name is: the first who used it owns it, with every model NAME_k.
+"""Owners of names: the first user of a name owns it, with every model NAME_k.
 
     ROOT/.owners/NAME    the owner of NAME; appears and changes as a whole
 
@@ -27,10 +27,10 @@ TICK_SECONDS = 0.05
 
 
 class TakenError(ConflictError):
-    """The name belongs to somebody else."""
+    """The name belongs to another user."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the name {name!r} is somebody else's", "Choose another name.")
+        super().__init__(f"the name {name!r} belongs to another user", "Choose another name.")
 
 
 class Owners:
@@ -44,7 +44,7 @@ class Owners:
         """The owner of a name, as long as the folder's time stamp is this one."""
 
     def of(self, name: str) -> str | None:
-        """The owner of ``name``; None when it is nobody's yet."""
+        """The owner of ``name``; None if it has none."""
         stamp = os.stat(self._root).st_mtime_ns  # noqa: PTH116 (asked for every prediction)
         known = self._known.get(name)
         if known is not None and known[0] == stamp:
@@ -59,9 +59,9 @@ class Owners:
         return owner
 
     def claim(self, name: str, owner: str) -> str:
-        """Make ``name`` the property of ``owner`` and return whose it is from now on.
+        """Make ``owner`` the owner of ``name`` unless it has one; returns its owner.
 
-        TakenError when it is another's.
+        TakenError if it belongs to another user.
         """
         self.check_free(name, owner)
         if self.of(name) is None:
@@ -76,14 +76,14 @@ class Owners:
         return self.of(name) or ""
 
     def give(self, name: str, owner: str) -> None:
-        """Make ``name``, whosever it is, the property of ``owner``."""
+        """Make ``owner`` the owner of ``name``, whoever owned it."""
         written = self._write(owner)
         time.sleep(TICK_SECONDS)
         written.rename(self._root / check_name(name))
         sync(self._root)
 
     def free(self, name: str) -> None:
-        """Make ``name`` nobody's, so that anybody may take it."""
+        """Remove the owner of ``name``, so that anybody may use it."""
         time.sleep(TICK_SECONDS)
         (self._root / check_name(name)).unlink(missing_ok=True)
         sync(self._root)

@@ -136,7 +136,7 @@ def _label_values(events: Events, name: str) -> NDArray[Any]:
         whole = np.isfinite(values) & (values == np.rint(values))
         if not whole.all():
             raise DataError(
-                f"the label branch {name} holds {values[~whole][0]!s}, which is no whole number",
+                f"the label branch {name} holds {values[~whole][0]!s}, which is not a whole number",
                 "A label is one whole number, bool or text per event.",
             )
     return values if values.dtype.kind in "US" else values.astype(np.int64)

@@ -36,7 +36,7 @@ class Params(BaseModel):
         "spaced along each file; -1 is all.",
         ge=-1,
     )
-    shuffle: bool = _key(True, "true or false", "Mix the training events anew in every epoch.")
+    shuffle: bool = _key(True, "true or false", "Mix the training events again in every epoch.")
     chunk_size: int = _key(
         1000,
         "a whole number, at least 1",

@@ -149,7 +149,7 @@ def _find_specs(
             specs = Specs.load(path)
             specs.check_fits(records, selection)
         except DataError as error:
-            warnings.append(f"{path.name} is made anew: {error.message}")
+            warnings.append(f"{path.name} is made again: {error.message}")
         else:
             return specs, []
     specs = scan(given.files, given.selection, given.use, progress)

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.core.errors import LimitError, MlaasError
+from mlaas4hep.core.units import size
 from mlaas4hep.web.pages import refusal
 from mlaas4hep.web.problem import problem, status_of
 from mlaas4hep.web.sign_in import Admission, challenge
@@ -66,7 +67,7 @@ def limited(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MOST_BODY:
-            raise LimitError(f"the body is larger than {MOST_BODY} bytes")
+            raise LimitError(f"the body is larger than {size(MOST_BODY)}")
         return message
 
     return receive_counted

@@ -1,4 +1,4 @@
-"""What is seen of every request: its id in the answer and in the log, one line, and figures."""
+"""Request ids, one log line per request, and metrics."""
 
 from __future__ import annotations
 

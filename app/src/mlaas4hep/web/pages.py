@@ -54,7 +54,7 @@ class Pages:
 
 
 def refusal(scope: Scope, error: MlaasError) -> Response | None:
-    """What tells a person at a browser why they are not let in; None if no page was asked for."""
+    """The page that tells a browser why access is denied; None if it asked for no page."""
     headers = dict(scope["headers"])
     wants_page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
     if not wants_page or scope["path"] not in ("/", "/docs"):

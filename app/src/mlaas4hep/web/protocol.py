@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from mlaas4hep.core.units import size
+
 MOST_HEAD = 64 * 1024
 """Bytes of a request's first line and headers, of its trailers, or between two pieces of a body."""
 MOST_WAITING = 32
@@ -29,8 +31,8 @@ LINGER_SECONDS = 2.0
 _TEXTS = {
     400: "Invalid HTTP request received.",
     408: "The request did not come to its end in time.",
-    414: f"The URL is longer than {MOST_HEAD} bytes.",
-    431: f"The headers are longer than {MOST_HEAD} bytes.",
+    414: f"The URL is longer than {size(MOST_HEAD)}.",
+    431: f"The headers are longer than {size(MOST_HEAD)}.",
     503: "Too many connections are open. Try again in a second.",
 }
 _ANSWERS = {

@@ -1,4 +1,4 @@
-"""Who sends a request: both services ask this before anything reads its body.
+"""Authentication: both services find the caller of a request before anything reads its body.
 
 A script sends ``Authorization: Bearer TOKEN``. For a browser's session the gateway sends the
 user's token as ``X-Forwarded-Access-Token``; it is verified like the other, but pages of other

@@ -1,7 +1,7 @@
-"""How a service says that it is ready, and what it shows to Prometheus.
+"""Readiness of a service, and its metrics for Prometheus.
 
 Both services use this; what is special to each is in its own ``status``.
-No figure carries the name of a user, folder, job or model: there may be any number of them.
+No metric carries the name of a user, folder, job or model: there may be any number of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StoreFigures(Collector):
 
 
 def registry(*collectors: Collector) -> CollectorRegistry:
-    """The figures of one service: those of ``collectors``, and of its process."""
+    """The metrics of one service: those of ``collectors``, and of its process."""
     made = CollectorRegistry()
     ProcessCollector(registry=made)
     for collector in collectors:

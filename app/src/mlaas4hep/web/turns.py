@@ -1,4 +1,4 @@
-"""Turns for the long work of users, so that none keeps the others waiting."""
+"""Fair turns for users' long work, so that nobody blocks the others."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from web.server.asking import assert_problem, upload
 
 
 def test_a_body_beyond_the_limit_is_413(http: TestClient) -> None:
-    assert_problem(http.post("/submit", content=b" " * 2_000_000), 413, "1048576 bytes")
+    assert_problem(http.post("/submit", content=b" " * 2_000_000), 413, "1 MB")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])  # while it is received, while it is unpacked

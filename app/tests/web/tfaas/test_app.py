@@ -252,7 +252,7 @@ def test_an_upload_beyond_the_limit_is_413(tmp_path: Path) -> None:
         for content in (archive.read_bytes(), bytes(3_000_000)):
             response = service.http.post("/upload", content=content)
             assert response.status_code == 413
-            assert "2000 bytes" in error_of(response)
+            assert "2 kB" in error_of(response)
         assert service.http.get("/models").json() == []
 
 

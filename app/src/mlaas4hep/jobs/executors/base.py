@@ -1,4 +1,4 @@
-"""What the runner asks of an executor, and what trainings of all executors have in common."""
+"""The interface of executors, and what trainings of all executors have in common."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Order:
 class Life(Enum):
     """Whether a training has begun, and whether something of it still lives."""
 
-    NEW = "never began: start it"
-    ALIVE = "the training lives"
-    LEFT_BEHIND = "it has ended, but a process that it started lives on"
-    ENDED = "nothing of it lives any more"
+    NEW = "never started: start it"
+    ALIVE = "the training runs"
+    LEFT_BEHIND = "it has ended, but a process that it started still runs"
+    ENDED = "no process of it runs any more"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class JobStatus:
 
 
 class ExecutorAwayError(MlaasError):
-    """The executor can't tell or do anything now; nothing is known to be wrong with a job."""
+    """The executor doesn't answer now; nothing is known to be wrong with a job."""
 
 
 class Executor(Protocol):
@@ -66,7 +66,7 @@ class Executor(Protocol):
         """Start a training; its output goes to ``log.txt``. MlaasError when it can't start."""
 
     def look(self, home: Path) -> JobStatus:
-        """How it is with a training now, found out at one moment."""
+        """The status of a training, as found at one moment."""
 
     def kill(self, home: Path) -> None:
         """Kill all its processes, at once."""

@@ -1,9 +1,9 @@
-"""Trainings as containers, one each: what a training may see, use and reach is decided here.
+"""Trainings in containers, one each: what a training may see, use and reach is decided here.
 
-The engine's socket makes its holder root on the host in effect. So everything about a container
+Access to the engine's socket is equivalent to root on the host. So everything about a container
 comes from the settings; an order adds its name, numbers below the limits, and the paths of two
-folders of the store (see jobs/orders.py). Whether a training lives is asked of the engine each
-time, by the container's name: a runner that was killed is followed by one that finds what runs.
+folders of the store (see jobs/orders.py). The engine is asked each time whether a
+training runs, by the container's name, so the next runner finds what a killed one started.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ class ContainerExecutor:
                 self._engine.ping()  # an engine that is being stopped refuses, then is away
                 raise MlaasError(
                     f"the training's container can't be started: {error.explanation}",
-                    "Tell the operator; submit it again when that is mended.",
+                    "Tell the operator; submit the job again once it is fixed.",
                 ) from error
 
     def _discard(self, home: Path) -> None:
-        """Remove what a runner left that was killed before it could start this training."""
+        """Remove what a runner left if it was killed before it started this training."""
         (home / STARTED).unlink(missing_ok=True)
         if container := self._find(home):
             container.remove(force=True)
@@ -144,7 +144,7 @@ class ContainerExecutor:
             ],
             "working_dir": str(order.cwd),
             "environment": environment | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY},
-            # Who it is, and what it may do: nothing that an ordinary user may not.
+            # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
@@ -159,7 +159,7 @@ class ContainerExecutor:
             },
             "network_mode": settings.job_network,
             "ipc_mode": "private",
-            # What it uses.
+            # Its limits.
             "nano_cpus": int(cores * 1e9),
             "mem_limit": order.memory,
             "memswap_limit": order.memory,
@@ -175,7 +175,7 @@ class ContainerExecutor:
         }
 
     def look(self, home: Path) -> JobStatus:
-        """How it is with a training now: what the engine says of its container.
+        """The status of a training: what the engine says about its container.
 
         Nothing is left behind, as a container ends with its first process, and there is no memory
         to watch: the kernel ends a container that takes too much.
@@ -224,7 +224,7 @@ class ContainerExecutor:
         return f"mlaas4hep-job-{home.name}"
 
     def _find(self, home: Path) -> Container | None:
-        """The training's container as it is now; one of that name that isn't ours is none."""
+        """The training's container; a foreign one of that name doesn't count."""
         with _answering(self._settings.engine):
             try:
                 container = self._engine.containers.get(self._name(home))
@@ -262,7 +262,7 @@ def _cause(state: dict[str, Any], limit: int) -> tuple[str, str] | None:
     if state["Error"]:
         return (
             f"the container engine could not run the training: {state['Error']}",
-            "Tell the operator; submit it again when that is mended.",
+            "Tell the operator; submit the job again once it is fixed.",
         )
     if state["ExitCode"] in KILLED:
         return (

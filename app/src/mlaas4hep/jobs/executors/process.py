@@ -1,4 +1,4 @@
-"""Trainings as processes of this machine, each in a session of its own, with cores of its own.
+"""Trainings as processes of this machine, each in its own session, on its own cores.
 
 Such a process holds a lock on its folder's file ``lock`` as long as it or a child lives, whatever
 becomes of the runner: the lock tells a later runner what still runs, without trust in process ids.
@@ -107,7 +107,7 @@ class ProcessExecutor:
         return sorted(mine, key=lambda core: (used[core], core))[: max(1, math.ceil(wanted))]
 
     def look(self, home: Path) -> JobStatus:
-        """How it is with a training now; of one that another runner started, without exit code."""
+        """The status of a training; without exit code if another runner started it."""
         lives, group = self._lives(home), self._group(home)
         if lives:
             over = _has_ended(group)

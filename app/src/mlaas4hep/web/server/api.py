@@ -98,13 +98,13 @@ async def healthz(has: Has) -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(has: Has) -> Response:
-    """Whether the server can do its work: database, store and runner; 503 says what lacks."""
+    """Whether the server can do its work: database, store and runner; 503 lists what is missing."""
     return readiness(lacks(has.settings, has.database))
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def prometheus(has: Has) -> Response:
-    """Figures for Prometheus."""
+    """Metrics in the format of Prometheus."""
     return metrics(has.figures)
 
 

@@ -1,4 +1,4 @@
-"""Whether the server is ready, and its figures: jobs, runner, database."""
+"""Whether the server is ready, and its metrics: jobs, runner, database."""
 
 from __future__ import annotations
 

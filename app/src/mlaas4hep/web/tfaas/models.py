@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 
 from mlaas4hep.core.errors import LimitError, MlaasError, NotFoundError, UsageError
+from mlaas4hep.core.units import size
 from mlaas4hep.inference.service import Service
 from mlaas4hep.models.bundle import CARD_KEYS
 from mlaas4hep.models.owners import TakenError
@@ -102,10 +103,10 @@ class Models:
         _log.info("deleted %s", name)
         return Response(status_code=200)
 
-    def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
+    def _check_size(self, received: int) -> None:
+        if received > self._max_bytes:
             raise LimitError(
-                f"the upload is larger than {self._max_bytes} bytes",
+                f"the upload is larger than {size(self._max_bytes)}",
                 "The limit is MLAAS4HEP_MAX_BUNDLE_BYTES.",
             )
 
@@ -126,9 +127,9 @@ async def _model_field(request: Request) -> str:
     """The field ``model`` of a form, whichever way it is encoded; "" when there is none."""
     content_type = request.headers.get("content-type", "")
 
-    def check(size: int) -> None:
-        if size > _FORM_BYTES:
-            raise LimitError(f"the form is larger than {_FORM_BYTES} bytes")
+    def check(received: int) -> None:
+        if received > _FORM_BYTES:
+            raise LimitError(f"the form is larger than {size(_FORM_BYTES)}")
 
     if content_type.startswith("multipart/"):
         field = io.BytesIO()

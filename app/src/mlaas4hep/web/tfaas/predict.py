@@ -20,6 +20,7 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.units import size
 from mlaas4hep.inference.service import Service
 from mlaas4hep.web.sign_in import caller_of
 from mlaas4hep.web.tfaas.answers import SMALL, send_answer, send_error, send_failure
@@ -137,10 +138,10 @@ class Predictions:
         self._check_size(size)
         return size
 
-    def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
+    def _check_size(self, received: int) -> None:
+        if received > self._max_bytes:
             raise LimitError(
-                f"the request is larger than {self._max_bytes} bytes",
+                f"the request is larger than {size(self._max_bytes)}",
                 "Send fewer events at once (the limit is MLAAS4HEP_MAX_REQUEST_BYTES).",
             )
 

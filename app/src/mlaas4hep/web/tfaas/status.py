@@ -1,4 +1,4 @@
-"""Whether TFaaS is ready, how its machine does, and its figures: rows, batches, models."""
+"""Whether TFaaS is ready, the state of its machine, and its metrics: rows, batches, models."""
 
 from __future__ import annotations
 
