@@ -125,6 +125,13 @@ def passed_on(name: str, option: Tree) -> str:
     return f"tosca_{name}" if "as" in option else option["variable"]
 
 
+def rule(option: Tree) -> tuple[str, str] | None:
+    """What an input's text must match, and the same for people: "one of a, b", "like a"."""
+    if choices := option["choices"]:
+        return f"^({'|'.join(choices)})$", f"one of {', '.join(choices)}"
+    return (option["match"], f"like {option['like']}") if "match" in option else None
+
+
 def of_stack() -> Tree:
     """The options that reach the roles: the properties of the project's node type."""
     return {
@@ -266,6 +273,16 @@ def start() -> str:
     All have the same variables.
     """
     (machine,) = load(HERE / "start.yml")
+    machine["tasks"][0]["vars"]["rules"] = [
+        {
+            "input": name,
+            "value": f"{{{{ {passed_on(name, option)} }}}}",
+            "match": found[0],
+            "be": found[1],
+        }
+        for name, option in of_stack().items()
+        if (found := rule(option))
+    ]
     plays = [machine]
     for play in load(ROOT / "playbooks/site.yml"):
         own = {key: value for key, value in play.items() if key != "become"}
