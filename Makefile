@@ -65,6 +65,10 @@ test-collection: .venv-stack/made build/collections  ## the collection without a
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
 	.venv-stack/bin/pytest tosca/tests
 
+check-template: .venv-stack/made  ## everything that is wrong with a filled-in template: TEMPLATE=my.yaml
+	@$(if $(TEMPLATE),,echo "make check-template needs TEMPLATE=, the filled-in template" >&2; exit 2;) \
+	  .venv-stack/bin/python tosca/check.py $(TEMPLATE)
+
 test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` to destroy: the IM, a stand-in for OpenStack, machines made for it (root)
 	$(PARTS) up pki node neighbour registry keycloak pebble images
 	$(ENGINE) .venv-im/bin/python -m pytest tests/dodas
@@ -165,5 +169,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

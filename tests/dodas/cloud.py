@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ class Cloud:
     url: str
     machines: Machines
     known_to_issuer: Callable[[str], bool]
-    tokens: set[str] = field(default_factory=set)
+    tokens: dict[str, float] = field(default_factory=dict)
+    """Of Keystone, with the seconds since 1970 until which each counts."""
     servers: dict[str, Instance] = field(default_factory=dict)
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -67,6 +69,10 @@ class Cloud:
     volumes: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+
+    def knows(self, token: str | None) -> bool:
+        """Whether this token of Keystone's counts now."""
+        return self.tokens.get(token or "", 0) > time.time()
 
     def left(self) -> list[str]:
         """What somebody would still pay for."""

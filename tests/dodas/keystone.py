@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from answers import TIME, Named, Strict, problem
@@ -10,6 +11,9 @@ from cloud import PASSWORD, PROJECT, PROJECT_NAME, USER, Cloud
 from fastapi import APIRouter, Body, Header
 from fastapi.responses import JSONResponse
 
+from support.tokens import claims
+
+YEARS = datetime(2036, 1, 1, tzinfo=UTC).timestamp()
 DEFAULT = {"id": "default", "name": "Default"}
 
 
@@ -73,33 +77,36 @@ def routes(cloud: Cloud) -> APIRouter:
         endpoint("volumev3", "cinderv3", f"{cloud.url}/volume/v3/{PROJECT}"),
     ]
 
-    def token(method: str, **more: Any) -> JSONResponse:
+    def token(method: str, lasts: float, **more: Any) -> JSONResponse:
         name = uuid.uuid4().hex
-        cloud.tokens.add(name)
+        cloud.tokens[name] = lasts
         user = {"id": "u1", "name": USER, "domain": DEFAULT}
-        until = "2036-01-01T00:00:00.000000Z"
+        until = f"{datetime.fromtimestamp(lasts, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
         body = {"methods": [method], "issued_at": TIME, "expires_at": until, "user": user, **more}
         return JSONResponse({"token": body}, 201, {"X-Subject-Token": name})
 
     @router.post("/auth/tokens")
     def sign_in(auth: Annotated[Auth, Body(embed=True)]) -> JSONResponse:
         identity, project = auth.identity, auth.scope.project
-        known = False
+        known, lasts = False, YEARS
         if identity.methods == ["password"] and identity.password:
             user = identity.password.user
             known = (user.name, user.password) == (USER, PASSWORD)
         elif identity.methods == ["token"] and identity.token:
-            known = identity.token.id in cloud.tokens
+            known = cloud.knows(identity.token.id)
+            lasts = cloud.tokens.get(identity.token.id, 0)
         if not known or (project.id != PROJECT and project.name != PROJECT_NAME):
             return unauthenticated()
         scope = {"id": PROJECT, "name": PROJECT_NAME, "domain": DEFAULT}
         roles = [{"id": "member", "name": "member"}]
-        return token(identity.methods[0], project=scope, roles=roles, catalog=catalog)
+        return token(identity.methods[0], lasts, project=scope, roles=roles, catalog=catalog)
 
     @router.get("/OS-FEDERATION/identity_providers/iam/protocols/openid/auth")
     def federated(authorization: Annotated[str, Header()]) -> JSONResponse:
         bearer = authorization.removeprefix("Bearer ")
-        return token("mapped") if cloud.known_to_issuer(bearer) else unauthenticated()
+        if not cloud.known_to_issuer(bearer):
+            return unauthenticated()
+        return token("mapped", claims(bearer)["exp"])  # no longer than what it was got with
 
     @router.get("/auth/projects")
     @router.get("/OS-FEDERATION/projects")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def with_token(dodas: Dodas, token: str) -> Dodas:
     federated = {"username": "iam", "tenant": "openid", "auth_version": "3.x_oidc_access_token",
                  "domain": PROJECT, "password": token}  # fmt: skip
     return replace(dodas, cloud=dodas.cloud | federated, im={"token": token})
+
+
+@dataclass(frozen=True)
+class Renewing(Dodas):
+    """The command of an operator whose tokens live a minute, with new ones each time."""
+
+    issuer: Issuer
+
+    def authorization(self) -> str:
+        token = self.issuer.token("alice", "test-minute")
+        return with_token(Dodas(self.host, self.cloud, self.im), token).authorization()
 
 
 def test_a_wrong_password_of_the_cloud(dodas: Dodas, usual_template: str) -> None:
@@ -80,3 +92,32 @@ def test_a_token_that_the_cloud_does_not_take(
     operator = replace(with_token(dodas, by_my_key(token)), im={"token": token})
     with pytest.raises(RefusedError, match="Invalid credentials with the provider"):
         operator.create(usual_template)
+
+
+def test_wrong_values_are_told_at_once_to_an_operator_whose_tokens_expire_meanwhile(
+    dodas: Dodas, issuer: Issuer, cloud: Cloud, releases: dict[str, Path], folder: Path
+) -> None:
+    """Created, polled, reconfigured and destroyed, each time with a token of its own."""
+    wrong = {"certificate": "acne", "issuer": "", "acme_directory": "stagging"}
+    asked = template(releases[VERSION], **usual(**wrong))
+    operator = Renewing(dodas.host, dodas.cloud, dodas.im, issuer)
+    others = set(cloud.tokens)
+    made = Deployment(operator, operator.create(asked), folder)
+
+    def told() -> None:
+        assert made.ended() == "unconfigured"
+        said = operator.status(made.id)
+        assert "Nothing was changed" in said
+        for name in wrong:
+            assert f"{name} is " in said
+
+    def expired() -> bool:
+        return min(cloud.tokens[name] for name in cloud.tokens.keys() - others) < time.time()
+
+    try:
+        told()
+        until("the first token has expired", expired, 90)
+        operator.reconfig(made.id)
+        told()
+    finally:
+        operator.destroy(made.id)

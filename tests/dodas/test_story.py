@@ -203,6 +203,12 @@ def test_the_administrator_trains_there(made: Deployment, files: Files) -> None:
     assert made.ssh("cd work && find . -name model.onnx") == "./trained/1/model.onnx"
 
 
+def test_the_im_is_never_banned(made: Deployment) -> None:
+    """It is known by its session, whatever admins_cidr says."""
+    ignored = made.ssh("sudo grep ignoreip /etc/fail2ban/jail.d/mlaas4hep.local").split()
+    assert {GATEWAY, f"{GATEWAY}/32"} <= set(ignored)
+
+
 def test_reconfig_changes_nothing(made: Deployment, dodas: Dodas) -> None:
     dodas.reconfig(made.id)
     made.configured()

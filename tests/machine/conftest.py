@@ -38,6 +38,14 @@ class Prepared(Machine):
         super().__init__(NAME)
         self.folder = folder
 
+    def signs(self, algorithm: str, user: str = "cloudadm", to: str = ADDRESS) -> int:
+        """How ssh ends that signs with this algorithm: 0 or, when refused, 255."""
+        said = self.run(
+            f"ssh -i /root/rsa -o PubkeyAcceptedAlgorithms={algorithm} -o BatchMode=yes "
+            f"-o StrictHostKeyChecking=no {user}@{to} true 2>/dev/null; echo $?"
+        )
+        return int(said)
+
     def login(self, user: str, command: str) -> str:
         """What a command prints for somebody who comes by ssh, or why they may not come."""
         key = f"/root/{user}"
@@ -48,12 +56,18 @@ class Prepared(Machine):
         )
 
     def play(
-        self, *options: str, part: str = "main", ansible: str = NEWEST, **variables: Any
+        self,
+        *options: str,
+        part: str = "main",
+        ansible: str = NEWEST,
+        session: str = "",
+        **variables: Any,
     ) -> Played:
-        """Play the role as the templates do."""
+        """Play the role as the templates do, in a session that came by ssh from an address."""
         task = {"include_role": {"name": "mlaas4hep.stack.machine", "tasks_from": part}}
         book = self.folder / "play.json"
-        book.write_text(json.dumps([{"hosts": "all", "tasks": [task]}]))
+        come = {"SSH_CONNECTION": f"{session} 40000 {ADDRESS} 22"} if session else {}
+        book.write_text(json.dumps([{"hosts": "all", "environment": come, "tasks": [task]}]))
         return play_on(NAME, book, "-i", f"{NAME},", *options, ansible=ansible, **variables)
 
 

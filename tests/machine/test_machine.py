@@ -79,6 +79,39 @@ class TestConverged:
             )
             raise AssertionError(f"{address} is not banned:\n{log}") from error
 
+    def test_whoever_plays_and_administrators_are_never_banned(
+        self, machine: Prepared, options: dict[str, Any]
+    ) -> None:
+        admins = {"machine_admins_cidr": "198.51.100.0/24"}
+        assert machine.play(session="192.0.2.9", **options, **admins).ok
+        ignored = machine.run("fail2ban-client get sshd ignoreip")
+        assert {"192.0.2.9", "198.51.100.0/24", "127.0.0.0/8"} <= set(ignored.split())
+        assert machine.play(**options).ok
+        ignored = machine.run("fail2ban-client get sshd ignoreip")
+        assert not {"192.0.2.9", "198.51.100.0/24", "0.0.0.0/0"} & set(ignored.split())
+
+    def test_dodas_logs_in_from_the_administrators_addresses_only(
+        self, machine: Prepared, options: dict[str, Any]
+    ) -> None:
+        """dodas signs with SHA-1, which is ssh-rsa; nobody else may."""
+        machine.run("ssh-keygen -q -t rsa -N '' -f /root/rsa")
+        for user in ("cloudadm", "somebody"):
+            machine.run(
+                f"id {user} || useradd -m -p '*' {user}; install -d -o {user} ~{user}/.ssh && "
+                f"install -o {user} /root/rsa.pub ~{user}/.ssh/authorized_keys"
+            )
+        assert (machine.signs("rsa-sha2-256"), machine.signs("ssh-rsa")) == (0, 255)
+        wanted = options | {"machine_dodas_login": True, "machine_admins_cidr": f"{ADDRESS}/32"}
+        played = machine.play(**wanted)
+        assert played.ok, played.messages or played.text
+        assert {"Let dodas log in, who signs with SHA-1", "Tell sshd"} <= set(played.changed)
+        assert (machine.signs("rsa-sha2-256"), machine.signs("ssh-rsa")) == (0, 0)
+        assert machine.signs("ssh-rsa", user="somebody") == 255
+        assert machine.signs("ssh-rsa", to="127.0.0.1") == 255
+        assert machine.play(**wanted).changed == []
+        assert machine.play(**options).ok
+        assert (machine.signs("rsa-sha2-256"), machine.signs("ssh-rsa")) == (0, 255)
+
     def test_check_mode_names_what_drifted(
         self, machine: Prepared, options: dict[str, Any]
     ) -> None:
@@ -124,6 +157,7 @@ class TestConverged:
         ({"machine_users": {"eve": "-----BEGIN OPENSSH PRIVATE KEY-----"}}, "a public key such as"),
         ({"machine_admins": ["mallory"]}, "admins must be users"),
         ({"machine_gpus": 1}, "machine_gpus (the driver)"),
+        ({"machine_dodas_login": True}, "SHA-1 must not be accepted from everywhere"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

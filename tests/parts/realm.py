@@ -112,6 +112,8 @@ CLIENTS = [
     # What tests get tokens with in one request, without the pages of the device flow.
     client("test-password", directAccessGrantsEnabled=True),
     client("test-short", directAccessGrantsEnabled=True, attributes={"access.token.lifespan": "3"}),
+    client("test-minute", directAccessGrantsEnabled=True,
+           attributes={"access.token.lifespan": "60"}),
     # Another application of the same issuer: its tokens have another audience.
     client("other-app", directAccessGrantsEnabled=True,
            defaultClientScopes=["basic", "profile", "email"],

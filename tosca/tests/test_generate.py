@@ -188,36 +188,107 @@ def test_the_table_of_the_readme_names_every_input() -> None:
         assert (f"| `{name}`" in text) == option.get("input", True), name
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MADE if path.endswith((".parameters.yml", ".metadata.yml"))]
-)
-def test_the_dashboard_knows_every_key(path: str) -> None:
-    kind = path.rsplit(".", 2)[1]
+CATALOGUE = "dashboard/tosca-metadata/metadata.yml"
+FORMS = [path for path in MADE if path.endswith(".parameters.yml")]
+
+
+def template_of(form: str) -> dict[str, Any]:
+    """The template that the dashboard finds for a form: the same path below another folder."""
+    path = form.replace("tosca-parameters", "tosca-templates").replace(".parameters.yml", ".yaml")
+    found: dict[str, Any] = yaml.safe_load(MADE[path])
+    return found
+
+
+def refused(kind: str, tree: Any) -> list[str]:
+    """What the dashboard does not know."""
     schema = {**SCHEMAS, "$ref": f"#/$defs/{kind}"}
     checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-    assert [error.message for error in checker.iter_errors(yaml.safe_load(MADE[path]))] == []
+    return [error.message for error in checker.iter_errors(tree)]
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_the_dashboard_knows_every_key_of_a_form(path: str) -> None:
+    assert refused("parameters", yaml.safe_load(MADE[path])) == []
+
+
+def test_the_catalogue_has_every_template_under_the_name_that_it_says_itself() -> None:
+    tree = yaml.safe_load(MADE[CATALOGUE])
+    assert refused("catalogue", tree) == []
+    (service,) = tree["services"]
+    assert service["metadata"]["icon"] == f"{URL}/dashboard/icon.svg"
+    assert MADE["dashboard/icon.svg"].startswith("<svg ")
+    names = [template_of(path)["metadata"]["template_name"] for path in FORMS]
+    assert sorted(entry["name"] for entry in service["templates"]) == sorted(names)
 
 
 def test_the_schema_refuses_slips() -> None:
-    path = next(path for path in MADE if path.endswith(".parameters.yml"))
-    for change in ({"tag_type": "txt"}, {"lable": "x"}, {"tag_type": "select", "constraints": []}):
-        tree = yaml.safe_load(MADE[path])
-        next(iter(tree["inputs"].values())).update(change)
-        checker = jsonschema.Draft202012Validator({**SCHEMAS, "$ref": "#/$defs/parameters"})
-        assert not checker.is_valid(tree), change
-
-
-@pytest.mark.parametrize("path", [path for path in MADE if path.endswith(".parameters.yml")])
-def test_the_form_has_every_input_in_a_tab(path: str) -> None:
-    form = yaml.safe_load(MADE[path])
-    template = path.replace("tosca-parameters", "tosca-templates").replace(
-        ".parameters.yml", ".yaml"
+    changes = (
+        {"type": "txt"},
+        {"tag_type": "text"},
+        {"lable": "x"},
+        {"type": "select", "constraints": []},
     )
-    inputs = yaml.safe_load(MADE[template])["topology_template"]["inputs"]
-    assert set(form["inputs"]) == set(inputs)
-    assert {field["tab"] for field in form["inputs"].values()} == set(form["tabs"])
-    for name, field in form["inputs"].items():
-        assert field["required"] == ("default" not in inputs[name]), name
-        if "constraints" in field and inputs[name]["type"] != "boolean":
-            offered = [choice["value"] for choice in field["constraints"]]
-            assert offered == inputs[name]["constraints"][0]["valid_values"], name
+    for change in changes:
+        tree = yaml.safe_load(MADE[FORMS[0]])
+        next(iter(tree["inputs"].values())).update(change)
+        assert refused("parameters", tree), change
+    for key in ("display_name", "bookmark_id", "guide_url", "icon", "visibility"):
+        tree = yaml.safe_load(MADE[CATALOGUE])
+        del tree["services"][0]["metadata"][key]
+        assert refused("catalogue", tree), key
+        tree["services"][0]["metadata"]["tags"] = []
+        assert refused("catalogue", tree), key
+
+
+@pytest.mark.parametrize("path", FORMS)
+class TestDashboard:
+    def test_the_form_has_every_input_in_a_tab(self, path: str) -> None:
+        form = yaml.safe_load(MADE[path])
+        inputs = template_of(path)["topology_template"]["inputs"]
+        assert set(form["inputs"]) == set(inputs)
+        assert {field["tab"] for field in form["inputs"].values()} == set(form["tabs"])
+        for name, field in form["inputs"].items():
+            assert field["required"] == ("default" not in inputs[name]), name
+            if "constraints" in field:
+                offered = [choice["value"] for choice in field["constraints"]]
+                assert offered == inputs[name]["constraints"][0]["valid_values"], name
+
+    def test_every_input_is_used(self, path: str) -> None:
+        parts = template_of(path)["topology_template"]
+        assert set(parts["inputs"]) == mentioned(parts["node_templates"], "get_input")
+
+    def test_the_orchestrator_chooses_image_flavour_and_networks(self, path: str) -> None:
+        parts = template_of(path)["topology_template"]["node_templates"]
+        server = parts["server"]["capabilities"]
+        assert set(server["os"]["properties"]) == {"type", "distribution", "version"}
+        assert not {"instance_type", "disk_size"} & set(server["host"]["properties"])
+        assert set(server["endpoint"]["properties"]) == {"ports"}
+        ports = {
+            part["requirements"][1]["link"]: part["properties"]["order"]
+            for part in parts.values()
+            if part["type"] == "tosca.nodes.network.Port"
+        }
+        assert ports == {"pub_network": 1, "priv_network": 0}
+
+    def test_who_deploys_gets_the_account(self, path: str) -> None:
+        """The field's kind is the one into which the dashboard puts its user's key."""
+        assert yaml.safe_load(MADE[path])["inputs"]["users"]["type"] == "ssh_user"
+        server = template_of(path)["topology_template"]["node_templates"]["server"]
+        assert server["properties"]["os_users"] == {"get_input": "users"}
+
+    def test_a_link_is_a_link_and_a_key_is_not_printed(self, path: str) -> None:
+        """The dashboard prints every output but those with creds in their names."""
+        assert yaml.safe_load(MADE[path])["outputs"]["address"] == {"type": "url"}
+        outputs = template_of(path)["topology_template"]["outputs"]
+        secret = {name for name, output in outputs.items() if "credential" in str(output)}
+        assert secret == {"node_creds"}
+
+    def test_the_public_types_are_of_one_version(self, path: str) -> None:
+        (imported,) = template_of(path)["imports"]
+        assert re.search(r"/v\d+\.\d+\.\d+/", imported["indigo_custom_types"])
+
+
+def test_the_flavours_share_nothing() -> None:
+    """What the dashboard's has and dodas can't read is not in the other."""
+    for name, tree in TEMPLATES.items():
+        assert "capabilities" not in tree["node_types"][STACK], name

@@ -169,6 +169,14 @@ def test_dodas_refuses_a_slip(slip: str) -> None:
         strict.validate(yaml.safe_dump(tree))
 
 
+# What the public types (v3.4.0) have besides ours, as far as the dashboard's templates use it.
+USER = {"derived_from": "tosca.datatypes.Root", "properties": {"os_user_name": {"type": "string"}}}
+OF_COMPUTE = {
+    "os_users": {"type": "list", "entry_schema": {"type": "tosca.datatypes.indigo.User"}},
+    "fail2ban_enabled": {"type": "boolean", "default": True},
+}
+
+
 def test_the_dashboard_flavour_is_read_with_the_public_types_in_place_of_ours() -> None:
     """The public types can't be fetched in a test: ours have the same names."""
     for path, text in MADE.items():
@@ -180,8 +188,13 @@ def test_the_dashboard_flavour_is_read_with_the_public_types_in_place_of_ours() 
         ours = yaml.safe_load((TOSCA / "types.yaml").read_text())
         del ours["tosca_definitions_version"], ours["node_types"][STACK]
         ours["node_types"] |= tree.pop("node_types")
+        ours["node_types"]["tosca.nodes.indigo.Compute"]["properties"] |= OF_COMPUTE
+        ours["data_types"]["tosca.datatypes.indigo.User"] = USER
         ports = {"dask": {"protocol": "tcp", "source": 8786, "remote_cidr": "192.0.2.0/24"}}
-        parsed = parse(filled(tree | ours, more_ports=ports))
+        inputs = tree["topology_template"]["inputs"]
+        for name, value in {"allowed_groups": "physicists", "more_ports": ports}.items():
+            inputs[name]["default"] = value
+        parsed = parse(tree | ours)
         assert {node.name for node in parsed.nodetemplates} >= {"stack", "server"}
 
 
