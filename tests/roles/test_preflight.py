@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -102,6 +103,37 @@ class TestIssuer:
         found = look(issuer=asked(issuer, audience=[]))
         assert not found.problems
         assert "mlaas4hep_audience is empty" in found.warnings[0]
+
+
+class TestEngine:
+    """With the engine's settings in a folder of the test's own."""
+
+    @pytest.fixture
+    def daemon(self, engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        settings = engine.Settings
+        files = {"daemon": tmp_path / "daemon.json", "ours": tmp_path / "ours.json"}
+        monkeypatch.setattr(engine, "Settings", lambda *words: settings(*words, **files))
+        return files["daemon"]
+
+    def wanted(self, **options: Any) -> dict[str, Any]:
+        defaults = {"live-restore": True}
+        return {"package": "docker.io", "defaults": defaults, "options": options}
+
+    def test_what_others_set_otherwise_names_the_setting(self, look: Any, daemon: Path) -> None:
+        daemon.write_text('{"data-root": "/srv/theirs"}')
+        found = look(engine=self.wanted(**{"data-root": "/srv/ours"}))
+        (problem,) = [text for text in found.problems if "data-root" in text]
+        assert '"/srv/theirs"' in problem
+        assert '"/srv/ours"' in problem
+
+    @pytest.mark.parametrize("text", ["{", "[]", "7"])
+    def test_a_file_that_is_no_json_is_a_problem(self, look: Any, daemon: Path, text: str) -> None:
+        daemon.write_text(text)
+        assert [p for p in look(engine=self.wanted()).problems if "can't be read" in p]
+
+    def test_other_users_in_containers_are_a_problem(self, look: Any, daemon: Path) -> None:
+        daemon.write_text('{"userns-remap": "default"}')
+        assert [p for p in look(engine=self.wanted()).problems if "userns-remap" in p]
 
 
 class TestPorts:
