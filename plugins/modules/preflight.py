@@ -48,6 +48,11 @@ options:
         description: >-
           The OpenID Connect issuer; url, option, audience, allowed_groups, proxy, no_proxy.
         type: dict
+      sign_in:
+        description: >-
+          Whether users sign in; issuer, consent (to users who did and won't any more), made (a file
+          that is there where they did), data (one that is there where there are data).
+        type: dict
       ca_pem:
         description: Certificates of the site, trusted beside those of the distribution.
         type: str
@@ -332,6 +337,22 @@ def check_issuer(found, issuer, trust):
         )
 
 
+def check_sign_in(found, wanted):
+    """Whose data are seen by whom, where sign-in begins or ends."""
+    signed_in = Path(wanted["made"]).exists()
+    if signed_in and not wanted["issuer"] and not wanted["consent"]:
+        found.problem(
+            "mlaas4hep_issuer is empty, and users have signed in to this host",
+            "without sign-in everyone on the host sees, changes and deletes the data of all",
+            "Set mlaas4hep_issuer, or mlaas4hep_drop_sign_in to true if this is meant",
+        )
+    elif wanted["issuer"] and not signed_in and Path(wanted["data"]).exists():
+        found.warning(
+            "the host has data from before sign-in: they belong to nobody, and no user sees them",
+            "Give them to users when they are to be used on: mlaas4hep-admin give NAME user:SUB",
+        )
+
+
 def _get(url, trust, issuer):
     context = ssl.create_default_context()
     if any(trust.values()):
@@ -449,6 +470,8 @@ def check(params):
     check_required(found, params["required"])
     check_files(found, params["files"])
     check_ports(found, params["ports"])
+    if params["sign_in"]:
+        check_sign_in(found, params["sign_in"])
     if params["issuer"]:
         trust = {"cafile": params["ca_file"] or None, "cadata": params["ca_pem"] or None}
         check_issuer(found, params["issuer"], trust)
@@ -466,6 +489,7 @@ def main():
         "engine": {"type": "dict"},
         "ports": {"type": "list", "elements": "dict", "default": []},
         "issuer": {"type": "dict"},
+        "sign_in": {"type": "dict"},
         "ca_pem": {"type": "str", "default": ""},
         "ca_file": {"type": "str", "default": ""},
         "domain": {"type": "dict"},

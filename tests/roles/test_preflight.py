@@ -28,7 +28,16 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
 
     def run(**given: Any) -> Any:
         nothing = dict.fromkeys(
-            ["system", "engine", "issuer", "domain", "certificate", "variables", "ansible_version"]
+            [
+                "system",
+                "engine",
+                "issuer",
+                "domain",
+                "certificate",
+                "variables",
+                "ansible_version",
+                "sign_in",
+            ]
         )
         empty = {"ports": [], "files": [], "required": [], "ca_pem": "", "ca_file": ""}
         return preflight.check(nothing | empty | given)
@@ -103,6 +112,31 @@ class TestIssuer:
         found = look(issuer=asked(issuer, audience=[]))
         assert not found.problems
         assert "mlaas4hep_audience is empty" in found.warnings[0]
+
+
+class TestSignIn:
+    def where(self, folder: Path, *files: str, **given: Any) -> dict[str, Any]:
+        for name in files:
+            (folder / name).touch()
+        paths = {name: str(folder / name) for name in ("made", "data")}
+        return {"issuer": "", "consent": False} | paths | given
+
+    def test_it_ends_only_with_consent(self, look: Any, tmp_path: Path) -> None:
+        where = self.where(tmp_path, "made", "data")
+        assert "mlaas4hep_drop_sign_in" in only(look(sign_in=where))
+        assert not look(sign_in=where | {"consent": True}).problems
+        assert not look(sign_in=where | {"issuer": "https://iam.example.org"}).warnings
+
+    def test_it_begins_with_a_word_about_data_of_nobody(self, look: Any, tmp_path: Path) -> None:
+        found = look(sign_in=self.where(tmp_path, "data", issuer="https://iam.example.org"))
+        assert not found.problems
+        assert "mlaas4hep-admin give" in found.warnings[0]
+
+    def test_a_bare_host_is_no_problem_either_way(self, look: Any, tmp_path: Path) -> None:
+        for issuer in ("", "https://iam.example.org"):
+            found = look(sign_in=self.where(tmp_path, issuer=issuer))
+            assert not found.problems
+            assert not found.warnings
 
 
 class TestEngine:
