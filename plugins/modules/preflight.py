@@ -68,7 +68,8 @@ options:
         description: Certificate that is given; certificate and key (paths), domain.
         type: dict
       files:
-        description: Files that must exist; path, and the option that names it.
+        description: >-
+          Files that must exist; path, the option that names it, and secret, if it is only for root.
         type: list
         elements: dict
         default: []
@@ -431,6 +432,12 @@ def check_files(found, files):
                 f"{file['option']} is {file['path']!r}, which is no file of the host",
                 "it must be one",
                 "Put it there, or correct the path",
+            )
+        elif file.get("secret") and (mode := Path(file["path"]).stat().st_mode & 0o077):
+            found.problem(
+                f"others than its owner may open {file['path']} ({mode:03o})",
+                f"it is a secret ({file['option']})",
+                f"chmod 600 {file['path']}",
             )
 
 

@@ -290,3 +290,13 @@ class TestOptions:
         file = {"path": "/nowhere", "option": "oauth2_proxy_client_secret_file"}
         assert "oauth2_proxy_client_secret_file" in only(look(files=[file]))
         assert not look(files=[file | {"path": __file__}]).problems
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+    def test_a_secret_is_its_owners_only(self, look: Any, tmp_path: Path, mode: int) -> None:
+        file = {"path": str(tmp_path / "key"), "option": "gateway_acme_eab_key_file"}
+        (tmp_path / "key").touch(mode)
+        (tmp_path / "key").chmod(mode)
+        assert not look(files=[file]).problems
+        assert "chmod 600" in only(look(files=[file | {"secret": True}]))
+        (tmp_path / "key").chmod(0o600)
+        assert not look(files=[file | {"secret": True}]).problems
