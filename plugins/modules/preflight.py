@@ -11,12 +11,13 @@ import re
 import shutil
 import socket
 import ssl
-import subprocess
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
+from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 
 DOCUMENTATION = """
 module: preflight
@@ -34,8 +35,10 @@ options:
         description: The host itself; releases (ID to versions), memory_mb, disk_gb, cpus.
         type: dict
       engine:
-        description: Package of the container engine that is to be installed.
-        type: str
+        description: >-
+          The container engine; its package, and defaults and options, as
+          mlaas4hep.stack.engine_settings takes them.
+        type: dict
       ports:
         description: Ports that the stack publishes; port, and the option that names it.
         type: list
@@ -44,6 +47,11 @@ options:
       issuer:
         description: >-
           The OpenID Connect issuer; url, option, audience, allowed_groups, proxy, no_proxy.
+        type: dict
+      sign_in:
+        description: >-
+          Whether users sign in; issuer, consent (to users who did and won't any more), made (a file
+          that is there where they did), data (one that is there where there are data).
         type: dict
       ca_pem:
         description: Certificates of the site, trusted beside those of the distribution.
@@ -60,7 +68,8 @@ options:
         description: Certificate that is given; certificate and key (paths), domain.
         type: dict
       files:
-        description: Files that must exist; path, and the option that names it.
+        description: >-
+          Files that must exist; path, the option that names it, and secret, if it is only for root.
         type: list
         elements: dict
         default: []
@@ -181,7 +190,58 @@ def _existing(path):
     return path if path.exists() else _existing(path.parent)
 
 
-def check_engine(found, package):
+def check_engine(found, wanted):
+    """One that is there already is used as it is, with the containers of others."""
+    _check_package(found, wanted["package"])
+    try:
+        settings = engine.Settings(wanted["defaults"], wanted["options"])
+    except (OSError, ValueError) as error:
+        found.problem(
+            f"{engine.DAEMON} can't be read: {error}",
+            "the stack adds its settings of the engine to those in it",
+            "Correct the file, or remove it",
+        )
+        return
+    for name, theirs, ours in settings.conflicts:
+        found.problem(
+            f"{engine.DAEMON} sets {name} to {json.dumps(theirs)} already",
+            f"the options of container_engine ask for {json.dumps(ours)}",
+            f"Take {name} out of one of the two",
+        )
+    if refused := engine.refusal(settings.after):
+        found.problem(
+            f"the engine would not start with its settings: {refused}",
+            f"they are container_engine_options beside what {engine.DAEMON} has",
+            "Correct them",
+        )
+    if settings.after.get("userns-remap"):
+        found.problem(
+            "the engine gives containers other users (userns-remap)",
+            "the data belong to mlaas4hep_uid inside of containers and outside",
+            "Use another machine, or take userns-remap out of the engine's settings",
+        )
+    if not settings.after.get("live-restore"):
+        _check_others(found)
+    elif ran("docker", "info", "--format", "{{.Swarm.LocalNodeState}}").stdout.strip() == "active":
+        found.problem(
+            "the engine is a node of a swarm",
+            "a swarm's engine doesn't start with live-restore, which the stack sets",
+            "Set container_engine_options to {live-restore: false}",
+        )
+
+
+def _check_others(found):
+    """Who else would notice that the engine is restarted."""
+    names = ran("docker", "ps", "--format", "{{.Names}}").stdout.split()
+    if others := [name for name in names if not name.startswith("mlaas4hep-")]:
+        found.warning(
+            f"live-restore is off: the containers {', '.join(others)} end when the engine is"
+            " restarted, as it is when its settings change",
+            "Give them a restart policy, or set live-restore",
+        )
+
+
+def _check_package(found, package):
     """Another engine's package would be replaced by ours."""
     others = [name for name in ("docker-ce", "docker.io") if name != package and _installed(name)]
     if others:
@@ -190,10 +250,16 @@ def check_engine(found, package):
             f"container_engine_package is {package}, and only one of the two can be",
             f"Set container_engine_package to {others[0]} to use it, or remove it",
         )
+    elif not _installed(package) and ran("docker", "version").returncode == 0:
+        found.problem(
+            "a container engine is there that neither docker.io nor docker-ce brought",
+            f"{package} can't be installed beside it",
+            "Remove it (snap, moby-engine), or use another machine",
+        )
 
 
 def _installed(package):
-    asked = _run("dpkg-query", "--show", "--showformat", "${Status}", package)
+    asked = ran("dpkg-query", "--show", "--showformat", "${Status}", package)
     return asked.returncode == 0 and asked.stdout == "install ok installed"
 
 
@@ -203,7 +269,7 @@ def check_ports(found, ports):
         port = int(wanted["port"])
         if _free(port) or _ours(port):
             continue
-        holder = _run("ss", "-ltnpH", f"sport = :{port}").stdout
+        holder = ran("ss", "-ltnpH", f"sport = :{port}").stdout
         names = sorted(set(re.findall(r'\("([^"]+)",pid=(\d+)', holder)))
         who = ", ".join(f"{name} (process {pid})" for name, pid in names) or "another program"
         found.problem(
@@ -224,7 +290,7 @@ def _free(port):
 
 
 def _ours(port):
-    names = _run("docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}").stdout
+    names = ran("docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}").stdout
     return any(name.startswith("mlaas4hep-") for name in names.split())
 
 
@@ -269,6 +335,22 @@ def check_issuer(found, issuer, trust):
             " accepted here too",
             "Name the audience if the issuer can put one into its tokens (INDIGO IAM does when"
             " asked)",
+        )
+
+
+def check_sign_in(found, wanted):
+    """Whose data are seen by whom, where sign-in begins or ends."""
+    signed_in = Path(wanted["made"]).exists()
+    if signed_in and not wanted["issuer"] and not wanted["consent"]:
+        found.problem(
+            "mlaas4hep_issuer is empty, and users have signed in to this host",
+            "without sign-in everyone on the host sees, changes and deletes the data of all",
+            "Set mlaas4hep_issuer, or mlaas4hep_drop_sign_in to true if this is meant",
+        )
+    elif wanted["issuer"] and not signed_in and Path(wanted["data"]).exists():
+        found.warning(
+            "the host has data from before sign-in: they belong to nobody, and no user sees them",
+            "Give them to users when they are to be used on: mlaas4hep-admin give NAME user:SUB",
         )
 
 
@@ -339,7 +421,7 @@ def check_certificate(found, given):
 
 
 def _x509(certificate, *words):
-    return _run("openssl", "x509", "-noout", "-in", certificate, *words)
+    return ran("openssl", "x509", "-noout", "-in", certificate, *words)
 
 
 def check_files(found, files):
@@ -350,6 +432,12 @@ def check_files(found, files):
                 f"{file['option']} is {file['path']!r}, which is not a file on the host",
                 "it must be one",
                 "Put it there, or correct the path",
+            )
+        elif file.get("secret") and (mode := Path(file["path"]).stat().st_mode & 0o077):
+            found.problem(
+                f"others than its owner may open {file['path']} ({mode:03o})",
+                f"it is a secret ({file['option']})",
+                f"chmod 600 {file['path']}",
             )
 
 
@@ -375,14 +463,6 @@ def check_variables(found, variables):
             found.warning(f"the variable {name} is set, but there is no such option", hint)
 
 
-def _run(*words):
-    """A command that only looks; one that is missing finds nothing."""
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 (the words are ours)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(words, 127, "", "")
-
-
 def check(params):
     """Every check that was asked for."""
     found = Found()
@@ -397,6 +477,8 @@ def check(params):
     check_required(found, params["required"])
     check_files(found, params["files"])
     check_ports(found, params["ports"])
+    if params["sign_in"]:
+        check_sign_in(found, params["sign_in"])
     if params["issuer"]:
         trust = {"cafile": params["ca_file"] or None, "cadata": params["ca_pem"] or None}
         check_issuer(found, params["issuer"], trust)
@@ -411,9 +493,10 @@ def main():
     """Read the arguments, look, report."""
     checks = {
         "system": {"type": "dict"},
-        "engine": {"type": "str"},
+        "engine": {"type": "dict"},
         "ports": {"type": "list", "elements": "dict", "default": []},
         "issuer": {"type": "dict"},
+        "sign_in": {"type": "dict"},
         "ca_pem": {"type": "str", "default": ""},
         "ca_file": {"type": "str", "default": ""},
         "domain": {"type": "dict"},

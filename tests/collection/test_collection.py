@@ -79,6 +79,7 @@ class TestOptions:
         known |= {f"{role.name}_{path.stem}" for path in (role / "tasks").glob("*.yml")}
         if role.name == "preflight":  # which says that one became the other
             known |= {"oauth2_proxy_https_port", "gateway_https_port"}
+            known |= {f"service_container_log_{what}" for what in ("", "files", "size")}
         names = "|".join(other.name for other in ROLES)
         option = rf"(?<![\w.])(?:{names})_[a-z0-9_]+\b(?!:| \| default\()"
         internal = rf"(?<!\w)__({names})_"

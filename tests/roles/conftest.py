@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-MODULES = Path(__file__).parents[2] / "plugins/modules"
+ROOT = Path(__file__).parents[2]
+COLLECTION = "ansible_collections.mlaas4hep.stack"
+MODULES = ROOT / "plugins/modules"
+sys.path.append(str(ROOT))  # where modules find what they share
 
 
 def load(name: str) -> ModuleType:
@@ -26,3 +30,9 @@ def data_disk() -> ModuleType:
 @pytest.fixture(scope="session")
 def preflight() -> ModuleType:
     return load("preflight")
+
+
+@pytest.fixture(scope="session")
+def engine() -> ModuleType:
+    """What modules know of the container engine's settings."""
+    return importlib.import_module(f"{COLLECTION}.plugins.module_utils.engine")

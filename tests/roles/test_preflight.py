@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,16 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
 
     def run(**given: Any) -> Any:
         nothing = dict.fromkeys(
-            ["system", "engine", "issuer", "domain", "certificate", "variables", "ansible_version"]
+            [
+                "system",
+                "engine",
+                "issuer",
+                "domain",
+                "certificate",
+                "variables",
+                "ansible_version",
+                "sign_in",
+            ]
         )
         empty = {"ports": [], "files": [], "required": [], "ca_pem": "", "ca_file": ""}
         return preflight.check(nothing | empty | given)
@@ -102,6 +112,62 @@ class TestIssuer:
         found = look(issuer=asked(issuer, audience=[]))
         assert not found.problems
         assert "mlaas4hep_audience is empty" in found.warnings[0]
+
+
+class TestSignIn:
+    def where(self, folder: Path, *files: str, **given: Any) -> dict[str, Any]:
+        for name in files:
+            (folder / name).touch()
+        paths = {name: str(folder / name) for name in ("made", "data")}
+        return {"issuer": "", "consent": False} | paths | given
+
+    def test_it_ends_only_with_consent(self, look: Any, tmp_path: Path) -> None:
+        where = self.where(tmp_path, "made", "data")
+        assert "mlaas4hep_drop_sign_in" in only(look(sign_in=where))
+        assert not look(sign_in=where | {"consent": True}).problems
+        assert not look(sign_in=where | {"issuer": "https://iam.example.org"}).warnings
+
+    def test_it_begins_with_a_word_about_data_of_nobody(self, look: Any, tmp_path: Path) -> None:
+        found = look(sign_in=self.where(tmp_path, "data", issuer="https://iam.example.org"))
+        assert not found.problems
+        assert "mlaas4hep-admin give" in found.warnings[0]
+
+    def test_a_bare_host_is_no_problem_either_way(self, look: Any, tmp_path: Path) -> None:
+        for issuer in ("", "https://iam.example.org"):
+            found = look(sign_in=self.where(tmp_path, issuer=issuer))
+            assert not found.problems
+            assert not found.warnings
+
+
+class TestEngine:
+    """With the engine's settings in a folder of the test's own."""
+
+    @pytest.fixture
+    def daemon(self, engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        settings = engine.Settings
+        files = {"daemon": tmp_path / "daemon.json", "ours": tmp_path / "ours.json"}
+        monkeypatch.setattr(engine, "Settings", lambda *words: settings(*words, **files))
+        return files["daemon"]
+
+    def wanted(self, **options: Any) -> dict[str, Any]:
+        defaults = {"live-restore": True}
+        return {"package": "docker.io", "defaults": defaults, "options": options}
+
+    def test_what_others_set_otherwise_names_the_setting(self, look: Any, daemon: Path) -> None:
+        daemon.write_text('{"data-root": "/srv/theirs"}')
+        found = look(engine=self.wanted(**{"data-root": "/srv/ours"}))
+        (problem,) = [text for text in found.problems if "data-root" in text]
+        assert '"/srv/theirs"' in problem
+        assert '"/srv/ours"' in problem
+
+    @pytest.mark.parametrize("text", ["{", "[]", "7"])
+    def test_a_file_that_is_no_json_is_a_problem(self, look: Any, daemon: Path, text: str) -> None:
+        daemon.write_text(text)
+        assert [p for p in look(engine=self.wanted()).problems if "can't be read" in p]
+
+    def test_other_users_in_containers_are_a_problem(self, look: Any, daemon: Path) -> None:
+        daemon.write_text('{"userns-remap": "default"}')
+        assert [p for p in look(engine=self.wanted()).problems if "userns-remap" in p]
 
 
 class TestPorts:
@@ -224,3 +290,13 @@ class TestOptions:
         file = {"path": "/nowhere", "option": "oauth2_proxy_client_secret_file"}
         assert "oauth2_proxy_client_secret_file" in only(look(files=[file]))
         assert not look(files=[file | {"path": __file__}]).problems
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+    def test_a_secret_is_its_owners_only(self, look: Any, tmp_path: Path, mode: int) -> None:
+        file = {"path": str(tmp_path / "key"), "option": "gateway_acme_eab_key_file"}
+        (tmp_path / "key").touch(mode)
+        (tmp_path / "key").chmod(mode)
+        assert not look(files=[file]).problems
+        assert "chmod 600" in only(look(files=[file | {"secret": True}]))
+        (tmp_path / "key").chmod(0o600)
+        assert not look(files=[file | {"secret": True}]).problems

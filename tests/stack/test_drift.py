@@ -21,7 +21,7 @@ BY_HAND = {
     "echo '# by hand' >>/usr/local/bin/workflow.py": (
         "Write the commands that run in the image of trainings: workflow.py"
     ),
-    "sed -i s/10m/11m/ /etc/docker/daemon.json": "Write the engine's settings",
+    "sed -i '/live-restore/s/true/false/' /etc/docker/daemon.json": "Write the engine's settings",
     "chmod 0644 /etc/mlaas4hep/oauth2-proxy/cookie-secret": (
         "Keep the secrets to their reader: cookie-secret"
     ),
@@ -29,7 +29,12 @@ BY_HAND = {
     "docker stop mlaas4hep-server": "Run mlaas4hep-server",
 }
 # What has read the files that were put right is started anew.
-FOLLOWS = ["Restart the engine", "Run mlaas4hep-gateway", "Run mlaas4hep-oauth2-proxy"]
+FOLLOWS = [
+    "Tell the engine its settings",
+    "Restart the engine",
+    "Run mlaas4hep-gateway",
+    "Run mlaas4hep-oauth2-proxy",
+]
 FILES = (
     "find /etc/mlaas4hep /etc/docker/daemon.json /usr/local/bin -type f -exec sha256sum {} + | sort"
 )

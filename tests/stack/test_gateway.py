@@ -71,18 +71,20 @@ def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
         " -subj '/CN=%s' -addext 'subjectAltName=DNS:mlaas4hep.test'"
         " -keyout /root/given.key -out /root/given.pem"
     )
-    copied = [f"Copy the certificate's files: certificate.{end}" for end in ("pem", "key")]
+    copied = [f"Copy files that were given: certificate.{end}" for end in ("pem", "key")]
     settings, run = "Write the gateway's settings", f"Run {GATEWAY}"
+    gone = "Remove files that are given no more: "
     try:
         vm.run(make % "first")
-        assert gateway(vm, tmp_path, **files) == [*copied, settings, run]
+        assert gateway(vm, tmp_path, **files) == [
+            *copied, settings, f"{gone}acme-eab-key", run,
+        ]  # fmt: skip
         assert (issuer(), names()) == ("first", [DOMAIN])
         vm.run(make % "renewed")
         assert gateway(vm, tmp_path, **files) == [*copied, run]
         assert issuer() == "renewed"
         own = {"gateway_tls": "internal", "gateway_old_ports": False}
-        removed = [f"Remove a certificate and key that are given no more: {f}"
-                   for f in ("certificate.pem", "certificate.key")]  # fmt: skip
+        removed = [f"{gone}certificate.pem", f"{gone}certificate.key"]
         assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
         assert "Caddy Local Authority" in issuer()
         assert open_ports(ADDRESS) == {22, 80, 443}

@@ -77,6 +77,7 @@ def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path)
         mlaas4hep_allowed_groups=[],
         mlaas4hep_min_memory_mb=10**9,
         container_engine_package="docker-ce",
+        container_engine_options={"log-drver": "journald"},
         gateway_http_port=22,
         gateway_tls="files",
         gateway_certificate="/nowhere.pem",
@@ -92,6 +93,8 @@ def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path)
         "mlaas4hep_allowed_groups is empty",
         "1000000000 MB are needed",
         "the package docker.io is installed",
+        "would not start with its settings: unable to configure the Docker daemon",
+        "log-drver",
         "port 22 is in use by sshd",
         "gateway_certificate /nowhere.pem",
         "oauth2_proxy_client_secret_file is '/nowhere'",
@@ -153,12 +156,13 @@ class TestSecrets:
     def files(self, vm: VM) -> list[str]:
         found = vm.run(
             "find /etc/mlaas4hep /var/lib/mlaas4hep/gateway -type f"
-            " '(' -name '*secret*' -o -name client.json -o -name '*.key' ')'"
+            " '(' -name '*secret*' -o -name client.json -o -name '*.key' -o -name '*-key' ')'"
         ).split()
         names = {Path(file).name for file in found}
-        # The last two are keys: of the certificate, and of the account at its authority.
+        # The last are keys: of the certificate, of the account at its authority, and of ours there.
         assert names >= {
             "cookie-secret", "client-secret", "client.json", "mlaas4hep.test.key", "admin.key",
+            "acme-eab-key",
         }  # fmt: skip
         return found
 

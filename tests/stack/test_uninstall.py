@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ find / -xdev \
 getent passwd | grep mlaas4hep
 getent group | grep mlaas4hep
 ls -A /usr/local/bin /usr/local/sbin /usr/local/share
+ls /etc/docker/*.json* 2>/dev/null | grep -v /key.json
 find /etc/systemd/system/docker.service.d -type f 2>/dev/null
 true
 """
@@ -71,8 +73,52 @@ def test_without_data_the_machine_is_bare_again(vm: VM, tmp_path: Path) -> None:
     assert vm.run("docker ps -a --format '{{.Names}}'") == "bystander"  # another's, left alone
     vm.run("docker rm -f bystander")
     assert vm.run("docker volume ls -q") == ""
+    assert "mlaas-egress" not in vm.run("iptables-save")
     assert play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True).changed == []
     play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True, container_engine_remove=True)
     bare = docker("run", "--rm", "mlaas4hep-test/vm", "sh", "-c", FOUND)
     assert vm.run(FOUND) == bare
     assert vm.ended("command -v docker").returncode != 0
+
+
+THEIRS = {"data-root": "/srv/theirs", "storage-driver": "vfs", "max-concurrent-downloads": 2}
+"""Settings of an engine that was there before; overlays can't be stacked on the machine's disk."""
+SLEEP = "usr/bin/sleep lib/x86_64-linux-gnu/libc.so.6 lib64/ld-linux-x86-64.so.2"
+
+
+def test_an_engine_that_is_there_already_keeps_its_settings_and_containers(
+    vm: VM, tmp_path: Path
+) -> None:
+    """Another's container, without any restart policy, is the same process through it all."""
+    daemon = "/etc/docker/daemon.json"
+    vm.run("mkdir -p /etc/docker")
+    vm.run(f"cat >{daemon}", input=json.dumps(THEIRS))
+    vm.run("apt-get install -qq -y --no-install-recommends docker.io iptables", timeout=1200)
+    vm.run(f"tar -ch -C / {SLEEP} | docker import - theirs")
+    vm.run("docker run -d --name theirs theirs /usr/bin/sleep infinity")
+    process = "docker inspect --format '{{.State.Pid}} {{.State.StartedAt}}' theirs"
+    before = vm.run(process)
+
+    options = ("--tags", "container_engine")
+    refused = play(tmp_path, *options, expected=False,
+                   container_engine_options={"data-root": "/srv/ours"})  # fmt: skip
+    assert refused.changed == []
+    assert f'{daemon} sets data-root to "/srv/theirs" already' in "\n".join(refused.messages)
+
+    assert "Restart the engine" in play(tmp_path, *options).changed
+    written = json.loads(vm.run(f"cat {daemon}"))
+    assert THEIRS.items() < written.items()
+    assert written["live-restore"] is True
+    assert vm.run("docker info --format '{{.DockerRootDir}}'") == "/srv/theirs"
+    assert vm.run(process) == before
+    assert play(tmp_path, *options).changed == []
+
+    log = {"container_engine_options": {"debug": True, "shutdown-timeout": 20}}
+    assert "Restart the engine" in play(tmp_path, *options, **log).changed
+    assert vm.run(process) == before
+
+    assert play(tmp_path, playbook=UNINSTALL).ok
+    assert json.loads(vm.run(f"cat {daemon}")) == THEIRS
+    assert vm.run("ls /etc/docker/*.json") == f"{daemon}\n/etc/docker/key.json"
+    assert "mlaas-egress" not in vm.run("iptables-save")
+    assert vm.run(process) == before
