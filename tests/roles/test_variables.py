@@ -81,6 +81,8 @@ def test_all_roles_say_the_same_address(tmp_path: Path, port: int, shown: str) -
     }
     asked = "[__oauth2_proxy_callback, __tfaas_env, __mlaas4hep_env]"
     roles = ("common", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway")
+    machine = {"processor_vcpus": 2, "memtotal_mb": 4096}
+    options |= {"ansible_facts": machine, "__mlaas4hep_disk": {"stdout_lines": ["100"]}}
     callback, *services = templated(tmp_path, asked, roles, **options)
     url = f"https://ml.example.org{shown}"
     assert callback == f"{url}/oauth2/callback"

@@ -82,3 +82,22 @@ def test_each_attempt_would_succeed_outside_of_the_training(
     found = looked(vm.run("cd /tmp/hostile && python3 hostile.py"))
     assert not [attempt for attempt in found if not attempt[2]]
     assert len(found) == len(attempts)
+
+
+def test_what_one_user_may_take_follows_from_the_machine(vm: VM, files: Files) -> None:
+    """A training that would need more than the machine has is refused when it is submitted."""
+    large = f"large_{SCENARIO}"
+    trainings = Trainings(vm, files.upload)
+    trainings.upload(large, WAITS)
+    cores = int(vm.run("nproc --all"))
+    kib = int(vm.run("awk '/^MemTotal/ {print $2}' /proc/meminfo"))
+    disk = int(vm.run(f"df --block-size=1 --output=size {STORE} | tail -n 1"))
+    for asked, limit in (
+        ({"memory": f"{kib}k"}, "max_job_memory_bytes"),
+        ({"cpus": str(cores + 1)}, "max_job_cpus"),
+    ):
+        with pytest.raises(AssertionError, match=limit):
+            trainings.submit(large, **asked)
+    given = vm.inspect("mlaas4hep-server")["Config"]["Env"]
+    assert f"MLAAS4HEP_MAX_JOB_CPUS={cores}" in given
+    assert f"MLAAS4HEP_MAX_USER_FOLDERS_BYTES={disk // 4}" in given

@@ -62,12 +62,12 @@ class Trainings:
         self.vm.run(f"tar -C /tmp/trainings/{name} -czf /tmp/trainings/{name}.tar.gz .")
         self.ask(f"/upload?name={name}", "-F", f"file=@/tmp/trainings/{name}.tar.gz")
 
-    def submit(self, name: str) -> str:
-        """Put a training of the folder in line; its name."""
+    def submit(self, name: str, **asked: str) -> str:
+        """Put a training of the folder in line, with these words of the order; its name."""
         order = {
             "name": name, "device": "cpu", "memory": "2gb", "cpus": "1", "files": "files.txt",
             "labels": "labels.txt", "model": "model.py", "params": "params.json",
-        }  # fmt: skip
+        } | asked  # fmt: skip
         said = self.ask("/submit", "-H", "Content-Type: application/json", "-d", json.dumps(order))
         return str(json.loads(said)["process_name"])
 
