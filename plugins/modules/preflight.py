@@ -83,7 +83,9 @@ options:
         elements: dict
         default: []
       variables:
-        description: Variables of the role; given, known, renamed (old name to new name).
+        description: >-
+          Variables of the role; given, known, renamed (old name to new name), passwords (names of
+          those that have one in an address).
         type: dict
       ansible_version:
         description: Version of ansible-core.
@@ -486,7 +488,13 @@ def check_required(found, options):
 
 
 def check_variables(found, variables):
-    """Names that are no option any more, or never were."""
+    """Names that are no option any more, or never were; values that everyone would see."""
+    for name in variables["passwords"]:
+        found.problem(
+            f"{name} has a password in an address",
+            "such a value stands in the environment of containers and builds, which is no secret",
+            "Use an address without one, such as that of a proxy which knows the host",
+        )
     for name in sorted(variables["given"]):
         if name in variables["renamed"]:
             found.problem(

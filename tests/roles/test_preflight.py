@@ -298,13 +298,21 @@ class TestSystem:
 
 
 class TestOptions:
+    def variables(self, given: str, known: str) -> dict[str, Any]:
+        return {"given": [given], "known": [known], "renamed": {}, "passwords": []}
+
+    def test_an_address_with_a_password_names_the_option_alone(self, look: Any) -> None:
+        given = self.variables("mlaas4hep_http_proxy", "mlaas4hep_http_proxy")
+        problem = only(look(variables=given | {"passwords": ["mlaas4hep_http_proxy"]}))
+        assert "mlaas4hep_http_proxy has a password" in problem
+
     def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
         renamed = {"gateway_old": "gateway_new"}
-        given = {"given": ["gateway_old"], "known": ["gateway_new"], "renamed": renamed}
+        given = self.variables("gateway_old", "gateway_new") | {"renamed": renamed}
         assert "it is called gateway_new now" in only(look(variables=given))
 
     def test_a_misspelt_variable_names_the_nearest(self, look: Any) -> None:
-        given = {"given": ["gateway_tlss"], "known": ["gateway_tls"], "renamed": {}}
+        given = self.variables("gateway_tlss", "gateway_tls")
         assert "Perhaps gateway_tls is meant" in look(variables=given).warnings[0]
 
     def test_an_option_that_is_needed(self, look: Any) -> None:
