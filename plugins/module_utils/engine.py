@@ -51,6 +51,15 @@ def _read(file):
     return found
 
 
+def data_root(options, daemon=DAEMON):
+    """Where the engine has images, or will have."""
+    try:
+        there = _read(daemon)
+    except ValueError:  # another check says it
+        there = {}
+    return Path({"data-root": "/var/lib/docker", **options, **there}["data-root"])
+
+
 def text(settings):
     """As it stands in the file."""
     return json.dumps(settings, indent=4) + "\n"

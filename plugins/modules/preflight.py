@@ -11,7 +11,9 @@ import re
 import shutil
 import socket
 import ssl
+import time
 import urllib.request
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,7 +34,9 @@ options:
     required: true
     suboptions:
       system:
-        description: The host itself; releases (ID to versions), memory_mb, disk_gb, cpus.
+        description: >-
+          The host itself; releases (ID to versions), memory_mb, cpus, disk_gb (for
+          data), images_gb (where the engine has them), engine (its options).
         type: dict
       engine:
         description: >-
@@ -79,7 +83,9 @@ options:
         elements: dict
         default: []
       variables:
-        description: Variables of the role; given, known, renamed (old name to new name).
+        description: >-
+          Variables of the role; given, known, renamed (old name to new name), passwords (names of
+          those that have one in an address).
         type: dict
       ansible_version:
         description: Version of ansible-core.
@@ -111,6 +117,8 @@ warnings_found:
 STATE = Path("/var/lib/mlaas4hep")
 OLDEST_ANSIBLE = (2, 16)
 SOON_SECONDS = 14 * 86400
+CLOCK_SECONDS = 30
+"""As many as the services forgive a token that is not valid yet."""
 
 
 class Found:
@@ -175,15 +183,34 @@ def check_system(found, wanted):
             f"{wanted['cpus']} are needed",
             "Use a larger machine, or lower mlaas4hep_min_cpus",
         )
-    free = shutil.disk_usage(_existing(STATE)).free // 10**9
-    # Images and data of an installation that exists have their space already.
-    needed = 2 if STATE.exists() else wanted["disk_gb"]
-    if free < needed:
-        found.problem(
-            f"{free} GB are free below {STATE}",
-            f"{needed} GB are needed",
-            f"Free some, mount a larger disk at {STATE}, or lower mlaas4hep_min_disk_gb",
-        )
+    images = engine.data_root(wanted["engine"])
+    # What exists has its space already; the next version needs some.
+    check_disk(found, {
+        STATE: 2 if (STATE / "store").exists() else wanted["disk_gb"],
+        images: 2 if _container("mlaas4hep-server") else wanted["images_gb"],
+    })  # fmt: skip
+
+
+def check_disk(found, needs):
+    """Room for data and images, on one file system or two; ``needs`` are GB by path."""
+    disks = {}
+    for path, needed in needs.items():
+        disks.setdefault(_existing(path).stat().st_dev, []).append((path, needed))
+    for places in disks.values():
+        free = shutil.disk_usage(_existing(places[0][0])).free // 10**9
+        needed = sum(needed for _, needed in places)
+        if free < needed:
+            names = " and ".join(str(path) for path, _ in places)
+            found.problem(
+                f"{free} GB are free below {names}",
+                f"{needed} GB are needed",
+                "Free some, mount a larger disk there, or lower mlaas4hep_min_disk_gb (data) or"
+                " mlaas4hep_min_images_gb",
+            )
+
+
+def _container(name):
+    return bool(ran("docker", "ps", "-aq", "--filter", f"name=^/?{name}$").stdout.strip())
 
 
 def _existing(path):
@@ -308,7 +335,8 @@ def check_issuer(found, issuer, trust):
         return
     document = f"{url.rstrip('/')}/.well-known/openid-configuration"
     try:
-        said = json.loads(_get(document, trust, issuer)).get("issuer")
+        body, clock = _get(document, trust, issuer)
+        said = json.loads(body).get("issuer")
     except (OSError, ValueError, AttributeError) as error:
         found.problem(
             f"{document} can't be read from the host: {getattr(error, 'reason', error)}",
@@ -322,6 +350,13 @@ def check_issuer(found, issuer, trust):
                 f"the issuer calls itself {said!r}",
                 f"{option} is {url!r}, and the two must be equal to the letter",
                 f"Set {option} to {said!r}",
+            )
+        if clock and abs(skew := round(time.time() - clock)) > CLOCK_SECONDS:
+            found.problem(
+                f"the host's clock is {abs(skew)} s {'ahead of' if skew > 0 else 'behind'} the"
+                " issuer's",
+                f"tokens are refused from {CLOCK_SECONDS} s on",
+                "Let the host keep time: apt install systemd-timesyncd, or chrony",
             )
     if not issuer["allowed_groups"]:
         found.problem(
@@ -355,6 +390,7 @@ def check_sign_in(found, wanted):
 
 
 def _get(url, trust, issuer):
+    """What it answers, and what time it says that it is (0 when it says none)."""
     context = ssl.create_default_context()
     if any(trust.values()):
         context.load_verify_locations(**trust)
@@ -366,7 +402,10 @@ def _get(url, trust, issuer):
         urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler(proxies)
     )
     with opener.open(url, timeout=15) as answer:
-        return answer.read(1 << 20)
+        date = parsedate_tz(answer.headers.get("Date", ""))
+        # A copy that a cache kept has the time at which it was made.
+        clock = mktime_tz(date) if date and "Age" not in answer.headers else 0
+        return answer.read(1 << 20), clock
 
 
 def check_domain(found, domain):
@@ -449,7 +488,13 @@ def check_required(found, options):
 
 
 def check_variables(found, variables):
-    """Names that are no option any more, or never were."""
+    """Names that are no option any more, or never were; values that everyone would see."""
+    for name in variables["passwords"]:
+        found.problem(
+            f"{name} has a password in an address",
+            "such a value stands in the environment of containers and builds, which is no secret",
+            "Use an address without one, such as that of a proxy which knows the host",
+        )
     for name in sorted(variables["given"]):
         if name in variables["renamed"]:
             found.problem(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,6 +56,10 @@ def only(found: Any) -> str:
 
 class Issuer(http.server.BaseHTTPRequestHandler):
     says = ""
+    ahead = 0
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + self.ahead)
 
     def do_GET(self) -> None:
         body = json.dumps({"issuer": self.says}).encode() if self.says else b"<html>"
@@ -99,6 +105,13 @@ class TestIssuer:
     def test_a_page_that_is_no_document_is_a_problem(self, look: Any, issuer: str) -> None:
         Issuer.says = ""
         assert "can't be read" in only(look(issuer=asked(issuer)))
+
+    @pytest.mark.parametrize(("ahead", "said"), [(90, "behind"), (-90, "ahead of")])
+    def test_another_time_than_the_issuers_is_a_problem(
+        self, look: Any, issuer: str, monkeypatch: pytest.MonkeyPatch, ahead: int, said: str
+    ) -> None:
+        monkeypatch.setattr(Issuer, "ahead", ahead)
+        assert f"s {said} the issuer's" in only(look(issuer=asked(issuer)))
 
     @pytest.mark.parametrize("url", ["http://iam.example.org", "iam.example.org", "ftp://x/"])
     def test_only_https_is_taken(self, look: Any, url: str) -> None:
@@ -260,11 +273,24 @@ class TestDomain:
 
 class TestSystem:
     def test_everything_is_said_at_once(self, look: Any) -> None:
-        huge = dict.fromkeys(["memory_mb", "disk_gb", "cpus"], 10**9)
-        wanted = {"releases": {"debian": ["1"]}} | huge
+        huge = dict.fromkeys(["memory_mb", "disk_gb", "images_gb", "cpus"], 10**9)
+        wanted = {"releases": {"debian": ["1"]}, "engine": {}} | huge
         problems = "\n".join(look(system=wanted, ansible_version="2.15.3").problems)
         for text in ("supported are debian 1", "MB of memory", "GB are free", "cores", "2.15.3"):
             assert text in problems
+
+    def test_one_disk_must_hold_data_and_images(
+        self, preflight: ModuleType, tmp_path: Path
+    ) -> None:
+        """Also where neither folder is there yet; a disk of its own for each is asked alone."""
+        free = shutil.disk_usage(tmp_path).free // 10**9
+        data, images = tmp_path / "data/x", tmp_path / "images"
+        found = preflight.Found()
+        preflight.check_disk(found, {data: free // 2, images: free // 2})
+        preflight.check_disk(found, {data: free // 2, Path("/proc"): 0})
+        assert not found.problems
+        preflight.check_disk(found, {data: free, images: 2})
+        assert f"free below {data} and {images}; {free + 2} GB are needed" in only(found)
 
     def test_newer_versions_of_ansible_are_no_problem(self, look: Any) -> None:
         for version in ("2.16.0", "2.19.4", "2.20.1", "3.0"):
@@ -272,13 +298,21 @@ class TestSystem:
 
 
 class TestOptions:
+    def variables(self, given: str, known: str) -> dict[str, Any]:
+        return {"given": [given], "known": [known], "renamed": {}, "passwords": []}
+
+    def test_an_address_with_a_password_names_the_option_alone(self, look: Any) -> None:
+        given = self.variables("mlaas4hep_http_proxy", "mlaas4hep_http_proxy")
+        problem = only(look(variables=given | {"passwords": ["mlaas4hep_http_proxy"]}))
+        assert "mlaas4hep_http_proxy has a password" in problem
+
     def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
         renamed = {"gateway_old": "gateway_new"}
-        given = {"given": ["gateway_old"], "known": ["gateway_new"], "renamed": renamed}
+        given = self.variables("gateway_old", "gateway_new") | {"renamed": renamed}
         assert "it is called gateway_new now" in only(look(variables=given))
 
     def test_a_misspelt_variable_names_the_nearest(self, look: Any) -> None:
-        given = {"given": ["gateway_tlss"], "known": ["gateway_tls"], "renamed": {}}
+        given = self.variables("gateway_tlss", "gateway_tls")
         assert "Perhaps gateway_tls is meant" in look(variables=given).warnings[0]
 
     def test_an_option_that_is_needed(self, look: Any) -> None:

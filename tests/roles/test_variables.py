@@ -119,3 +119,25 @@ def test_the_gateway_lets_through_what_the_server_takes(
     options = {"mlaas4hep_settings": given}
     said = templated(tmp_path, "gateway_max_body", ("gateway",), **options)
     assert int(said) == int(given.get("max_upload_bytes", usual)) + 1024**2
+
+
+PUBLIC = ("container_engine", "gateway", "machine", "mlaas4hep", "oauth2_proxy", "tfaas")
+
+
+@pytest.mark.parametrize("role", PUBLIC)
+def test_every_option_that_may_hold_an_address_with_a_password_is_named(
+    tmp_path: Path, role: str
+) -> None:
+    """What an option says ends in environments, diffs and logs: all of its kinds are looked at."""
+    secret = "http://somebody:s3cret@proxy.example.org:3128"
+    kinds = {"str": secret, "list": ["plain", secret], "dict": {"x": {"y": secret}}}
+    asked = {
+        name: kinds[option["type"]]
+        for name, option in {**options_of(role), **options_of("common")}.items()
+        if option["type"] in kinds and "choices" not in option
+    }
+    given = {"preflight_role": role, "role_path": str(ROLES / "preflight")} | asked
+    found = templated(tmp_path, "__preflight_passwords", ("preflight",), **given)
+    assert sorted(found) == sorted(asked)
+    fine = dict.fromkeys(asked, "https://proxy.example.org:3128/a@b")
+    assert templated(tmp_path, "__preflight_passwords", ("preflight",), **given | fine) == []
