@@ -146,7 +146,7 @@ class Bundle:
         if (path / "labels.txt").read_bytes() != labels_text(manifest.classes).encode():
             raise BundleError(f"the bundle {path.name}: labels.txt and bundle.json differ")
         if not isinstance(bundle.card.get("name"), str):
-            raise BundleError(f"the bundle {path.name}: params.json is no model card")
+            raise BundleError(f"the bundle {path.name}: params.json is not a model card")
         return bundle
 
     @property
@@ -198,7 +198,7 @@ def check_size(file: Path, name: str) -> None:
     if name in _MOST_BYTES and file.stat().st_size > _MOST_BYTES[name]:
         raise LimitError(
             f"{name} in the bundle {file.parent.name} is larger than {size(_MOST_BYTES[name])}",
-            "Leave out of it what no prediction needs.",
+            "Leave out of it whatever predictions don't need.",
         )
 
 
