@@ -4,7 +4,7 @@ bundle.json       the manifest: what this is, and the sha256 of every other file
 params.json       the model card of TFaaS (12 keys)
 specs.json        how events become rows: ranges, lengths, files
 columns.json      the names of the input's columns, in order
-labels.txt        the classes, one a line, in the order of the outputs
+labels.txt        the classes, one per line, in the order of the outputs
 metrics.json      measured on the test part; history.json: per epoch
 roc.png scores.png loss.png report.html
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
@@ -235,7 +235,7 @@ def score_meaning(classes: Sequence[str]) -> str:
 
 
 def labels_text(classes: list[str]) -> str:
-    """labels.txt: one class a line."""
+    """labels.txt: one class per line."""
     return "".join(f"{name}\n" for name in classes)
 
 
