@@ -44,7 +44,7 @@ def test_a_wrong_setting_names_its_variable(command, monkeypatch):
     ended = command("server")
     assert ended.code == 2
     assert "MLAAS4HEP_MAX_JOBS is 'many'" in ended.err
-    assert "Trainings that run at once" in ended.err
+    assert "Maximum trainings that run at once" in ended.err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["tfaas", "--help"], ["server", "--help"]])

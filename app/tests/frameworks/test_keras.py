@@ -304,12 +304,16 @@ def uncompiled() -> Any:
         (lambda: network(outputs=2), 3, "output has 2 columns, but there are 3 classes"),
         (lambda: network(layers=[keras.layers.Reshape((2, 4))]), 2, "the shape"),
         (lambda: network(activation="linear", loss="mse"), 2, "dense.*activation linear"),
-        (lambda: network(activation="relu"), 2, "no probability.*activation relu"),
-        (lambda: network(activation="tanh", loss="hinge"), 2, "no probability.*activation tanh"),
-        (lambda: network(outputs=2, activation="linear"), 2, "no probability.*activation linear"),
+        (lambda: network(activation="relu"), 2, "not a probability.*activation relu"),
+        (lambda: network(activation="tanh", loss="hinge"), 2, "not a probability.*activation tanh"),
+        (
+            lambda: network(outputs=2, activation="linear"),
+            2,
+            "not a probability.*activation linear",
+        ),
         (lambda: network(outputs=3, activation="sigmoid"), 3, r"add up to [\d.]+, not to 1"),
-        (lambda: hidden_output(), 2, "no probability: the model answers"),
-        (lambda: zero_output(), 2, "no probability.*activation linear"),
+        (lambda: hidden_output(), 2, "not a probability: the model answers"),
+        (lambda: zero_output(), 2, "not a probability.*activation linear"),
     ],
 )
 def test_models_that_are_refused(make: Callable[[], Any], k: int, match: str) -> None:

@@ -99,7 +99,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "columns.json and specs.json differ",
     ),
     "labels": (lambda p: (p / "labels.txt").write_bytes(b"\xff\n"), "labels.txt and bundle.json"),
-    "card": (lambda p: (p / "params.json").write_text("{}"), "no model card"),
+    "card": (lambda p: (p / "params.json").write_text("{}"), "not a model card"),
 }
 
 

@@ -62,7 +62,7 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
         (files, ["sig"], UsageError, "1 labels for 2 files"),
         (files, ["1", "1"], UsageError, "all files have the label '1': there is one class"),
         (files[:1], ["1"], UsageError, "all files have the label '1'"),
-        (files[:1], ["knd"], UsageError, r"'knd' is no branch.*\n.*'kind'"),
+        (files[:1], ["knd"], UsageError, r"'knd' is not a branch.*\n.*'kind'"),
         ([odd], ["score"], DataError, r"label branch score holds 0\.02.*not a whole number"),
         ([odd], ["met"], DataError, "label branch met holds nan"),
         ([odd], ["one"], DataError, "label branch one holds the value 1 only"),

@@ -365,8 +365,8 @@ def model(idim):
 @pytest.mark.parametrize(
     ("factor", "labels", "match"),
     [
-        (1.5, "1,0", "no probability: the model answers 1.5"),
-        (-1, "1,0", "no probability: the model answers -1"),
+        (1.5, "1,0", "not a probability: the model answers 1.5"),
+        (-1, "1,0", "not a probability: the model answers -1"),
         (0.5, "1,0,2", "add up to 0.5, not to 1"),
     ],
 )
@@ -387,7 +387,7 @@ def test_an_output_that_is_no_probability_is_refused_before_the_training(tmp_pat
     two(tmp_path)
     seen: list[Any] = []
     model = keras_model(activation="linear", loss="mse")
-    with pytest.raises(ModelError, match=r"model\.py: the output is no probability"):
+    with pytest.raises(ModelError, match=r"model\.py: the output is not a probability"):
         run(tmp_path, "signal.root,background.root", "1,0", model, seen=seen)
     assert "training" not in {what[0] for what, _ in seen}
 

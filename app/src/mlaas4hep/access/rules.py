@@ -29,9 +29,8 @@ class Rules:
         _check_issuer(settings.issuer)
         if not self._allowed:
             raise UsageError(
-                "MLAAS4HEP_ISSUER is set and MLAAS4HEP_ALLOWED_GROUPS is empty: nobody may come in",
-                "Name the groups that may, joined by commas, or '*' for everyone whom the issuer "
-                "knows.",
+                "MLAAS4HEP_ISSUER is set and MLAAS4HEP_ALLOWED_GROUPS is empty",
+                "Name the allowed groups, joined by commas, or '*' for every user of the issuer.",
             )
         if not self.audiences:
             _log.warning(

@@ -53,7 +53,7 @@ def token(
     secret = os.environ.get(SECRET, "")
     if secret and client_id == "mlaas4hep":
         raise UsageError(
-            f"{SECRET} is set, but not whose secret it is",
+            f"{SECRET} is set, but no client is named",
             f"Give the robot's --client-id; a person unsets {SECRET}.",
         )
     sign_in = SignIn(issuer, client_id, scope, audience, secret)

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, ready for any collector.
+"""Logs as one JSON object per line, ready for any collector.
 
 Every line says of which request and job it speaks, where that is known: ``about`` begins such a
 stretch of work, ``note`` adds what becomes known in it.

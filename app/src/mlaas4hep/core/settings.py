@@ -58,7 +58,7 @@ class StoreSettings(_Section):
 
     @cached_property
     def jobs(self) -> Path:
-        """One folder a job: its log, progress, result and bundle."""
+        """One folder per job: its log, progress, result and bundle."""
         return self.store / "jobs"
 
     @cached_property

@@ -19,7 +19,7 @@ Mask = NDArray[np.int8]
 
 
 class Encoder:
-    """Makes a matrix of events: one row an event, one column each of ``specs.columns``.
+    """Makes a matrix of events: one row per event, one column for each of ``specs.columns``.
 
     A value x becomes (x - min) / (max - min): from 0 to 1 for what the specs were made from, beyond
     for what lies beyond (nothing is clipped). A constant branch becomes 0; padding and missing

@@ -137,7 +137,7 @@ def refuse_improper(answers: Matrix, remedy: str) -> None:
     wrong = ~((answers >= -_NEAR) & (answers <= 1 + _NEAR))
     if wrong.any():
         raise ModelError(
-            f"the output is no probability: the model answers {answers[wrong][0]:.6g}",
+            f"the output is not a probability: the model answers {answers[wrong][0]:.6g}",
             remedy,
         )
     if answers.shape[1] > 1:

@@ -256,7 +256,7 @@ def _check_probabilities(model: Any, width: int) -> None:
     activation = getattr(getattr(last, "activation", None), "__name__", "")
     if activation in _UNBOUNDED:
         raise ModelError(
-            f"the output is no probability: the last layer, {last.name}, has the activation"
+            f"the output is not a probability: the last layer, {last.name}, has the activation"
             f" {activation}",
             Keras.probabilities,
         )

@@ -407,7 +407,7 @@ def _blame(graph: Graph, killed_for: str, code: int) -> MlaasError:
         )
     how = signal.Signals(-code).name if code < 0 and -code in set(signal.Signals) else code
     return ModelError(
-        f"the model {graph.name} ended the process that ran it ({how}), as one does that takes too"
+        f"the model {graph.name} crashed the process that ran it ({how}): most likely it took too"
         " much memory (max_model_memory_bytes)",
         "Send fewer rows at once, or train a smaller model.",
     )
@@ -415,7 +415,7 @@ def _blame(graph: Graph, killed_for: str, code: int) -> MlaasError:
 
 def _crowded(graph: Graph) -> BusyError:
     return BusyError(
-        f"the model {graph.name} is slow, and {MOST_ALONE} others that are keep all workers busy",
+        f"the model {graph.name} is slow, and {MOST_ALONE} other slow models keep all workers busy",
         "Try again later.",
     )
 

@@ -123,7 +123,7 @@ def _parts(text: str, what: str) -> list[str]:
     if len(text) > 100_000 or not text.isprintable():
         raise UsageError(
             f"{what} holds control characters or is too long",
-            "Put the names into a text file of the folder, one a line.",
+            "Put the names into a text file of the folder, one per line.",
         )
     return parts
 

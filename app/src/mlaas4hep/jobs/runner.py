@@ -1,4 +1,4 @@
-"""The runner: takes jobs from the queue, starts, watches and publishes them, one runner a store.
+"""The runner: takes jobs from the queue, starts, watches and publishes them, one runner per store.
 
 It keeps no state in memory: it reads the job's row, lock and result.json each time, so the next
 runner continues where a killed one stopped. It enforces the limits of time, disk and a process's

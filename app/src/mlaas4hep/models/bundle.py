@@ -4,7 +4,7 @@ bundle.json       the manifest: what this is, and the sha256 of every other file
 params.json       the model card of TFaaS (12 keys)
 specs.json        how events become rows: ranges, lengths, files
 columns.json      the names of the input's columns, in order
-labels.txt        the classes, one a line, in the order of the outputs
+labels.txt        the classes, one per line, in the order of the outputs
 metrics.json      measured on the test part; history.json: per epoch
 roc.png scores.png loss.png report.html
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
@@ -146,7 +146,7 @@ class Bundle:
         if (path / "labels.txt").read_bytes() != labels_text(manifest.classes).encode():
             raise BundleError(f"the bundle {path.name}: labels.txt and bundle.json differ")
         if not isinstance(bundle.card.get("name"), str):
-            raise BundleError(f"the bundle {path.name}: params.json is no model card")
+            raise BundleError(f"the bundle {path.name}: params.json is not a model card")
         return bundle
 
     @property
@@ -198,7 +198,7 @@ def check_size(file: Path, name: str) -> None:
     if name in _MOST_BYTES and file.stat().st_size > _MOST_BYTES[name]:
         raise LimitError(
             f"{name} in the bundle {file.parent.name} is larger than {size(_MOST_BYTES[name])}",
-            "Leave out of it what no prediction needs.",
+            "Leave out of it whatever predictions don't need.",
         )
 
 
@@ -235,7 +235,7 @@ def score_meaning(classes: Sequence[str]) -> str:
 
 
 def labels_text(classes: list[str]) -> str:
-    """labels.txt: one class a line."""
+    """labels.txt: one class per line."""
     return "".join(f"{name}\n" for name in classes)
 
 

@@ -51,7 +51,7 @@ def misread(name: str) -> DataError | None:
     if any(c in name for c in ("*" if is_url(name) else "*?[")):
         return DataError(
             f"no such file: {name}: wildcards are not expanded",
-            "List the files: one name a line in a text file, or joined by commas.",
+            "List the files: one name per line in a text file, or joined by commas.",
         )
     return None
 

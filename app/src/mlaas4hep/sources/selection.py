@@ -99,7 +99,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     if both := sorted({*selection.selected_branches} & {*selection.exclude_branches}):
         raise DataError(
             f"{', '.join(both)}: in selected_branches and in exclude_branches",
-            "Take it off one of them.",
+            "Remove it from one of them.",
         )
     if selection.label_branch is not None:
         _check_label(files, selection.label_branch)
@@ -118,7 +118,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             if name in selection.selected_branches:
                 raise DataError(
                     f"selected_branches: the branch {name} of {where} is {reason}",
-                    "Take it off selected_branches.",
+                    "Remove it from selected_branches.",
                 )
             left_out[name] = reason
         elif reason := _difference(name, files):

@@ -13,7 +13,7 @@ _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
 def read_files_option(text: str, cwd: Path) -> list[str]:
     """Names of ROOT files from --files.
 
-    ``text`` is a text file with one name a line (blank lines and ``#`` lines are dropped), or
+    ``text`` is a text file with one name per line (blank lines and ``#`` lines are dropped), or
     names joined by commas. A ROOT file itself is a list of one. Raises UsageError.
     """
     names = _read(text, cwd, "--files")
@@ -34,7 +34,7 @@ def read_labels_option(text: str, cwd: Path) -> list[str]:
 def _read(text: str, cwd: Path, option: str) -> list[str]:
     if not text.strip():
         raise UsageError(
-            f"{option} is empty", "Give a text file with one a line, or a list joined by commas."
+            f"{option} is empty", "Give a text file with one per line, or a list joined by commas."
         )
     single = "," not in text and "://" not in text and "\0" not in text
     file = cwd / local(text.strip())
@@ -47,7 +47,7 @@ def _read(text: str, cwd: Path, option: str) -> list[str]:
     names = [item.strip() for item in items]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
-        raise UsageError(f"{option}: {text} names nothing", "Write one name a line.")
+        raise UsageError(f"{option}: {text} names nothing", "Write one name per line.")
     return names
 
 

@@ -110,7 +110,7 @@ def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None
         return name
     if len(files) == 1:
         raise UsageError(
-            f"--labels {name!r} is no branch of the tree {files[0].tree} in {files[0].name}, "
+            f"--labels {name!r} is not a branch of the tree {files[0].tree} in {files[0].name}, "
             "and one file with one label is one class",
             did_you_mean(name, files[0].branches),
         )

@@ -66,7 +66,7 @@ class Params(BaseModel):
     )
     exclude_branches: tuple[str, ...] = _key(
         (),
-        "a list of branch names, or a file with one a line",
+        "a list of branch names, or a file with one per line",
         "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
         " full stays.",
     )

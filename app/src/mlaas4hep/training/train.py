@@ -135,9 +135,8 @@ def _refuse_other_formats(request: TrainRequest) -> None:
         )
     if request.preproc is not None:
         raise UsageError(
-            f"--preproc {request.preproc}: preprocessing(rec) worked on JSON and CSV records only; "
-            "for ROOT files it would train on what no served prediction could repeat, as serving "
-            "runs no Python of the user",
+            f"--preproc {request.preproc}: preprocessing(rec) is for JSON and CSV records only; "
+            "predictions couldn't repeat it, as TFaaS runs no user code",
             "Put the transformation into the model, as its first layers.",
         )
 

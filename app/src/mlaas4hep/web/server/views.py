@@ -19,7 +19,7 @@ class SubmitBody(BaseModel):
     device: str = Field(description='"cpu" or, where there is one, "gpu".', examples=["cpu"])
     memory: str | int = Field(description="As docker takes it.", examples=["3gb"])
     cpus: str | float = Field(description="Number of cores.", examples=["2"])
-    files: str = Field(description="A text file with one name a line, or names joined by commas.")
+    files: str = Field(description="A text file with one name per line, or names joined by commas.")
     labels: str = Field(description="A label per file likewise, or the name of the label branch.")
     model: str = Field(description="Python file with model(idim).")
     params: str = Field(description="JSON file of parameters.")
