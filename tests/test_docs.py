@@ -129,7 +129,7 @@ sets no limit of its own; what lacks; it said last; before one's eyes; Forget th
 born on the host; its model is served on; the old ones do; the same ones;
 such names are not given here; when that is mended; is no file of the host;
 somebody else's; what it lacks"""
-EXEMPT = ("CHANGELOG.md", "tests/test_docs.py", "roles/")
+EXEMPT = ("CHANGELOG.md", "tests/test_docs.py")
 
 
 def test_no_text_has_a_banned_phrase() -> None:

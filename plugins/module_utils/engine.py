@@ -12,7 +12,7 @@ from pathlib import Path
 
 DAEMON = Path("/etc/docker/daemon.json")
 OURS = Path("/etc/docker/mlaas4hep.json")
-"""Which of them the role has written, with their values; all others are somebody else's."""
+"""Which of them the role wrote, with their values; all others are not the role's."""
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 NOBODY = 65534
 

@@ -78,7 +78,7 @@ def main():
             module.fail_json(msg=f"the engine would not start with these settings: {refused}")
         if not module.check_mode:
             engine.DAEMON.parent.mkdir(mode=0o755, exist_ok=True)
-            # First what is ours, so that it is never taken for somebody else's.
+            # First what is ours, so that it is never taken for a setting of others.
             write(engine.OURS, found.ours)
             write(engine.DAEMON, found.after)
     diff = {

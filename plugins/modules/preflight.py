@@ -23,7 +23,7 @@ from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 
 DOCUMENTATION = """
 module: preflight
-short_description: Say everything that is wrong with a host, before anything is changed
+short_description: List everything that is wrong with a host, before anything is changed
 description:
   - Looks at the host and at the options of a role, and changes nothing.
   - Each problem says what was found, what is needed, and what to do.
