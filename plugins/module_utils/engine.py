@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -78,7 +79,8 @@ def refusal(settings):
         file.flush()
         Path(file.name).chmod(0o644)
         # One that can't validate yet (20.10) reads its settings, and then wants to be root.
-        asked = ran(*words, "--config-file", file.name, user=NOBODY, group=NOBODY, extra_groups=[])
+        nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        asked = ran(*words, "--config-file", file.name, **nobody)
         said = asked.stderr.replace(f" with file {file.name}", "").strip()
     fine = asked.returncode == 0 or "root privileges" in said
     return "" if fine else (said.splitlines() or ["it gives no reason"])[-1]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from scenario import play
-from vm import DOORS, SERVICES, VM
+from vm import DOORS, SERVICES, VM, clients
 
 from support.waiting import until
 
 CLIENT = "/etc/mlaas4hep/oauth2-proxy/client.json"
-ADMIN = "grant_type=password&client_id=admin-cli&username=admin&password=admin-pw"
 SICK = """
 - hosts: mlaas4hep
   gather_facts: false
@@ -109,23 +108,16 @@ def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path)
 class TestClient:
     """The client at the issuer, by which browsers are signed in."""
 
-    def at_the_issuer(self, vm: VM) -> list[str]:
-        realms = "https://iam.test/realms/master/protocol/openid-connect/token"
-        token = json.loads(vm.run(f"curl -ksSf -d '{ADMIN}' {realms}"))["access_token"]
-        clients = "https://iam.test/admin/realms/mlaas4hep/clients"
-        found = json.loads(vm.run(f"curl -ksSf -H 'Authorization: Bearer {token}' {clients}"))
-        return sorted(client["clientId"] for client in found)
-
     def test_the_client_registered_itself_once(self, vm: VM, tmp_path: Path) -> None:
-        kept, clients = vm.run(f"sha256sum {CLIENT}"), self.at_the_issuer(vm)
-        assert json.loads(vm.run(f"cat {CLIENT}"))["client_id"] in clients
+        kept, before = vm.run(f"sha256sum {CLIENT}"), clients(vm)
+        assert json.loads(vm.run(f"cat {CLIENT}"))["client_id"] in before
         assert play(tmp_path, "--tags", "oauth2_proxy").changed == []
         assert vm.run(f"sha256sum {CLIENT}") == kept
-        assert self.at_the_issuer(vm) == clients
+        assert clients(vm) == before
 
     def test_a_client_that_is_given_changes_once(self, vm: VM, tmp_path: Path) -> None:
         """And the one that was registered is taken again, when it is given no more."""
-        secret, clients = "/root/given-secret", self.at_the_issuer(vm)
+        secret, before = "/root/given-secret", clients(vm)
         vm.run(f"umask 077 && echo browser-secret >{secret}")
         given = {
             "oauth2_proxy_client_id": "mlaas4hep-browser",
@@ -146,7 +138,7 @@ class TestClient:
         assert would.changed == ["Copy the client's secret"]
         assert kept == f"600 {len('browser-secret')}"
         assert back.changed == ["Write the client's secret", *settings]
-        assert self.at_the_issuer(vm) == clients
+        assert clients(vm) == before
 
 
 class TestSecrets:

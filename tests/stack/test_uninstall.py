@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from scenario import UNINSTALL, play
-from vm import VM
+from vm import VM, clients
 
 from support.machine import docker
 
@@ -68,14 +68,22 @@ def test_data_settings_and_secrets_stay(vm: VM, tmp_path: Path) -> None:
 
 
 def test_without_data_the_machine_is_bare_again(vm: VM, tmp_path: Path) -> None:
-    """As one on which nothing was ever deployed; a second time there is nothing to do."""
+    """As one on which nothing was ever deployed; a second time there is nothing to do.
+
+    Its client at the issuer is gone, too.
+    """
+    client = json.loads(vm.run("cat /etc/mlaas4hep/oauth2-proxy/client.json"))["client_id"]
+    assert client in clients(vm)
     play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True)
     assert vm.run("docker ps -a --format '{{.Names}}'") == "bystander"  # another's, left alone
     vm.run("docker rm -f bystander")
     assert vm.run("docker volume ls -q") == ""
+    assert client not in clients(vm)
     assert "mlaas-egress" not in vm.run("iptables-save")
     assert play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True).changed == []
-    play(tmp_path, playbook=UNINSTALL, mlaas4hep_remove_data=True, container_engine_remove=True)
+    everything = {"mlaas4hep_remove_data": True, "container_engine_remove": True}
+    play(tmp_path, playbook=UNINSTALL, **everything)
+    assert play(tmp_path, playbook=UNINSTALL, **everything).changed == []
     bare = docker("run", "--rm", "mlaas4hep-test/vm", "sh", "-c", FOUND)
     assert vm.run(FOUND) == bare
     assert vm.ended("command -v docker").returncode != 0
@@ -93,7 +101,8 @@ def test_an_engine_that_is_there_already_keeps_its_settings_and_containers(
     daemon = "/etc/docker/daemon.json"
     vm.run("mkdir -p /etc/docker")
     vm.run(f"cat >{daemon}", input=json.dumps(THEIRS))
-    vm.run("apt-get install -qq -y --no-install-recommends docker.io iptables", timeout=1200)
+    install = "apt-get install -qq -y --no-install-recommends docker.io iptables"
+    vm.run(f"DEBIAN_FRONTEND=noninteractive {install}", timeout=1200)
     vm.run(f"tar -ch -C / {SLEEP} | docker import - theirs")
     vm.run("docker run -d --name theirs theirs /usr/bin/sleep infinity")
     process = "docker inspect --format '{{.State.Pid}} {{.State.StartedAt}}' theirs"

@@ -55,3 +55,15 @@ def reached(doors: list[tuple[str, int]]) -> list[tuple[str, int]]:
             there.run(f"ip route replace {address} via {ADDRESS}")
         asks = "curl -s -o /dev/null --connect-timeout 3 http://%s:%s/healthz"
         return [door for door in doors if there.ended(asks % door).returncode == 0]
+
+
+ADMIN = "grant_type=password&client_id=admin-cli&username=admin&password=admin-pw"
+
+
+def clients(vm: VM) -> list[str]:
+    """Names of all clients that the issuer knows."""
+    realms = "https://iam.test/realms/master/protocol/openid-connect/token"
+    token = json.loads(vm.run(f"curl -ksSf -d '{ADMIN}' {realms}"))["access_token"]
+    asked = "https://iam.test/admin/realms/mlaas4hep/clients"
+    found = json.loads(vm.run(f"curl -ksSf -H 'Authorization: Bearer {token}' {asked}"))
+    return sorted(client["clientId"] for client in found)
