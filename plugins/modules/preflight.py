@@ -169,25 +169,27 @@ def check_system(found, wanted):
             "the container engine is a service of systemd",
             "Use a machine, virtual or not, rather than a container",
         )
+    # Of an option whose default is computed, ansible-core 2.16 makes text.
+    needs = {key: int(wanted[key]) for key in ("memory_mb", "cpus", "disk_gb", "images_gb")}
     memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) // 1024
-    if memory < wanted["memory_mb"]:
+    if memory < needs["memory_mb"]:
         found.problem(
             f"the host has {memory} MB of memory",
-            f"{wanted['memory_mb']} MB are needed",
+            f"{needs['memory_mb']} MB are needed",
             "Use a larger machine, or lower mlaas4hep_min_memory_mb if trainings are small",
         )
     cpus = os.cpu_count() or 1
-    if cpus < wanted["cpus"]:
+    if cpus < needs["cpus"]:
         found.problem(
             f"the host has {cpus} cores",
-            f"{wanted['cpus']} are needed",
+            f"{needs['cpus']} are needed",
             "Use a larger machine, or lower mlaas4hep_min_cpus",
         )
     images = engine.data_root(wanted["engine"])
     # What exists has its space already; the next version needs some.
     check_disk(found, {
-        STATE: 2 if (STATE / "store").exists() else wanted["disk_gb"],
-        images: 2 if _container("mlaas4hep-server") else wanted["images_gb"],
+        STATE: 2 if (STATE / "store").exists() else needs["disk_gb"],
+        images: 2 if _container("mlaas4hep-server") else needs["images_gb"],
     })  # fmt: skip
 
 

@@ -279,6 +279,14 @@ class TestSystem:
         for text in ("supported are debian 1", "MB of memory", "GB are free", "cores", "2.15.3"):
             assert text in problems
 
+    def test_what_is_needed_may_be_text(self, look: Any) -> None:
+        """As ansible-core 2.16 gives an option whose default is computed."""
+        few = dict.fromkeys(["memory_mb", "disk_gb", "images_gb", "cpus"], "1")
+        wanted = {"releases": {"debian": ["12"]}, "engine": {}}
+        said = "\n".join(look(system=wanted | few).problems)
+        assert not [word for word in ("MB of memory", "GB are free", "cores") if word in said]
+        assert "cores" in "\n".join(look(system=wanted | few | {"cpus": "1000000"}).problems)
+
     def test_one_disk_must_hold_data_and_images(
         self, preflight: ModuleType, tmp_path: Path
     ) -> None:
