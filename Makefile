@@ -27,12 +27,12 @@ demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root 
 
 test: lint lint-stack  ## what CI runs: all tests (root)
 	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser
-	$(MAKE) --jobs=2 --output-sync=target one-lane other-lane
+	$(MAKE) --jobs=2 --output-sync=target test-one-half test-other-half
 
 # Two lanes of about the same length: the stack mostly waits, the application's tests compute.
-one-lane:
+test-one-half:  ## half of make test: what mostly waits (root)
 	$(MAKE) --jobs=1 test-stack
-other-lane:
+test-other-half:  ## half of make test: what mostly computes (root)
 	$(MAKE) --jobs=1 test-collection test-tosca test-app test-machine test-dodas
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
@@ -174,5 +174,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: one-lane other-lane c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help
