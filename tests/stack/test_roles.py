@@ -60,20 +60,6 @@ def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
     assert vm.healthy("mlaas4hep-server")
 
 
-def test_images_are_built_anew_for_security_updates_once(vm: VM, tmp_path: Path) -> None:
-    """The container follows; neither the same word nor none builds them again."""
-    options = ("--tags", "tfaas")
-    before = vm.inspect("mlaas4hep-tfaas")["Image"]
-    changed = play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed
-    assert "Run mlaas4hep-tfaas" in changed
-    after = vm.inspect("mlaas4hep-tfaas")
-    assert after["Image"] != before
-    assert after["Config"]["Labels"]["org.mlaas4hep.refresh"] == "2001-01"
-    assert vm.healthy("mlaas4hep-tfaas")
-    assert play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed == []
-    assert play(tmp_path, *options).changed == []
-
-
 def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
     """In one message, before anything is changed."""
     state = (
