@@ -65,7 +65,8 @@ def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path)
     state = (
         "find /etc /usr/local /var/lib/mlaas4hep -type f -not -name '*.sqlite-*'"
         " -exec sha256sum {} + | sort;"
-        " docker ps -a --no-trunc --format '{{.ID}} {{.Names}} {{.State}}' | sort; docker images -q | sort"
+        " docker ps -a --no-trunc --format '{{.ID}} {{.Names}} {{.State}}' | sort;"
+        " docker images -q | sort"
     )
     before = vm.run(state)
     played = play(
