@@ -29,7 +29,7 @@ test: lint lint-stack  ## what CI runs: all tests (root)
 	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser
 	$(MAKE) --jobs=2 --output-sync=target test-one-half test-other-half
 
-# Two lanes of about the same length: the stack mostly waits, the application's tests compute.
+# Two halves of about the same length: the stack mostly waits, the application's tests compute.
 test-one-half:  ## half of make test: what mostly waits (root)
 	$(MAKE) --jobs=1 test-stack
 test-other-half:  ## half of make test: what mostly computes (root)

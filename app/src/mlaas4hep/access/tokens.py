@@ -117,7 +117,7 @@ class Tokens:
             "exp": {"essential": True},
         }
         # INDIGO IAM names no audience unless asked to: such a token is for the client that got it.
-        if self._rules.audiences and not ("aud" not in claims and self._is_of_our_client(claims)):
+        if self._rules.audiences and ("aud" in claims or not self._is_of_our_client(claims)):
             expected["aud"] = {"essential": True, "values": list(self._rules.audiences)}
         now = int(self._clock())
         registry = jwt.JWTClaimsRegistry(now, LEEWAY_SECONDS, **expected)

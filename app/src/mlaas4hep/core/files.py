@@ -177,6 +177,14 @@ def copy_tree(source: Path, target: Path) -> None:
             raise OSError(error.errno, error.strerror or str(error), found.path) from error
 
 
+def visible_use(root: Path) -> int:
+    """``disk_use`` of ``root``; 0 when it is gone or can't be looked at."""
+    try:
+        return disk_use(root)
+    except OSError:
+        return 0
+
+
 def sync_tree(root: Path) -> None:
     """Flush a folder and its content to disk, so that a power failure leaves no empty files."""
     for found in walk(root):

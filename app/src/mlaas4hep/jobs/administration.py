@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from mlaas4hep.core.errors import ConflictError, MlaasError, NotFoundError, UsageError, did_you_mean
-from mlaas4hep.core.files import disk_use, remove_tree
+from mlaas4hep.core.files import remove_tree, visible_use
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.checks import PROCESS_NAME
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
@@ -85,9 +85,9 @@ class Administration:
 
         NotFoundError, naming the nearest, when there is nothing.
         """
-        things = list(self._things())
-        if found := [t for t in things if what and what in (t.owner, _name_of(t))]:
+        if what and (found := list(self._things(what))):
             return found
+        things = list(self._things())
         known = {t.owner for t in things} | {_name_of(t) for t in things}
         raise NotFoundError(
             f"nothing belongs to {what[:120]!r}", did_you_mean(what[:120], sorted(known - {""}))
@@ -119,7 +119,7 @@ class Administration:
                 f"{owner[:120]!r} is not an owner", "Write user:SUB or client:ID, as the list does."
             )
         before = self._owner_of(name)
-        things = [thing for thing in self._things() if _name_of(thing) == name]
+        things = list(self._things(name))
         self._owners.give(name, owner)
         with self._database.write() as session:
             session.execute(update(Folder).where(Folder.name == name).values(owner=owner))
@@ -130,7 +130,7 @@ class Administration:
     def free(self, name: str) -> str:
         """Let anybody take a name that nothing has any more; returns whose it was."""
         before = self._owner_of(name)
-        if left := [thing for thing in self._things() if _name_of(thing) == name]:
+        if left := list(self._things(name)):
             listed = ", ".join(f"{thing.kind} {thing.name}" for thing in left[:10])
             raise ConflictError(
                 f"the name {name} is still in use: {listed}", f"Delete these first: delete {name}."
@@ -153,21 +153,30 @@ class Administration:
             )
         return owner
 
-    def _things(self) -> Iterator[Thing]:
+    def _things(self, what: str | None = None) -> Iterator[Thing]:
+        """All things, or those of an owner or a name: of others no file is looked at."""
+
+        def wanted(owner: str, name: str) -> bool:
+            return what is None or what in (owner, name)
+
         with self._database.read() as session:
             folders = session.scalars(select(Folder).order_by(Folder.name)).all()
             jobs = session.scalars(select(Job).order_by(Job.id)).all()
         for folder in folders:
-            yield Thing("folder", folder.name, folder.owner, folder.size, folder.uploaded)
+            if wanted(folder.owner, folder.name):
+                yield Thing("folder", folder.name, folder.owner, folder.size, folder.uploaded)
         for job in jobs:
-            home = self._settings.jobs / job.process_name
-            ended = job.finished or time.time()
-            yield Thing("job", job.process_name, job.owner, _size_of(home), ended)
+            if wanted(job.owner, job.name):
+                home = self._settings.jobs / job.process_name
+                ended = job.finished or time.time()
+                yield Thing("job", job.process_name, job.owner, visible_use(home), ended)
         for name in self._repository.names():
+            owner = self._owners.of(base_of(name)) or ""
+            if not wanted(owner, base_of(name)):
+                continue
             with suppress(OSError, MlaasError):  # it was deleted just now
                 home = (self._settings.models / self._repository.version(name)).parent
-                owner = self._owners.of(base_of(name)) or ""
-                yield Thing("model", name, owner, _size_of(home), home.stat().st_mtime)
+                yield Thing("model", name, owner, visible_use(home), home.stat().st_mtime)
 
     def _delete(self, thing: Thing) -> None:
         """Delete one thing; fine when it is gone already."""
@@ -201,10 +210,3 @@ class Administration:
 def _name_of(thing: Thing) -> str:
     """The name by which its owner has it: NAME of a folder NAME, of a job or model NAME_k."""
     return thing.name if thing.kind == "folder" else base_of(thing.name)
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return disk_use(path)
-    except OSError:
-        return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import ColumnElement, or_, select
 
-from mlaas4hep.core.files import disk_use, remove_tree
+from mlaas4hep.core.files import remove_tree, visible_use
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.checks import PROCESS_NAME, VERSION
 from mlaas4hep.jobs.database import ACTIVE, Database, Folder, Job
@@ -38,10 +38,7 @@ class Old:
     @property
     def size(self) -> int:
         """Its bytes on disk; 0 when it can't be looked at."""
-        try:
-            return disk_use(self.path)
-        except OSError:
-            return 0
+        return visible_use(self.path)
 
 
 def find_old(settings: Settings, database: Database) -> list[Old]:
