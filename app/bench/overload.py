@@ -26,7 +26,7 @@ import psutil
 import uvloop
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parents[1] / "tests")]
 
 from mlaas4hep.models.repository import Repository  # noqa: E402
 from support.bundles import layer, make_bundle, onnx_graph  # noqa: E402

@@ -36,7 +36,7 @@ import numpy as np
 import uvloop
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parents[1] / "tests")]
 
 from mlaas4hep.models.owners import Owners  # noqa: E402
 from mlaas4hep.models.repository import Repository  # noqa: E402
