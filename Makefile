@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11; do \
 	command -v $$v >/dev/null && $$v -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$v; break; }; done)
 BIN := .venv/bin
+# The tests start hundreds of Python processes: they share the compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 # Options of `make demo`, passed on only when given.
 DEMO_OPTIONS = $(if $(FILES),--files $(FILES)) $(if $(LABELS),--labels $(LABELS)) $(if $(BRANCH),--branch $(BRANCH)) \

@@ -19,6 +19,7 @@ class TFaaSProcess:
     """``mlaas4hep tfaas`` on a free port, with the models of ``store``."""
 
     def __init__(self, store: Path, **settings: Any) -> None:
+        self.store = store
         environment = {f"MLAAS4HEP_{key.upper()}": str(value) for key, value in settings.items()}
         environment |= {"MLAAS4HEP_STORE": str(store), "MLAAS4HEP_TFAAS_PORT": "0"}
         self.log = (store / "tfaas.log").open("ab")

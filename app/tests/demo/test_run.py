@@ -8,16 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import awkward as ak
+import httpx
 import numpy as np
 import psutil
 import pytest
 import uproot
 
-from mlaas4hep.demo.simulate import collisions, write
+from mlaas4hep.demo.simulate import collisions, write, write_files
 
 DEMO = [sys.executable, "-m", "mlaas4hep.cli.main", "demo"]
 
@@ -39,96 +40,130 @@ def processes_of(folder: Path) -> list[list[str]]:
     return found
 
 
+def ports_in(said: str) -> set[int]:
+    """Ports of the services that a demo said it started."""
+    return {int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)", said)}
+
+
 def run(folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*DEMO, f"--folder={folder}", *map(str, options)], capture_output=True, text=True
     )
 
 
+@dataclass
+class Demo:
+    """What a demo with --keep left and said, its pages, and the ports in use before it."""
+
+    folder: Path
+    pages: list[httpx.Response]
+    out: str
+    err: str
+    code: int
+    ports_before: set[int]
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     before = listening()
-    ended = run(folder)
-    return folder, ended, before
+    errors = tmp_path_factory.mktemp("said") / "errors"
+    with errors.open("w") as err:
+        process = subprocess.Popen(
+            [*DEMO, f"--folder={folder}", "--keep"], stdout=subprocess.PIPE, stderr=err, text=True
+        )
+    out = ""
+    for line in process.stdout:
+        out += line
+        if "stay open until Ctrl-C" in line:
+            break
+    found = re.search(r"^Pages +(\S+).* (http\S+)", out, re.M)
+    pages = [httpx.get(url, trust_env=False) for url in found.groups()] if found else []
+    process.send_signal(signal.SIGINT)
+    out += process.communicate(timeout=60)[0]
+    return Demo(folder, pages, out, errors.read_text(), process.returncode, before)
 
 
 def test_the_demo_ends_with_a_good_auc(demo):
-    _, ended, _ = demo
-    assert ended.returncode == 0, ended.stderr
-    found = re.search(r"(\d+) events, AUC (\d\.\d+)", ended.stdout)
+    assert demo.code == 0, demo.err
+    found = re.search(r"(\d+) events, AUC (\d\.\d+)", demo.out)
     assert found is not None
     assert int(found[1]) == 10_000
     assert float(found[2]) > 0.8
-    assert "training    100 %" in ended.stderr
+    assert "training    100 %" in demo.err
 
 
 def test_it_says_where_things_are_and_they_are_there(demo):
-    folder, ended, _ = demo
     for line in ("Bundle", "ROC picture", "Report page"):
-        path = Path(re.search(rf"^{line} +(\S+)$", ended.stdout, re.M)[1])
+        path = Path(re.search(rf"^{line} +(\S+)$", demo.out, re.M)[1])
         assert path.exists()
-        assert path.is_relative_to(folder)
-    assert "Try next" in ended.stdout
+        assert path.is_relative_to(demo.folder)
+    assert "Try next" in demo.out
 
 
-def test_it_leaves_no_process_and_no_port(demo):
-    folder, ended, before = demo
-    assert processes_of(folder) == []
-    url_ports = {int(p) for p in re.findall(r"http://127\.0\.0\.1:(\d+)", ended.stdout)}
+def test_keep_leaves_the_pages_open_until_ctrl_c(demo):
+    assert [page.status_code for page in demo.pages] == [200, 200]
+    assert all("demo_1" in page.text for page in demo.pages)
+    assert processes_of(demo.folder) == []
+    url_ports = ports_in(demo.out)
     assert len(url_ports) == 2
-    assert not url_ports & (listening() - before)
+    assert not url_ports & (listening() - demo.ports_before)
 
 
 def test_the_bundle_knows_where_it_is_from(demo):
-    folder, ended, _ = demo
-    bundle = Path(re.search(r"^Bundle +(\S+)$", ended.stdout, re.M)[1])
+    bundle = Path(re.search(r"^Bundle +(\S+)$", demo.out, re.M)[1])
     files = json.loads((bundle / "provenance/files.json").read_text())
-    uuids = [str(uproot.open(folder / f"{n}.root").file.uuid) for n in ("signal", "background")]
+    names = ("signal", "background")
+    uuids = [str(uproot.open(demo.folder / f"{n}.root").file.uuid) for n in names]
     assert [f["uuid"] for f in files] == uuids
 
 
+SLOW = """
+import time
+from sklearn.linear_model import SGDClassifier
+
+class Slow(SGDClassifier):
+    def partial_fit(self, *rows, **more):
+        time.sleep(1)
+        return super().partial_fit(*rows, **more)
+
+def model(idim):
+    return Slow(loss="log_loss")
+"""
+
+
 def test_ctrl_c_while_it_trains_leaves_no_process_and_no_port(tmp_path):
+    signal_file, background, _ = write_files(tmp_path, n=300)
+    (tmp_path / "model.py").write_text(SLOW)
     process = subprocess.Popen(
-        [*DEMO, f"--folder={tmp_path}"],
+        [
+            *DEMO, f"--folder={tmp_path / 'd'}", f"--files={signal_file},{background}",
+            "--labels=1,0", f"--model={tmp_path / 'model.py'}",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    )  # fmt: skip
     for line in process.stderr:
         if line.startswith("training"):
             break
-    assert processes_of(tmp_path)
+    assert processes_of(tmp_path / "d")
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert processes_of(tmp_path) == []
-    ports = {int(p) for p in re.findall(r"http://127\.0\.0\.1:(\d+)", out)}
+    assert processes_of(tmp_path / "d") == []
+    ports = ports_in(out)
     assert ports
     assert not ports & listening()
 
 
-def test_keep_leaves_the_pages_open_until_ctrl_c(tmp_path):
-    import httpx
+SGD = """
+from sklearn.linear_model import SGDClassifier
 
-    process = subprocess.Popen(
-        [*DEMO, f"--folder={tmp_path}", "--keep"], stdout=subprocess.PIPE, text=True
-    )
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "until Ctrl-C" in line and "stay open" in line:
-            break
-    pages = re.search(r"^Pages +(\S+).* (http\S+)", "".join(said), re.M)
-    for url in pages.groups():
-        answer = httpx.get(url, trust_env=False)
-        assert answer.status_code == 200
-        assert "demo_1" in answer.text
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    time.sleep(0.1)
-    assert processes_of(tmp_path) == []
+def model(idim):
+    return SGDClassifier(loss="log_loss", random_state=0)
+"""
 
 
 def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
@@ -137,15 +172,21 @@ def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
     mixed = {k: ak.concatenate([p[k] for p in parts]) for k in parts[0]}
     mixed["kind"] = rng.permutation(np.repeat(np.array([0, 1], np.int32), 10_000))
     file = write(tmp_path / "mine.root", mixed, rng)
-    params = tmp_path / "params.json"
+    model, params = tmp_path / "model.py", tmp_path / "params.json"
+    model.write_text(SGD)
     params.write_text(
         json.dumps({"identifier": ["runNo", "evtNo", "lumi"], "epochs": 2, "batch_size": 500})
     )
-    ended = run(tmp_path / "d", f"--files={file}", "--labels=kind", f"--params={params}")
+    ended = run(
+        tmp_path / "d", f"--files={file}", "--labels=kind", f"--model={model}", f"--params={params}"
+    )
     assert ended.returncode == 0, ended.stderr
     found = re.search(r"(\d+) events, AUC (\d\.\d+)", ended.stdout)
     assert 3_500 < int(found[1]) < 4_500
     assert float(found[2]) == pytest.approx(0.5, abs=0.03)
+    assert processes_of(tmp_path / "d") == []
+    assert len(ports := ports_in(ended.stdout)) == 2
+    assert not ports & listening()
 
 
 def test_a_missing_file_is_named(tmp_path):

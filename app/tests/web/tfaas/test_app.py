@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -45,10 +46,19 @@ def archive_of(folder: Path, value: float, name: str = "luca_1") -> Path:
     return pack(make_bundle(folder, name, lambda width: constant(width, value)))
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[TFaaSProcess]:
-    with tfaas_process(tmp_path / "store") as process:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
+    with tfaas_process(tmp_path_factory.mktemp("running") / "store") as process:
         yield process
+
+
+@pytest.fixture
+def service(running: TFaaSProcess) -> Iterator[TFaaSProcess]:
+    """One process for all tests, without models when each begins."""
+    yield running
+    repository = Repository(running.store / "models")
+    for name in repository.names():
+        repository.delete(name)
 
 
 def upload(service: TFaaSProcess, archive: Path, **headers: str) -> httpx.Response:
@@ -101,13 +111,13 @@ def test_models_and_params(service: TFaaSProcess, tmp_path: Path) -> None:
 def test_a_damaged_bundle_leaves_the_others_listed(service: TFaaSProcess, tmp_path: Path) -> None:
     for name in ("a", "b"):
         upload(service, archive_of(tmp_path, 1, name))
-    (tmp_path / "store/models/a/params.json").unlink()
-    with tfaas_process(tmp_path / "store") as fresh:
+    (service.store / "models/a/params.json").unlink()
+    with tfaas_process(service.store) as fresh:
         assert [card["name"] for card in fresh.http.get("/models").json()] == ["b"]
         assert "lacks params.json" in error_of(fresh.predict(VALUES, "a"))
         assert fresh.predict(VALUES, "b").json() == [1]
         assert fresh.http.get("/").status_code == 200
-    assert "lacks params.json" in (tmp_path / "store/tfaas.log").read_text()
+    assert "lacks params.json" in (service.store / "tfaas.log").read_text()
 
 
 def test_delete_in_every_way(service: TFaaSProcess, tmp_path: Path) -> None:
@@ -147,13 +157,15 @@ def test_download_gives_the_bundle_back(service: TFaaSProcess, tmp_path: Path) -
 
 
 def test_status_has_the_prototypes_keys(service: TFaaSProcess) -> None:
+    before = service.http.get("/status").json()
     service.http.post("/json")
     status = service.http.get("/status").json()
     assert list(status) == ["CPU", "Load", "Memory", "NGo", "Uptime", "getRequests", "postRequests"]
     assert list(status["Load"]) == ["load1", "load5", "load15"]
     assert list(status["Memory"]["Virtual"]) == ["total", "free", "used", "usedPercent"]
     assert len(status["CPU"]) == os.cpu_count()
-    assert status["getRequests"] == status["postRequests"] == 1
+    for kind in ("getRequests", "postRequests"):
+        assert status[kind] == before[kind] + 1
     assert service.http.get("/healthz").json()["status"] == "ok"
 
 
@@ -240,8 +252,8 @@ def test_only_our_bundles_are_accepted(service: TFaaSProcess, tmp_path: Path) ->
         assert response.status_code == 415
         assert "NAME.tar.gz" in error_of(response)
     assert service.http.get("/models").json() == []
-    assert not (tmp_path / "store/escaped").exists()
-    assert list((tmp_path / "store/models/.staging").iterdir()) == []
+    assert not (service.store / "escaped").exists()
+    assert list((service.store / "models/.staging").iterdir()) == []
 
 
 def test_an_upload_beyond_the_limit_is_413(tmp_path: Path) -> None:
@@ -337,7 +349,7 @@ class Client:
 def test_replaced_under_load(service: TFaaSProcess, tmp_path: Path) -> None:
     """200 clients, 10 versions: every answer is one that was due, none is of a replaced model."""
     archives = [archive_of(tmp_path / str(value), value) for value in range(11)]
-    repository = Repository(tmp_path / "store/models")
+    repository = Repository(service.store / "models")
     upload(service, archives[0])
     answered = offered = 0  # the newest version whose upload ended, and has begun
     seen: list[tuple[int, float, int]] = []
@@ -380,18 +392,19 @@ def test_replaced_under_load(service: TFaaSProcess, tmp_path: Path) -> None:
     assert len(seen) > 2000
 
 
-def test_a_cold_model_answers_100_clients(service: TFaaSProcess, tmp_path: Path) -> None:
+def test_a_cold_model_answers_100_clients(tmp_path: Path) -> None:
     source = make_bundle(tmp_path, "m", lambda width: constant(width, 6))
     Repository(tmp_path / "store/models").put(source, "m")
 
-    async def main() -> list[float]:
+    async def main(service: TFaaSProcess) -> list[float]:
         async def client() -> float:
             async with Client(service.port) as connection:
                 return await connection.predict("m")
 
         return await asyncio.gather(*(client() for _ in range(100)))
 
-    assert asyncio.run(main()) == [6] * 100
+    with tfaas_process(tmp_path / "store") as service:
+        assert asyncio.run(main(service)) == [6] * 100
 
 
 def test_a_kill_during_an_upload_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
@@ -400,31 +413,31 @@ def test_a_kill_during_an_upload_leaves_the_old_or_the_new_one(tmp_path: Path) -
     seed = random.randrange(1 << 30)
     print("seed", seed)
     moments = random.Random(seed)
-    with tfaas_process(store) as service:
+    with ExitStack() as stack:
+        service = stack.enter_context(tfaas_process(store))
         assert service.http.post("/upload", content=archives[0]).status_code == 200
-    for attempt in range(6):
-        service = TFaaSProcess(store)
+        for attempt in range(6):
 
-        def send(service: TFaaSProcess = service, attempt: int = attempt) -> bool:
-            try:
-                url = f"{service.url}/upload"
-                return httpx.post(url, content=archives[attempt % 2]).status_code == 200
-            except httpx.TransportError:
-                return False
+            def send(service: TFaaSProcess = service, attempt: int = attempt) -> bool:
+                try:
+                    url = f"{service.url}/upload"
+                    return httpx.post(url, content=archives[attempt % 2]).status_code == 200
+                except httpx.TransportError:
+                    return False
 
-        with ThreadPoolExecutor(1) as pool:
-            answered = pool.submit(send)
-            time.sleep(moments.uniform(0, 0.05))
-            service.stop(9)
-        with tfaas_process(store) as restarted:
-            (value,) = restarted.predict(VALUES).json()
+            with ThreadPoolExecutor(1) as pool:
+                answered = pool.submit(send)
+                time.sleep(moments.uniform(0, 0.05))
+                service.stop(9)
+            service = stack.enter_context(tfaas_process(store))
+            (value,) = service.predict(VALUES).json()
             assert value in (0, 1)
             if answered.result():
                 assert value == attempt % 2
             assert list((store / "models/.staging").iterdir()) == []
             assert len(list((store / "models/.versions").iterdir())) == 1
             Bundle.open(Repository(store / "models").get("luca_1").path, verify=True)
-            assert [card["name"] for card in restarted.http.get("/models").json()] == ["luca_1"]
+            assert [card["name"] for card in service.http.get("/models").json()] == ["luca_1"]
 
 
 def test_requests_under_way_are_answered_before_it_stops(tmp_path: Path) -> None:
