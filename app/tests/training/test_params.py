@@ -90,6 +90,10 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
     [
         ('{"epoch": 5}', r"params.json: unknown key 'epoch'\n.*'epochs'"),
         ('{"exclude_branch": []}', r"unknown key 'exclude_branch'\n.*'exclude_branches'"),
+        ('{"weight": "w"}', "unknown key 'weight'\n  The key 'weights' does it"),
+        ('{"Class-Weight": 1}', "unknown key 'Class-Weight'\n  The key 'class_balance' does it"),
+        ('{"weights": 5}', "weights is 5, expected a branch, a list"),
+        ('{"weights": {"file": []}}', "params.json: weights has the unknown part 'file'"),
         ('{"xyz": 5}', "unknown key 'xyz'"),
         ('{"epochs": "5"}', r'epochs is "5", expected a whole number, at least 1'),
         ('{"epochs": 0}', "epochs is 0, expected a whole number, at least 1"),

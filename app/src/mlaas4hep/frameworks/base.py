@@ -21,6 +21,8 @@ Matrix = NDArray[np.float32]
 """Rows of events, shape (events, columns), normalised to [0, 1]."""
 Classes = NDArray[np.int64]
 """Class of each event, 0..k-1."""
+Block = tuple[NDArray[Any], ...]
+"""Events at once: rows (Matrix), their Classes and, of a weighted data set, weights (float64)."""
 History = dict[str, list[float]]
 """One number an epoch: loss, val_loss and the model's own metrics."""
 
@@ -37,13 +39,15 @@ class Batches(Protocol):
     width: int
     """Columns of a row."""
     n_classes: int
+    weighted: bool
+    """Whether blocks hold a weight for each event; their mean is 1, and some may be negative."""
     train_events: int
     validation_events: int
 
-    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+    def epoch(self, number: int) -> Iterator[Block]:
         """The training part in chunks; shuffled by the seed and ``number`` when asked for."""
 
-    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+    def validation(self) -> Iterator[Block]:
         """The validation part in chunks, always in the same order."""
 
 
@@ -81,8 +85,6 @@ class Framework(ABC):
     """Distributions whose versions decide what a training gives, its converter's among them."""
     probabilities: ClassVar[str]
     """What to do about a model whose answers are no probabilities."""
-    class_weights: ClassVar[str]
-    """How a model gives classes weights."""
     note: ClassVar[str] = ""
     """What to know before the files of ``save`` are opened."""
     card_names: ClassVar[Mapping[str, str]] = {}
@@ -102,8 +104,11 @@ class Framework(ABC):
         """Raise ModelError with ``name:line`` for what is wrong in any model file, seen unrun."""
 
     @abstractmethod
-    def check(self, model: Any, width: int, n_classes: int) -> None:
-        """Raise ModelError unless ``model`` takes ``width`` columns and tells the classes apart."""
+    def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
+        """Raise ModelError unless ``model`` takes ``width`` columns and tells the classes apart.
+
+        If the data set is ``weighted``, it must take weights, too.
+        """
 
     @abstractmethod
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:

@@ -23,7 +23,8 @@ _SHOWN = 10
 class Selection:
     """What of a tree is used; the keys of params.json have the same names (``branch`` = tree).
 
-    Names may be wildcards (``Jet_*``). ``identifier`` and ``label_branch`` are never features.
+    Names may be wildcards (``Jet_*``). ``identifier``, ``label_branch`` and ``weight_branch`` are
+    never features.
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
     "same" is an error, "common" uses the branches that all files have.
@@ -35,6 +36,7 @@ class Selection:
     exclude_branches: tuple[str, ...] = ()
     branches: Literal["same", "common"] = "same"
     label_branch: str | None = None
+    weight_branch: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
@@ -102,7 +104,9 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             "Remove it from one of them.",
         )
     if selection.label_branch is not None:
-        _check_label(files, selection.label_branch)
+        _check_role(files, selection.label_branch, "label", ("flat", "string"))
+    if selection.weight_branch is not None:
+        _check_role(files, selection.weight_branch, "weight", ("flat",))
 
     wanted = [name for name in known if _is_wanted(name, selection)]
     left_out: dict[str, str] = {}
@@ -181,7 +185,7 @@ def _idle(selection: Selection, known: Sequence[str]) -> list[str]:
     kept = selection.selected_branches
     for pattern in selection.exclude_branches:
         names = [name for name in known if _matches(name, pattern)]
-        never = (selection.label_branch, *selection.identifier)
+        never = (selection.label_branch, selection.weight_branch, *selection.identifier)
         if kept and not any(
             name not in kept and any(_matches(name, p) for p in (*kept, *never) if p)
             for name in names
@@ -209,7 +213,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _is_wanted(name: str, selection: Selection) -> bool:
-    if name == selection.label_branch or any(_matches(name, p) for p in selection.identifier):
+    if name in (selection.label_branch, selection.weight_branch):
+        return False
+    if any(_matches(name, p) for p in selection.identifier):
         return False
     if name in selection.selected_branches:
         return True
@@ -241,17 +247,19 @@ def _difference(name: str, files: Sequence[RootFile]) -> str:
     return ""
 
 
-def _check_label(files: Sequence[RootFile], label: str) -> None:
+def _check_role(files: Sequence[RootFile], name: str, role: str, kinds: Sequence[str]) -> None:
+    """DataError unless the label or weight branch is in each file, with one value per event."""
+    what = "one number or text" if "string" in kinds else "one number"
     for file in files:
-        info = file.branches.get(label)
+        info = file.branches.get(name)
         if info is None:
             raise DataError(
-                f"{file.name}: no branch {label!r} to take labels from",
-                did_you_mean(label, file.branches),
+                f"{file.name}: no branch {name!r} to take {role}s from",
+                did_you_mean(name, file.branches),
             )
-        if info.kind not in ("flat", "string"):
+        if info.kind not in kinds:
             raise DataError(
-                f"{file.name}: labels can't be taken from {label}, which is {info.kind}"
+                f"{file.name}: {role}s can't be taken from {name}, which is {info.kind}"
                 f" ({info.type})",
-                "Name a branch with one number or text per event.",
+                f"Name a branch with {what} per event.",
             )

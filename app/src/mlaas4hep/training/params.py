@@ -12,7 +12,19 @@ from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Split
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.selection import IDENTIFIER
+from mlaas4hep.training.weights import WeightsKey
 
+INSTEAD = {
+    "weight": "weights",
+    "event_weight": "weights",
+    "sample_weight": "weights",
+    "xsec": "weights",
+    "cross_section": "weights",
+    "class_weight": "class_balance",
+    "class_weights": "class_balance",
+    "balanced": "class_balance",
+}
+"""Words of the field that are no keys, and the key that does it."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
 LISTS = ("identifier", "selected_branches", "exclude_branches")
@@ -75,6 +87,21 @@ class Params(BaseModel):
         '"same" or "common"',
         "If the files' branches differ: same is an error, common uses those that all have.",
     )
+    weights: str | list[Any] | dict[str, Any] | None = _key(
+        None,
+        'a branch, a list with a number per file, or {"branch", "files"}',
+        'What an event counts in fit, metrics and report: a branch (`"genWeight"`), a number per'
+        ' file (`[1, 0.3]`), or both, which are multiplied: `{"branch": ..., "files": ...}`;'
+        " `files` may also be numbers by a file's name, wildcard or label, or"
+        ' `{"cross_section", "luminosity", "sum_of_weights"}`, from which'
+        " cross_section x luminosity / sum_of_weights is the number.",
+    )
+    class_balance: bool = _key(
+        False,
+        "true or false",
+        "Give each class the same total weight in the fit, however many events it has; metrics"
+        " don't change.",
+    )
     redirector: str = _key(
         "",
         "the address of a server, such as root://xrootd-cms.infn.it",
@@ -101,6 +128,11 @@ class Params(BaseModel):
         return Split.parse(self.split)
 
     @property
+    def weights_key(self) -> WeightsKey | None:
+        """``weights``, understood."""
+        return WeightsKey.parse(self.weights)
+
+    @property
     def plan(self) -> FitPlan:
         """What the framework needs to know."""
         return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose)
@@ -121,8 +153,11 @@ class Params(BaseModel):
         values = dict(values)
         warnings = _rename(values, where)
         for key in set(values) - set(cls.model_fields):
+            known = [*cls.model_fields, *ALIASES]
+            instead = INSTEAD.get(key.lower().replace("-", "_"))
             raise UsageError(
-                f"{where}: unknown key {key!r}", did_you_mean(key, [*cls.model_fields, *ALIASES])
+                f"{where}: unknown key {key!r}",
+                f"The key {instead!r} does it." if instead else did_you_mean(key, known),
             )
         for key in LISTS:
             if key in values:
@@ -133,16 +168,14 @@ class Params(BaseModel):
             values["split"] = float(values["split"])
         try:
             params = cls(**values)
-            if params.nevts == 0:
-                raise _wrong(where, "nevts", 0)
-            params.parts  # noqa: B018  (checks the fractions)
+            params.parts, params.weights_key  # noqa: B018  (checks them)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
             raise _wrong(where, key, values[key]) from None
-        except UsageError:
-            raise
         except MlaasError as error:
             raise UsageError(f"{where}: {error.message}", error.remedy) from None
+        if params.nevts == 0:
+            raise _wrong(where, "nevts", 0)
         if params.nan is not None:
             warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
         return params, warnings
