@@ -421,3 +421,16 @@ def test_weights_count_in_the_fit_and_in_the_loss(outputs: int) -> None:
     losses = -np.log(np.where(data.y[600:] == 1, scores, 1 - scores))
     expected = (weights[600:] * losses).mean()
     assert fit.history["val_loss"][fit.best] == pytest.approx(expected, rel=1e-4)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    data = Arrays()
+    model = network(rate=0.3)
+    stopping = FitPlan(epochs=40, batch_size=50, seed=21, patience=2, min_delta=0.01)
+    fit = framework.fit(model, data, stopping, silent)
+    losses = fit.history["val_loss"]
+    assert fit.best == int(np.argmin(losses))
+    assert len(losses) < 40
+    scores = framework.predict(model, data.x[600:])[:, 0].astype(float)
+    own = -np.log(np.where(data.y[600:] == 1, scores, 1 - scores)).mean()
+    assert own == pytest.approx(min(losses), rel=1e-3)

@@ -168,3 +168,17 @@ def test_what_takes_no_weights_is_refused() -> None:
         framework.check(model, 6, 2)
         with pytest.raises(ModelError, match="can't be trained on weighted events"):
             framework.check(model, 6, 2, weighted=True)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    data = Arrays()
+    model = SGDClassifier(loss="log_loss", random_state=1)
+    plan = FitPlan(epochs=60, batch_size=50, seed=21, patience=2)
+    fit = framework.fit(model, data, plan, silent)
+    losses = fit.history["val_loss"]
+    assert fit.best == int(np.argmin(losses))
+    assert len(losses) == fit.best + 3 < 60
+    scores = framework.predict(model, data.x[600:])[:, 0]
+    assert log_loss(data.y[600:], scores) == pytest.approx(min(losses), rel=1e-3)
+    whole = framework.fit(DecisionTreeClassifier(), data, plan, silent)
+    assert any("early_stopping has no effect: DecisionTree" in told for told in whole.warnings)

@@ -53,12 +53,42 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class FitPlan:
-    """How to train. ``epochs`` are passes over all of the training part."""
+    """How to train. ``epochs`` are passes over all of the training part.
+
+    If ``patience`` isn't 0, the training ends after so many epochs in a row in which the loss (of
+    the validation, if there is one) didn't fall by more than ``min_delta`` below its least value.
+    """
 
     epochs: int
     batch_size: int
     seed: int
     verbose: int = 0
+    patience: int = 0
+    min_delta: float = 0.0
+
+
+class Best:
+    """Follows the losses of a training: the best epoch so far, and whether to stop."""
+
+    def __init__(self, plan: FitPlan) -> None:
+        self.epoch = 0
+        self._loss = self._reached = math.inf
+        self._plan, self._idle = plan, 0
+
+    def add(self, epoch: int, loss: float) -> bool:
+        """Take in the loss of an epoch (from 0); True if it is the best so far."""
+        self._idle += 1
+        if loss < self._reached - self._plan.min_delta:
+            self._reached, self._idle = loss, 0
+        if loss >= self._loss:
+            return False
+        self.epoch, self._loss = epoch, loss
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training's patience is at its end."""
+        return 0 < self._plan.patience <= self._idle
 
 
 @dataclass

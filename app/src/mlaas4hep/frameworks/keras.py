@@ -6,7 +6,6 @@ import ast
 import contextlib
 import errno
 import logging
-import math
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.frameworks.base import (
     Batches,
+    Best,
     Block,
     Fit,
     FitPlan,
@@ -150,7 +150,7 @@ class Keras(Framework):
         history: History = {
             key: [float(value) for value in values] for key, values in result.history.items()
         }
-        return Fit(history, watch.best)
+        return Fit(history, watch.best.epoch)
 
     def predict(self, model: Any, rows: Matrix) -> Matrix:
         """Probabilities of ``rows``, by the same function that is exported."""
@@ -370,8 +370,7 @@ def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         epoch = 0
-        best = 0
-        best_loss = math.inf
+        best = Best(plan)
         weights: list[Any] | None = None
         next_report = 0
         async_safe = False
@@ -394,10 +393,9 @@ def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             shown = {key: float(logs[key]) for key in ("loss", "val_loss") if key in logs}
             self.report(events, **shown)
-            loss = shown.get("val_loss", shown["loss"])
-            if loss < self.best_loss:
-                self.best, self.best_loss = epoch, loss
+            if self.best.add(epoch, shown.get("val_loss", shown["loss"])):
                 self.weights = self.model.get_weights()
+            self.model.stop_training |= self.best.is_over
 
     return Watch()
 

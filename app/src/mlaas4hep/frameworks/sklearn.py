@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from inspect import signature
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlaas4hep.core.progress import Progress
 from mlaas4hep.core.units import size
 from mlaas4hep.frameworks.base import (
     Batches,
+    Best,
     Block,
     Classes,
     Fit,
@@ -130,7 +130,7 @@ def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress:
     classes = np.arange(data.n_classes)
     total = data.train_events * plan.epochs
     history: History = {}
-    best, best_loss, best_state = 0, math.inf, model.__dict__
+    best, best_state = Best(plan), model.__dict__
     for epoch in range(plan.epochs):
         done = epoch * data.train_events
         train = _Score()
@@ -146,12 +146,13 @@ def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress:
         refuse_nan(figures.values(), epoch)
         for key, value in figures.items():
             history.setdefault(key, []).append(value)
-        loss = figures.get("val_loss", figures["loss"])
-        if loss < best_loss:
-            best, best_loss, best_state = epoch, loss, copy.deepcopy(model.__dict__)
+        if best.add(epoch, figures.get("val_loss", figures["loss"])):
+            best_state = copy.deepcopy(model.__dict__)
+        if best.is_over:
+            break
     model.__dict__.clear()
     model.__dict__.update(best_state)
-    return Fit(history, best)
+    return Fit(history, best.epoch)
 
 
 def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
@@ -183,7 +184,9 @@ def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Pr
     refuse_nan(figures.values(), 0)
     shown = {key: figures[key] for key in ("loss", "val_loss") if key in figures}
     progress("training", data.train_events, data.train_events, **shown)
-    return Fit({key: [value] for key, value in figures.items()}, 0)
+    kind = type(model).__name__
+    told = [f"early_stopping has no effect: {kind} is fitted at once, without epochs"]
+    return Fit({key: [value] for key, value in figures.items()}, 0, told if plan.patience else [])
 
 
 def _validation(self: Sklearn, model: Any, data: Batches) -> dict[str, float]:

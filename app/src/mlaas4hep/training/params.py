@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,11 @@ from mlaas4hep.sources.selection import IDENTIFIER
 from mlaas4hep.training.weights import WeightsKey
 
 INSTEAD = {
+    "patience": "early_stopping",
+    "min_delta": "early_stopping",
+    "earlystopping": "early_stopping",
+    "positive_class": "signal",
+    "signal_label": "signal",
     "weight": "weights",
     "event_weight": "weights",
     "sample_weight": "weights",
@@ -60,6 +66,19 @@ class Params(BaseModel):
     )
     epochs: int = _key(
         10, "a whole number, at least 1", "Passes over the whole training part.", ge=1
+    )
+    early_stopping: dict[str, int | float] | None = _key(
+        None,
+        'an object {"patience": epochs, "min_delta": loss}, such as {"patience": 5}',
+        "Stop after so many epochs in a row (`patience`, at least 1) in which the validation's loss"
+        " did not fall by more than `min_delta` (default 0) below its least value; the best epoch"
+        " is kept in any case.",
+    )
+    signal: str | int = _key(
+        "",
+        "the label of one of two classes",
+        "Of two classes, the one that the score is the probability of; empty: the second, in the"
+        " order of numbers or names.",
     )
     split: float | dict[str, float] | None = _key(
         None,
@@ -135,7 +154,8 @@ class Params(BaseModel):
     @property
     def plan(self) -> FitPlan:
         """What the framework needs to know."""
-        return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose)
+        stopping = self.early_stopping or {}
+        return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose, **stopping)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> tuple[Params, list[str]]:
@@ -174,6 +194,8 @@ class Params(BaseModel):
             raise _wrong(where, key, values[key]) from None
         except MlaasError as error:
             raise UsageError(f"{where}: {error.message}", error.remedy) from None
+        if params.early_stopping is not None and not _is_stopping(params.early_stopping):
+            raise _wrong(where, "early_stopping", params.early_stopping)
         if params.nevts == 0:
             raise _wrong(where, "nevts", 0)
         if params.nan is not None:
@@ -232,6 +254,12 @@ def _names(value: Any, folder: Path | None) -> Any:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(name.strip() for name in value if name.strip())
     return value
+
+
+def _is_stopping(value: dict[str, int | float]) -> bool:
+    patience, min_delta = value.get("patience"), value.get("min_delta", 0)
+    known = set(value) <= {"patience", "min_delta"}
+    return known and isinstance(patience, int) and patience >= 1 and 0 <= min_delta < math.inf
 
 
 def _wrong(where: str, key: str, value: Any) -> UsageError:

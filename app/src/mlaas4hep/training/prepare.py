@@ -89,7 +89,8 @@ def prepare(
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
     given = _opened(names, labels, params, cwd, stack)
-    classes = Labels.of(labels, given.selection.label_branch, given.files, given.use)
+    branch, signal = given.selection.label_branch, str(params.signal)
+    classes = Labels.of(labels, branch, given.files, given.use, signal)
     specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
