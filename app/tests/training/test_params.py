@@ -98,6 +98,8 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
         ('{"early_stopping": {"patience": 1, "delta": 1}}', "early_stopping is .*, expected"),
         ('{"early_stopping": {"patience": true}}', "early_stopping is .*, expected"),
         ('{"early_stopping": 5}', "early_stopping is 5, expected an object"),
+        ('{"max_objects": 5}', "unknown key 'max_objects'\n  The key 'max_vec_sizes' does it"),
+        ('{"max_vec_sizes": {"Jet": 0}}', 'max_vec_sizes is {"Jet": 0}, expected an object'),
         ('{"weights": 5}', "weights is 5, expected a branch, a list"),
         ('{"weights": {"file": []}}', "params.json: weights has the unknown part 'file'"),
         ('{"xyz": 5}', "unknown key 'xyz'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -27,7 +27,8 @@ class Selection:
     never features.
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
-    "same" is an error, "common" uses the branches that all files have.
+    "same" is an error, "common" uses the branches that all files have. ``max_vec_sizes`` are the
+    columns of a list, by branch, wildcard or the name that a collection's branches begin with.
     """
 
     tree: str = "Events"
@@ -37,6 +38,7 @@ class Selection:
     branches: Literal["same", "common"] = "same"
     label_branch: str | None = None
     weight_branch: str | None = None
+    max_vec_sizes: Mapping[str, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
@@ -49,7 +51,8 @@ class Selected:
 
     ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
     whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
-    ``warnings`` say what is odd, but allowed.
+    ``warnings`` say what is odd, but allowed. ``sizes`` are the columns of those jagged branches
+    of which they are given.
     """
 
     flat: list[str]
@@ -58,6 +61,7 @@ class Selected:
     warnings: list[str] = field(default_factory=list)
     counted: list[list[str]] = field(default_factory=list)
     alike: list[list[str]] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Flat and jagged names, as in ``flat, jagged = select(...)``."""
@@ -72,11 +76,11 @@ class Selected:
         left_out = self.left_out | {k: f"uproot can't read it: {lost[k]}" for k in lost}
         if not flat and not jagged:
             raise _nothing_left(f"the tree {selection.tree} of {error.file}", left_out)
-        groups = (
+        counted, alike = (
             [[k for k in group if k not in lost] for group in groups]
             for groups in (self.counted, self.alike)
         )
-        return Selected(flat, jagged, left_out, self.warnings, *groups)
+        return Selected(flat, jagged, left_out, self.warnings, counted, alike, self.sizes)
 
 
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
@@ -149,7 +153,35 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         warnings,
         _groups(infos_of, lambda info: info.counter),
         _groups(infos_of, _stem),
+        _sizes(jagged, selection.max_vec_sizes or {}),
     )
+
+
+def _sizes(jagged: Sequence[str], given: Mapping[str, int]) -> dict[str, int]:
+    """The size of each branch that one is given for; an exact name comes before the others."""
+    of_branch: dict[str, int] = {}
+    for name in jagged:
+        fitting = {key: size for key, size in given.items() if _is_of(name, key)}
+        sizes = {given[name]} if name in given else set(fitting.values())
+        if len(sizes) > 1:
+            raise DataError(
+                f"max_vec_sizes: the branch {name} has several: {', '.join(map(repr, fitting))}",
+                f"Give {name} a size of its own, or take one away.",
+            )
+        if sizes:
+            of_branch[name] = sizes.pop()
+    for key in given:
+        if not any(_is_of(name, key) for name in jagged):
+            raise DataError(
+                f"max_vec_sizes: {key!r} is no jagged branch in use, and no collection of them",
+                did_you_mean(key, jagged),
+            )
+    return of_branch
+
+
+def _is_of(name: str, key: str) -> bool:
+    """Whether the branch matches, or is ``key_...``, ``key....`` or ``key/...``."""
+    return _matches(name, key) or name.startswith(tuple(key + mark for mark in "_./"))
 
 
 def _nothing_left(where: str, left_out: dict[str, str]) -> DataError:

@@ -101,7 +101,7 @@ class Dataset:
             progress("reading", done, total)
         self._cache = cache
         warnings = self._seen_in_order(readers)
-        if encoder.truncated:
+        if encoder.truncated and not task.params.max_vec_sizes:
             warnings.append(
                 f"{encoder.truncated} values beyond the longest list of the specs were dropped"
             )

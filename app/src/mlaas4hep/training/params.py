@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,9 @@ from mlaas4hep.sources.selection import IDENTIFIER
 from mlaas4hep.training.weights import WeightsKey
 
 INSTEAD = {
+    "max_objects": "max_vec_sizes",
+    "max_length": "max_vec_sizes",
+    "max_multiplicity": "max_vec_sizes",
     "patience": "early_stopping",
     "min_delta": "early_stopping",
     "earlystopping": "early_stopping",
@@ -100,6 +103,13 @@ class Params(BaseModel):
         "a list of branch names, or a file with one per line",
         "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
         " full stays.",
+    )
+    max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
+        None,
+        'an object of whole numbers, at least 1, such as {"Jet": 8}',
+        "Columns of lists, by branch, wildcard or the name that a collection's branches begin with"
+        ' (`{"Jet": 8, "PF_*": 50}`): the first values are kept, shorter lists are padded; by'
+        " default as many as the longest list has.",
     )
     branches: Literal["same", "common"] = _key(
         "same",

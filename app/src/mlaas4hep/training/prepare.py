@@ -142,6 +142,7 @@ def _opened(
         selected_branches=params.selected_branches,
         exclude_branches=params.exclude_branches,
         branches=params.branches,
+        max_vec_sizes=params.max_vec_sizes,
         label_branch=label_branch(labels, files),
         weight_branch=params.weights_key.branch if params.weights_key else None,
     )
