@@ -180,7 +180,7 @@ def test_a_weighted_training_from_end_to_end(tmp_path: Path) -> None:
     pairs = w[TEST][ours][:, None] * w[TEST][others]
     higher = s[TEST][ours][:, None] > s[TEST][others]
     metrics = result.metrics
-    assert metrics["weighted"] is True
+    assert metrics["counted"] == "weights"
     assert metrics["auc"] == pytest.approx((pairs * higher).sum() / pairs.sum(), abs=1e-5)
     assert metrics["auc"] > 0.6
     of_test = {"sample_weight": w[TEST]}
@@ -218,7 +218,7 @@ def test_class_balance_lifts_the_rare_class_and_leaves_metrics_alone(tmp_path: P
     )
     assert plain.metrics["classes"]["1"]["efficiency"] < 0.1
     assert balanced.metrics["classes"]["1"]["efficiency"] > 0.5
-    assert balanced.metrics["weighted"] is False
+    assert balanced.metrics["counted"] == "events"
     assert balanced.metrics["classes"]["1"]["events"] == plain.metrics["classes"]["1"]["events"]
     assert "same total weight" in (balanced.bundle / "report.html").read_text()
 

@@ -32,8 +32,8 @@ def measure(
     that was found.
 
     With ``weights``, which may be negative, an event counts as much as its weight says in all but
-    the numbers of events (``events``, ``predicted``, ``right``). What would be divided by a sum of
-    weights that is not positive is null.
+    the numbers of events (``events``, ``predicted``, ``right``), and ``counted`` is "weights", not
+    "events". What would be divided by a sum of weights that is not positive is null.
     """
     from sklearn.metrics import confusion_matrix, log_loss
 
@@ -51,7 +51,7 @@ def measure(
     total = len(truth) if weights is None else weights.sum()
     return {
         "events": len(truth),
-        "weighted": weights is not None,
+        "counted": "events" if weights is None else "weights",
         "score": score_meaning(classes),
         "auc": float(np.mean(areas)) if known else None,
         "accuracy": _part(guess == truth, weights),
