@@ -6,15 +6,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.frameworks.base import Block, Classes, Matrix
 
 
 class Arrays:
-    """Rows in [0, 1] of ``k`` overlapping classes; chunks of uneven lengths."""
+    """Rows in [0, 1] of ``k`` overlapping classes, with weights if given; uneven chunks."""
 
     def __init__(
-        self, train: int = 600, validation: int = 200, width: int = 6, k: int = 2, chunk: int = 130
+        self,
+        train: int = 600,
+        validation: int = 200,
+        width: int = 6,
+        k: int = 2,
+        chunk: int = 130,
+        weights: np.ndarray | None = None,
     ) -> None:
+        self.weighted, self.w = weights is not None, weights
         self.width, self.n_classes, self.chunk = width, k, chunk
         self.train_events, self.validation_events = train, validation
         random = np.random.default_rng(3)
@@ -24,13 +31,17 @@ class Arrays:
         self.x: Matrix = np.clip(centre[self.y] + noise, 0, 1).astype(np.float32)
         self.asked: list[int] = []
 
-    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+    def block(self, part: slice | np.ndarray) -> Block:
+        arrays = (self.x, self.y) if self.w is None else (self.x, self.y, self.w)
+        return tuple(array[part] for array in arrays)
+
+    def epoch(self, number: int) -> Iterator[Block]:
         self.asked.append(number)
         order = np.random.default_rng(number).permutation(self.train_events)
         for start in range(0, self.train_events, self.chunk):
             part = order[start : start + self.chunk]
-            yield self.x[part], self.y[part]
+            yield self.block(part)
 
-    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+    def validation(self) -> Iterator[Block]:
         for start in range(self.train_events, len(self.y), self.chunk):
-            yield self.x[start : start + self.chunk], self.y[start : start + self.chunk]
+            yield self.block(slice(start, start + self.chunk))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.core.errors import ModelError
-from mlaas4hep.frameworks.base import refuse_improper
+from mlaas4hep.frameworks.base import Best, FitPlan, refuse_improper
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,25 @@ def test_what_is_no_probability_is_refused(answers: list[list[float]], match: st
     with pytest.raises(ModelError, match=match) as found:
         refuse_improper(np.array(answers, np.float32), "do this")
     assert found.value.remedy == "do this"
+
+
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "ends"),
+    [(0, 0, None), (1, 0, 2), (2, 0, 6), (2, 0.15, 3), (3, 0.15, 4), (4, 0, None)],
+)
+def test_a_training_ends_when_its_patience_does(
+    patience: int, min_delta: float, ends: int | None
+) -> None:
+    best = Best(FitPlan(9, 50, 21, patience=patience, min_delta=min_delta))
+    over = None
+    for epoch, loss in enumerate([1.0, 0.8, 0.9, 0.7, 0.66, 0.7, 0.7, 0.7]):
+        is_best = best.add(epoch, loss)
+        assert is_best == (epoch in (0, 1, 3, 4))
+        if best.is_over:
+            over = epoch
+            break
+    assert over == ends
+    assert best.epoch == (4 if ends is None else max(e for e in (0, 1, 3, 4) if e <= ends))
 
 
 @pytest.mark.parametrize("shape", [(0, 1), (0, 3), (50, 1), (50, 3), (50, 900)])

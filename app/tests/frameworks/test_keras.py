@@ -400,3 +400,37 @@ def test_a_users_subclass_is_keras_and_others_are_nothing() -> None:
     ):
         framework_of({})
     assert len({f.name for f in FRAMEWORKS}) == len(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_weights_count_in_the_fit_and_in_the_loss(outputs: int) -> None:
+    """What is labelled wrongly has the weight 0, a part of the rest a negative one."""
+    random = np.random.default_rng(8)
+    weights = random.choice([1.6, -0.2], 800)
+    data = Arrays(weights=weights)
+    right = data.y.copy()
+    wrong = np.flatnonzero(random.random(800) < 0.6)
+    data.y[wrong] = 1 - data.y[wrong]
+    weights[wrong] = 0
+    weights /= weights[:600].mean()
+    model = network(outputs=outputs, loss="binary_crossentropy" if outputs == 1
+                    else "sparse_categorical_crossentropy")  # fmt: skip
+    fit = framework.fit(model, data, plan(6, batch_size=60), silent)
+    scores = framework.predict(model, data.x[600:])[:, 0].astype(float)
+    assert ((scores > 0.5) == right[600:]).mean() > 0.8
+    losses = -np.log(np.where(data.y[600:] == 1, scores, 1 - scores))
+    expected = (weights[600:] * losses).mean()
+    assert fit.history["val_loss"][fit.best] == pytest.approx(expected, rel=1e-4)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    data = Arrays()
+    model = network(rate=0.3)
+    stopping = FitPlan(epochs=40, batch_size=50, seed=21, patience=2, min_delta=0.01)
+    fit = framework.fit(model, data, stopping, silent)
+    losses = fit.history["val_loss"]
+    assert fit.best == int(np.argmin(losses))
+    assert len(losses) < 40
+    scores = framework.predict(model, data.x[600:])[:, 0].astype(float)
+    own = -np.log(np.where(data.y[600:] == 1, scores, 1 - scores)).mean()
+    assert own == pytest.approx(min(losses), rel=1e-3)

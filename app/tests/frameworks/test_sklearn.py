@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from sklearn.linear_model import (
 )
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from frameworks.arrays import Arrays
@@ -137,3 +139,46 @@ def test_what_cannot_become_onnx_or_a_pickle(tmp_path: Path) -> None:
     (warning,) = framework.save(model, tmp_path, 6)
     assert warning.startswith("no model.pkl: the model can't be pickled")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [GaussianNB, LogisticRegression, lambda: make_pipeline(MinMaxScaler(), LogisticRegression())],
+)
+def test_a_weight_of_2_is_two_events(classifier: Callable[[], Any]) -> None:
+    copies = np.random.default_rng(4).integers(1, 4, 800)
+    weighted = Arrays(weights=copies.astype(float))
+    repeated = Arrays()
+    repeated.train_events = int(copies[:600].sum())
+    repeated.x, repeated.y = weighted.x.repeat(copies, axis=0), weighted.y.repeat(copies)
+    scores = []
+    for data in (weighted, repeated):
+        model = classifier()
+        framework.check(model, 6, 2, data.weighted)
+        fit = framework.fit(model, data, PLAN, silent)
+        scores.append(framework.predict(model, weighted.x))
+    np.testing.assert_allclose(*scores, atol=2e-3)
+    truth, answer = weighted.y[600:], scores[1][600:]
+    expected = log_loss(truth, answer, sample_weight=copies[600:])
+    assert fit.history["val_loss"][fit.best] == pytest.approx(expected, rel=2e-2)
+
+
+def test_what_takes_no_weights_is_refused() -> None:
+    for model in (KNeighborsClassifier(), make_pipeline(StandardScaler(), KNeighborsClassifier())):
+        framework.check(model, 6, 2)
+        with pytest.raises(ModelError, match="can't be trained on weighted events"):
+            framework.check(model, 6, 2, weighted=True)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    data = Arrays()
+    model = SGDClassifier(loss="log_loss", random_state=1)
+    plan = FitPlan(epochs=60, batch_size=50, seed=21, patience=2)
+    fit = framework.fit(model, data, plan, silent)
+    losses = fit.history["val_loss"]
+    assert fit.best == int(np.argmin(losses))
+    assert len(losses) == fit.best + 3 < 60
+    scores = framework.predict(model, data.x[600:])[:, 0]
+    assert log_loss(data.y[600:], scores) == pytest.approx(min(losses), rel=1e-3)
+    whole = framework.fit(DecisionTreeClassifier(), data, plan, silent)
+    assert any("early_stopping has no effect: DecisionTree" in told for told in whole.warnings)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, roc_auc_score
 
 from mlaas4hep.report.metrics import measure, weaknesses
 
@@ -75,25 +76,94 @@ def test_perfect_and_saturated_scores_stay_finite() -> None:
     assert np.isfinite(found["loss"])
 
 
+def test_weighted_metrics_are_scikit_learns() -> None:
+    random = np.random.default_rng(5)
+    truth = random.integers(0, 2, 400)
+    scores = np.clip(random.normal(0.4 + 0.2 * truth, 0.2), 0.01, 0.99).astype(np.float32).round(2)
+    weights = random.exponential(3, 400)
+    found = measure(scores[:, None], truth, ["0", "1"], weights)
+    guess = (scores > 0.5).astype(int)
+    given = {"sample_weight": weights}
+    assert found["counted"] == "weights"
+    assert found["auc"] == pytest.approx(roc_auc_score(truth, scores, **given), rel=1e-12)
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, guess, **given), rel=1e-12)
+    assert found["loss"] == pytest.approx(log_loss(truth, scores, **given), rel=1e-6)
+    np.testing.assert_allclose(found["confusion"], confusion_matrix(truth, guess, **given))
+    ours = weights[truth == 1]
+    assert found["classes"]["1"]["efficiency"] == pytest.approx(
+        ours[guess[truth == 1] == 1].sum() / ours.sum()
+    )
+    assert found["classes"]["1"]["right"] == int(((guess == 1) & (truth == 1)).sum())
+    np.testing.assert_allclose(np.sum(found["scores"]["1"]), ours.sum())
+    table = random.dirichlet([1, 1, 1], 400).astype(np.float32)
+    of_three = random.integers(0, 3, 400)
+    areas = [roc_auc_score(of_three == i, table[:, i], **given) for i in range(3)]
+    found = measure(table, of_three, ["a", "b", "c"], weights)
+    assert found["auc"] == pytest.approx(np.mean(areas), rel=1e-12)
+
+
+def test_equal_weights_change_nothing_and_whole_ones_stand_for_copies() -> None:
+    random = np.random.default_rng(6)
+    truth = random.integers(0, 2, 300)
+    scores = random.random((300, 1)).astype(np.float32).round(2)
+    copies = random.integers(0, 4, 300)
+    weighted = measure(scores, truth, ["0", "1"], copies.astype(float))
+    repeated = measure(scores.repeat(copies, axis=0), truth.repeat(copies), ["0", "1"])
+    for key in ("auc", "accuracy", "loss"):
+        assert weighted[key] == pytest.approx(repeated[key], rel=1e-6)
+    assert weighted["confusion"] == repeated["confusion"]
+    assert weighted["scores"] == repeated["scores"]
+
+
+def test_negative_weights_count_pairs_with_their_sign() -> None:
+    random = np.random.default_rng(7)
+    truth = random.integers(0, 2, 500)
+    scores = np.clip(random.normal(0.4 + 0.2 * truth, 0.2), 0.01, 0.99).astype(np.float32).round(2)
+    weights = random.choice([1.5, -0.7], 500, p=[0.7, 0.3])
+    found = measure(scores[:, None], truth, ["0", "1"], weights)
+    ours, others = truth == 1, truth == 0
+    pairs = weights[ours][:, None] * weights[others][None, :]
+    difference = scores[ours][:, None] - scores[others][None, :]
+    area = (pairs * ((difference > 0) + 0.5 * (difference == 0))).sum() / pairs.sum()
+    assert found["auc"] == pytest.approx(area, rel=1e-9)
+    right = (scores > 0.5) == ours
+    assert found["accuracy"] == pytest.approx((weights * right).sum() / weights.sum())
+    losses = -np.log(np.where(ours, scores, 1 - scores).astype(float))
+    assert found["loss"] == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-6)
+    json.dumps(found, allow_nan=False)
+
+
+def test_weights_that_cancel_give_null_and_are_said() -> None:
+    scores = np.array([[0.2], [0.7], [0.4], [0.9]], np.float32)
+    found = measure(scores, np.array([0, 0, 1, 1]), ["qcd", "higgs"], np.array([2.0, 1, 1, -1]))
+    assert (found["auc"], found["classes"]["higgs"]["efficiency"]) == (None, None)
+    assert found["accuracy"] == pytest.approx((2 - 1) / 3)
+    (warning,) = weaknesses(found, [500, 500], balanced=False)
+    assert warning.startswith("the weights of the class 'higgs' in the test don't add up")
+    nothing = measure(scores, np.array([0, 0, 1, 1]), ["qcd", "higgs"], np.array([-2.0, 1, 1, -1]))
+    assert (nothing["accuracy"], nothing["loss"]) == (None, None)
+
+
 def test_a_class_that_is_rare_or_never_found_is_named() -> None:
     truth = np.array([0] * 90 + [1] * 10)
     lost = measure(np.full((100, 1), 0.2, np.float32), truth, ["qcd", "higgs"])
     assert lost["classes"]["higgs"]["efficiency"] == 0
-    (warning,) = weaknesses(lost, [900, 100], "in the loss")
+    (warning,) = weaknesses(lost, [900, 100], balanced=False)
     assert "the class 'higgs' has 10.00% of the training events (100 of 1000)" in warning
     assert "its efficiency in the test is 0 (0 of 10 found)" in warning
-    assert "give the classes weights (in the loss)" in warning
+    assert warning.endswith('or set "class_balance": true')
 
     good = measure(truth[:, None].astype(np.float32), truth, ["qcd", "higgs"])
-    assert weaknesses(good, [900, 100], "in the loss") == []
-    assert weaknesses(good, [990, 10], "in the loss") == []
-    (warning,) = weaknesses(good, [991, 9], "in the loss")
+    assert weaknesses(good, [900, 100], balanced=False) == []
+    assert weaknesses(good, [990, 10], balanced=False) == []
+    assert weaknesses(good, [991, 9], balanced=True) == []
+    (warning,) = weaknesses(good, [991, 9], balanced=False)
     assert "'higgs' has 0.90%" in warning
     assert "efficiency in the test is 1 (10 of 10 found)" in warning
 
     none = measure(np.empty((0, 1), np.float32), np.empty(0, np.int64), ["qcd", "higgs"])
     told = "the test part is empty: there are no metrics"
-    assert weaknesses(none, [900, 100], "in the loss") == [told]
+    assert weaknesses(none, [900, 100], balanced=False) == [told]
 
 
 def test_what_a_score_is_stands_in_the_metrics() -> None:

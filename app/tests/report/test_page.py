@@ -36,6 +36,8 @@ def values(**changes: Any) -> dict[str, Any]:
         "best": 1,
         "epochs": 3,
         "seed": 21,
+        "yields": [],
+        "class_balance": False,
     } | changes
 
 
@@ -53,6 +55,21 @@ def test_the_page_holds_all_and_leads_nowhere() -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page
     assert "<b>careful" not in page
+
+
+def test_weights_show_as_yields() -> None:
+    assert "Yields" not in report_html(values(), PICTURES)
+    weights = np.array([1.5, 2, -1, 3.25])
+    weighted = measure(np.array([[0.2], [0.7], [0.9], [0.4]], np.float32),
+                       np.array([0, 1, 1, 1]), ["bkg", "sig"], weights)  # fmt: skip
+    row = {"file": "a&b.root", "class": "sig", "events": 43, "yield": 12.3456, "error": 2.718}
+    page = report_html(
+        values(metrics=weighted, classes=["bkg", "sig"], yields=[row], class_balance=True), PICTURES
+    )
+    assert "Each event counts by its weight" in page
+    assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.7</td>" in page
+    assert "<td>3.25</td>" in page
+    assert "each class had the same total weight" in page
 
 
 def test_not_servable_says_why() -> None:

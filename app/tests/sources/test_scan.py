@@ -192,3 +192,34 @@ def test_a_collection_ends_where_one_event_differs(tmp_path: Path) -> None:
     second = write_tree(tmp_path / "2.root", "t", {"nJet": np.array([1, 2], np.int32)} | other)
     selection = Selection("t", selected_branches=("Jet_*",))
     assert scanned([first, second], selection).collections == [["Jet_a", "Jet_c"]]
+
+
+def test_lists_get_the_columns_that_were_asked_for(small_files: list[Path]) -> None:
+    whole = scanned(small_files, Selection("events"))
+    assert min(whole.jdim.values()) > 3
+    specs = scanned(small_files, Selection("events", max_vec_sizes={"Jet": 3, "Jet_id": 20}))
+    assert specs.jdim == {"Jet_eta": 3, "Jet_id": 20, "Jet_pt": 3}
+    assert (specs.minv, specs.maxv) == (whole.minv, whole.maxv)
+    assert Specs.from_json(specs.to_json(), "here") == specs
+    for file in small_files:
+        with RootFile(str(file), "events") as opened:
+            events = opened.read([*specs.flat, *specs.jagged])
+        encoder = Encoder(specs)
+        rows, all_rows = encoder.encode(events), Encoder(whole).encode(events)
+        for branch in specs.jagged:
+            kept = min(specs.jdim[branch], whole.jdim[branch])
+            at, was = (s.columns.index(f"{branch}_0") for s in (specs, whole))
+            np.testing.assert_array_equal(rows[:, at : at + kept], all_rows[:, was : was + kept])
+            assert not rows[:, at + kept : at + specs.jdim[branch]].any()
+        counts = ak.to_numpy(ak.num(plain_branches(file, "events")["Jet_pt"].array()))
+        assert encoder.truncated == 2 * int(np.maximum(counts - 3, 0).sum())
+
+
+def test_sizes_that_fit_nothing_or_contradict_are_named(small_files: list[Path]) -> None:
+    for sizes, match in (
+        ({"Jets": 3}, "max_vec_sizes: 'Jets' is no jagged branch in use"),
+        ({"x": 3}, "max_vec_sizes: 'x' is no jagged branch in use"),
+        ({"Jet": 3, "*_pt": 4}, r"the branch Jet_pt has several: 'Jet', '\*_pt'"),
+    ):
+        with pytest.raises(DataError, match=match):
+            scanned(small_files, Selection("events", max_vec_sizes=sizes))

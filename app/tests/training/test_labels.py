@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,3 +74,38 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
     for given, labels, error, match in cases:
         with pytest.raises(error, match=match):
             prepared(stack, given, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "signal", "names", "classes"),
+    [
+        (["Higgs", "QCD"], "Higgs", ["QCD", "Higgs"], [1, 0]),
+        (["Higgs", "QCD"], "QCD", ["Higgs", "QCD"], [0, 1]),
+        (["1", "0"], 0, ["1", "0"], [0, 1]),
+    ],
+)
+def test_the_score_is_of_the_signal(
+    tmp_path: Path, stack: ExitStack, labels: list[str], signal: Any, names: list[str],
+    classes: list[int],
+) -> None:  # fmt: skip
+    found = prepared(stack, two(tmp_path), labels, signal=signal).labels
+    assert (found.names, found.per_file) == (names, classes)
+
+
+def test_the_signal_of_a_label_branch(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    plain, swapped = (
+        streamed(stack, files, ["good"], shuffle=False, **given)[0] for given in ({}, {"signal": 0})
+    )
+    assert swapped.task.classes == ["1", "0"]
+    for one, other in zip(plain.chunks(), swapped.chunks(), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], 1 - other[1])
+
+
+def test_a_signal_that_is_no_class_is_named(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    with pytest.raises(UsageError, match=r"signal: no class 'higs'\n.*'higgs'"):
+        prepared(stack, files, ["higgs", "qcd"], signal="higs")
+    with pytest.raises(UsageError, match="signal is '1', but there are 3 classes"):
+        prepared(stack, files, ["kind"], signal=1)

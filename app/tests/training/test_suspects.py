@@ -179,6 +179,7 @@ def test_what_is_excluded_already_stays_and_what_is_selected_is_told(tmp_path: P
     )
     (warning,) = warned(tmp_path, files, ["0", "1"], exclude_branches=["old"])
     assert "weight (an event weight), xsec (a cross section)" in warning
+    assert ' To weight events: "weights": "weight". ' in warning
     assert warning.endswith(json.dumps(["old", "weight", "xsec"]))
     (warning,) = warned(tmp_path, files, ["0", "1"], selected_branches=["met", "xsec"])
     assert warning.endswith("in params.json: take xsec off selected_branches")

@@ -47,11 +47,12 @@ class Specs:
 
     ``flat`` and ``jagged`` are sorted by ASCII; ``minv`` and ``maxv`` are over finite values, as
     float64 (so 64-bit integers beyond 2**53 are rounded to the nearest such number); ``jdim`` is
-    the longest list; ``missing`` counts NaN and infinite values, where there are any; ``scanned``
-    are the events looked at; ``selection`` is whatever decided what was read. A jagged branch that
-    was empty in every event has jdim 0, no range and no column. ``collections`` are groups of
-    jagged branches whose lists had the same lengths in every event, as they describe the same
-    objects; ``left_out`` says why other branches can't be used.
+    the longest list, or the number of columns that was asked for; ``missing`` counts NaN and
+    infinite values, where there are any; ``scanned`` are the events looked at; ``selection`` is
+    whatever decided what was read. A jagged branch that was empty in every event has jdim 0, no
+    range and no column. ``collections`` are groups of jagged branches whose lists had the same
+    lengths in every event, as they describe the same objects; ``left_out`` says why other branches
+    can't be used.
     """
 
     tree: str
@@ -89,7 +90,10 @@ class Specs:
                 f" {by_reason(self.left_out)}"
             )
         if self.jagged and self.width > MANY_COLUMNS:
-            found.append(f"{_many(self.width, self.jdim)}; exclude_branches leaves branches out")
+            found.append(
+                f"{_many(self.width, self.jdim)}; max_vec_sizes"
+                " limits lists, exclude_branches leaves branches out"
+            )
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -360,14 +364,19 @@ class SpecsScan:
         files: Sequence[FileRecord] = (),
         selection: Mapping[str, Any] | None = None,
         collections: Iterable[Sequence[str]] = (),
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
-        """``collections`` are the jagged branches whose lists may be of the same lengths."""
+        """``collections`` are the jagged branches whose lists may be of the same lengths.
+
+        ``sizes``: the columns of jagged branches, where they aren't those of the longest list.
+        """
         self._tree = tree
         self._flat = {k: BranchRange() for k in sorted(flat)}
         self._jagged = {k: BranchRange() for k in sorted(jagged)}
         self._files = list(files)
         self._selection = dict(selection or {})
         self._collections = [list(group) for group in collections]
+        self._sizes = dict(sizes or {})
         self.scanned: dict[int, int] = {}
         """Events seen so far, by the file's position."""
 
@@ -430,11 +439,14 @@ class SpecsScan:
                 f"every value is missing (NaN or infinite) in {', '.join(void[:10])}{more}",
                 "Name them in exclude_branches.",
             )
-        width = len(self._flat) + sum(r.longest for r in self._jagged.values())
+        jdim = {
+            k: self._sizes.get(k, r.longest) if r.longest else 0 for k, r in self._jagged.items()
+        }
+        width = len(self._flat) + sum(jdim.values())
         if width > MAX_COLUMNS:
             raise DataError(
-                f"too many: {_many(width, {k: r.longest for k, r in self._jagged.items()})}",
-                "Name such branches in exclude_branches.",
+                f"too many: {_many(width, jdim)}",
+                "Name such branches in exclude_branches, or in max_vec_sizes.",
             )
         return Specs(
             tree=self._tree,
@@ -442,7 +454,7 @@ class SpecsScan:
             jagged=list(self._jagged),
             minv={k: r.low for k, r in ranges.items()},
             maxv={k: r.high for k, r in ranges.items()},
-            jdim={k: r.longest for k, r in self._jagged.items()},
+            jdim=jdim,
             missing={k: r.missing for k, r in ranges.items() if r.missing},
             files=self._files,
             scanned=scanned,

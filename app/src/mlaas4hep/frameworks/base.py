@@ -21,6 +21,8 @@ Matrix = NDArray[np.float32]
 """Rows of events, shape (events, columns), normalised to [0, 1]."""
 Classes = NDArray[np.int64]
 """Class of each event, 0..k-1."""
+Block = tuple[NDArray[Any], ...]
+"""Events at once: rows (Matrix), their Classes and, of a weighted data set, weights (float64)."""
 History = dict[str, list[float]]
 """One number an epoch: loss, val_loss and the model's own metrics."""
 
@@ -37,24 +39,56 @@ class Batches(Protocol):
     width: int
     """Columns of a row."""
     n_classes: int
+    weighted: bool
+    """Whether blocks hold a weight for each event; their mean is 1, and some may be negative."""
     train_events: int
     validation_events: int
 
-    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+    def epoch(self, number: int) -> Iterator[Block]:
         """The training part in chunks; shuffled by the seed and ``number`` when asked for."""
 
-    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+    def validation(self) -> Iterator[Block]:
         """The validation part in chunks, always in the same order."""
 
 
 @dataclass(frozen=True)
 class FitPlan:
-    """How to train. ``epochs`` are passes over all of the training part."""
+    """How to train. ``epochs`` are passes over all of the training part.
+
+    If ``patience`` isn't 0, the training ends after so many epochs in a row in which the loss (of
+    the validation, if there is one) didn't fall by more than ``min_delta`` below its least value.
+    """
 
     epochs: int
     batch_size: int
     seed: int
     verbose: int = 0
+    patience: int = 0
+    min_delta: float = 0.0
+
+
+class Best:
+    """Follows the losses of a training: the best epoch so far, and whether to stop."""
+
+    def __init__(self, plan: FitPlan) -> None:
+        self.epoch = 0
+        self._loss = self._reached = math.inf
+        self._plan, self._idle = plan, 0
+
+    def add(self, epoch: int, loss: float) -> bool:
+        """Take in the loss of an epoch (from 0); True if it is the best so far."""
+        self._idle += 1
+        if loss < self._reached - self._plan.min_delta:
+            self._reached, self._idle = loss, 0
+        if loss >= self._loss:
+            return False
+        self.epoch, self._loss = epoch, loss
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training's patience is at its end."""
+        return 0 < self._plan.patience <= self._idle
 
 
 @dataclass
@@ -81,8 +115,6 @@ class Framework(ABC):
     """Distributions whose versions decide what a training gives, its converter's among them."""
     probabilities: ClassVar[str]
     """What to do about a model whose answers are no probabilities."""
-    class_weights: ClassVar[str]
-    """How a model gives classes weights."""
     note: ClassVar[str] = ""
     """What to know before the files of ``save`` are opened."""
     card_names: ClassVar[Mapping[str, str]] = {}
@@ -102,8 +134,11 @@ class Framework(ABC):
         """Raise ModelError with ``name:line`` for what is wrong in any model file, seen unrun."""
 
     @abstractmethod
-    def check(self, model: Any, width: int, n_classes: int) -> None:
-        """Raise ModelError unless ``model`` takes ``width`` columns and tells the classes apart."""
+    def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
+        """Raise ModelError unless ``model`` takes ``width`` columns and tells the classes apart.
+
+        If the data set is ``weighted``, it must take weights, too.
+        """
 
     @abstractmethod
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:

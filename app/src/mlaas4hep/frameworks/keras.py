@@ -6,7 +6,6 @@ import ast
 import contextlib
 import errno
 import logging
-import math
 import os
 import re
 import sys
@@ -22,7 +21,8 @@ from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.frameworks.base import (
     Batches,
-    Classes,
+    Best,
+    Block,
     Fit,
     FitPlan,
     Framework,
@@ -71,7 +71,6 @@ class Keras(Framework):
         "Give the last layer a sigmoid (two classes) or a softmax, or the model a loss with"
         " from_logits=True, such as keras.losses.BinaryCrossentropy(from_logits=True)."
     )
-    class_weights = "a loss that counts an event by its class"
     card_names = {  # noqa: RUF012
         "model": "saved_model.pb",
         "input_name": "serving_default_inputs_input",
@@ -93,7 +92,7 @@ class Keras(Framework):
 
         keras.utils.set_random_seed(seed % 2**32)
 
-    def check(self, model: Any, width: int, n_classes: int) -> None:
+    def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
         """Raise ModelError unless the model is compiled, takes ``width`` and fits the classes."""
         if not getattr(model, "compiled", False):
             raise ModelError(
@@ -124,8 +123,8 @@ class Keras(Framework):
         encode = _targets(model, data.width, data.n_classes)
         failures: list[BaseException] = []
 
-        def stream(source: Callable[[], Iterator[tuple[Matrix, Classes]]], events: int) -> Any:
-            return _dataset(source, encode, data.width, events, plan.batch_size, failures)
+        def stream(source: Callable[[], Iterator[Block]], events: int) -> Any:
+            return _dataset(source, encode, data, events, plan.batch_size, failures)
 
         if model.steps_per_execution == 1 and not model.run_eagerly:
             model.steps_per_execution = max(1, min(_STEPS, _REPORT // plan.batch_size))
@@ -151,7 +150,7 @@ class Keras(Framework):
         history: History = {
             key: [float(value) for value in values] for key, values in result.history.items()
         }
-        return Fit(history, watch.best)
+        return Fit(history, watch.best.epoch)
 
     def predict(self, model: Any, rows: Matrix) -> Matrix:
         """Probabilities of ``rows``, by the same function that is exported."""
@@ -293,9 +292,9 @@ def _targets(model: Any, width: int, n_classes: int) -> Callable[[Any], Any]:
 
 
 def _dataset(
-    source: Callable[[], Iterator[tuple[Matrix, Classes]]],
+    source: Callable[[], Iterator[Block]],
     encode: Callable[[Any], Any],
-    width: int,
+    data: Batches,
     events: int,
     batch_size: int,
     failures: list[BaseException],
@@ -307,26 +306,27 @@ def _dataset(
     """
     import tensorflow as tf
 
-    def blocks() -> Iterator[tuple[Matrix, Classes]]:
+    def blocks() -> Iterator[Block]:
         try:
             yield from _blocks(source(), batch_size)
         except Exception as error:
             failures.append(error)
             raise
 
-    def cut(block: Any, classes: Any) -> Any:
+    def cut(block: Any, classes: Any, *weights: Any) -> Any:
         steps = tf.cast((tf.shape(block)[0] + batch_size - 1) // batch_size, tf.int64)
 
         def batch(step: Any) -> Any:
             start = step * batch_size
             stop = start + batch_size
-            return block[start:stop], encode(classes[start:stop])
+            return block[start:stop], encode(classes[start:stop]), *(w[start:stop] for w in weights)
 
         return tf.data.Dataset.range(steps).map(batch)
 
     signature = (
-        tf.TensorSpec((None, width), tf.float32),
+        tf.TensorSpec((None, data.width), tf.float32),
         tf.TensorSpec((None,), tf.int64),
+        *([tf.TensorSpec((None,), tf.float64)] if data.weighted else []),
     )
     stream = tf.data.Dataset.from_generator(blocks, output_signature=signature)
     options = tf.data.Options()
@@ -336,34 +336,32 @@ def _dataset(
     return batches.apply(tf.data.experimental.assert_cardinality(-(-events // batch_size)))
 
 
-def _blocks(
-    chunks: Iterator[tuple[Matrix, Classes]], batch_size: int
-) -> Iterator[tuple[Matrix, Classes]]:
+def _blocks(chunks: Iterator[Block], batch_size: int) -> Iterator[Block]:
     """The same events in blocks of whole batches, but for the last; views where it can be."""
-    held: list[tuple[Matrix, Classes]] = []
+    held: list[Block] = []
     count = 0
-    for matrix, classes in chunks:
-        start = 0
+    for chunk in chunks:
+        start, size = 0, len(chunk[0])
         if held:
-            start = min(batch_size - count, len(classes))
-            held.append((matrix[:start], classes[:start]))
+            start = min(batch_size - count, size)
+            held.append(tuple(array[:start] for array in chunk))
             count += start
             if count < batch_size:
                 continue
             yield _joined(held)
-        stop = start + (len(classes) - start) // batch_size * batch_size
+        stop = start + (size - start) // batch_size * batch_size
         if stop > start:
-            yield matrix[start:stop], classes[start:stop]
-        count = len(classes) - stop
-        held = [(matrix[stop:].copy(), classes[stop:].copy())] if count else []
+            yield tuple(array[start:stop] for array in chunk)
+        count = size - stop
+        held = [tuple(array[stop:].copy() for array in chunk)] if count else []
     if held:
         yield _joined(held)
 
 
-def _joined(parts: list[tuple[Matrix, Classes]]) -> tuple[Matrix, Classes]:
+def _joined(parts: list[Block]) -> Block:
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
 def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
@@ -372,8 +370,7 @@ def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         epoch = 0
-        best = 0
-        best_loss = math.inf
+        best = Best(plan)
         weights: list[Any] | None = None
         next_report = 0
         async_safe = False
@@ -396,10 +393,9 @@ def _watch(events: int, plan: FitPlan, progress: Progress) -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             shown = {key: float(logs[key]) for key in ("loss", "val_loss") if key in logs}
             self.report(events, **shown)
-            loss = shown.get("val_loss", shown["loss"])
-            if loss < self.best_loss:
-                self.best, self.best_loss = epoch, loss
+            if self.best.add(epoch, shown.get("val_loss", shown["loss"])):
                 self.weights = self.model.get_weights()
+            self.model.stop_training |= self.best.is_over
 
     return Watch()
 

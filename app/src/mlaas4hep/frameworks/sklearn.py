@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mlaas4hep.core.progress import Progress
 from mlaas4hep.core.units import size
 from mlaas4hep.frameworks.base import (
     Batches,
+    Best,
+    Block,
     Classes,
     Fit,
     FitPlan,
@@ -40,10 +42,9 @@ class Sklearn(Framework):
     modules = frozenset({"sklearn"})
     packages = ("scikit-learn", "skl2onnx")
     probabilities = "predict_proba must give numbers from 0 to 1, which add up to 1 for each event."
-    class_weights = 'class_weight="balanced"'
     note = "model.pkl is a pickle: loading it runs code, so load only what you trust."
 
-    def check(self, model: Any, width: int, n_classes: int) -> None:
+    def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
         """Raise ModelError unless the model is a classifier that gives probabilities."""
         kind = type(model).__name__
         if isinstance(model, type):
@@ -58,12 +59,17 @@ class Sklearn(Framework):
         fixed = getattr(model, "n_features_in_", width)
         if fixed != width:
             raise ModelError(f"{kind} was fitted on {fixed} columns, the data has {width}")
+        if weighted and not _weight_key(model):
+            raise ModelError(
+                f"{kind} can't be trained on weighted events: its fit takes no sample_weight",
+                "Use one that does, or leave out weights and class_balance.",
+            )
 
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
         """Stream the events where the estimator can (partial_fit), else fit on all in memory."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            if hasattr(model, "partial_fit") and not getattr(model, "early_stopping", False):
+            if _is_streamed(model):
                 result = _streamed(self, model, data, plan, progress)
             else:
                 result = _whole(self, model, data, plan, progress)
@@ -105,32 +111,48 @@ class Sklearn(Framework):
         path.write_bytes(proto.SerializeToString())
 
 
+def _is_streamed(model: Any) -> bool:
+    return hasattr(model, "partial_fit") and not getattr(model, "early_stopping", False)
+
+
+def _weight_key(model: Any) -> str:
+    """The argument of ``model.fit`` that takes weights; empty where the classifier takes none."""
+    prefix = ""
+    while steps := getattr(model, "steps", None):
+        prefix += f"{steps[-1][0]}__"
+        model = steps[-1][1]
+    method = model.partial_fit if _is_streamed(model) and not prefix else model.fit
+    return f"{prefix}sample_weight" if "sample_weight" in signature(method).parameters else ""
+
+
 def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
     """One ``partial_fit`` a batch; the state of the best epoch is put back."""
     classes = np.arange(data.n_classes)
     total = data.train_events * plan.epochs
     history: History = {}
-    best, best_loss, best_state = 0, math.inf, model.__dict__
+    best, best_state = Best(plan), model.__dict__
     for epoch in range(plan.epochs):
         done = epoch * data.train_events
         train = _Score()
-        for rows, truth in data.epoch(epoch):
+        for rows, truth, *weights in data.epoch(epoch):
             for start in range(0, len(truth), plan.batch_size):
                 step = slice(start, start + plan.batch_size)
-                model.partial_fit(rows[step], truth[step], classes=classes)
-            train.add(self.predict(model, rows), truth)
+                of_step = dict(zip(["sample_weight"], (w[step] for w in weights), strict=False))
+                model.partial_fit(rows[step], truth[step], classes=classes, **of_step)
+            train.add(self.predict(model, rows), truth, *weights)
             done += len(truth)
             progress("training", done, total, epoch=epoch + 1, loss=train.loss)
         figures = train.figures("") | _validation(self, model, data)
         refuse_nan(figures.values(), epoch)
         for key, value in figures.items():
             history.setdefault(key, []).append(value)
-        loss = figures.get("val_loss", figures["loss"])
-        if loss < best_loss:
-            best, best_loss, best_state = epoch, loss, copy.deepcopy(model.__dict__)
+        if best.add(epoch, figures.get("val_loss", figures["loss"])):
+            best_state = copy.deepcopy(model.__dict__)
+        if best.is_over:
+            break
     model.__dict__.clear()
     model.__dict__.update(best_state)
-    return Fit(history, best)
+    return Fit(history, best.epoch)
 
 
 def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
@@ -144,53 +166,66 @@ def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Pr
         )
     rows = np.empty((data.train_events, data.width), np.float32)
     truth = np.empty(data.train_events, np.int64)
+    weights = [np.empty(data.train_events)] if data.weighted else []
+    arrays: Block = (rows, truth, *weights)
     done = 0
-    for chunk, classes in data.epoch(0):
-        rows[done : done + len(classes)] = chunk
-        truth[done : done + len(classes)] = classes
-        done += len(classes)
+    for block in data.epoch(0):
+        part = slice(done, done + len(block[0]))
+        for whole, array in zip(arrays, block, strict=True):
+            whole[part] = array
+        done = part.stop
     progress("training", 0, data.train_events)
-    model.fit(rows, truth)
+    model.fit(rows, truth, **{_weight_key(model): w for w in weights})
     train = _Score()
     for start in range(0, len(truth), 65536):
         part = slice(start, start + 65536)
-        train.add(self.predict(model, rows[part]), truth[part])
+        train.add(self.predict(model, rows[part]), truth[part], *(w[part] for w in weights))
     figures = train.figures("") | _validation(self, model, data)
     refuse_nan(figures.values(), 0)
     shown = {key: figures[key] for key in ("loss", "val_loss") if key in figures}
     progress("training", data.train_events, data.train_events, **shown)
-    return Fit({key: [value] for key, value in figures.items()}, 0)
+    kind = type(model).__name__
+    told = [f"early_stopping has no effect: {kind} is fitted at once, without epochs"]
+    return Fit({key: [value] for key, value in figures.items()}, 0, told if plan.patience else [])
 
 
 def _validation(self: Sklearn, model: Any, data: Batches) -> dict[str, float]:
     score = _Score()
-    for rows, truth in data.validation():
-        score.add(self.predict(model, rows), truth)
+    for rows, truth, *weights in data.validation():
+        score.add(self.predict(model, rows), truth, *weights)
     return score.figures("val_") if score.events else {}
 
 
 class _Score:
-    """Mean log loss and accuracy over chunks."""
+    """Mean log loss and accuracy over chunks, weighted if there are weights."""
 
     def __init__(self) -> None:
         self.events = 0
+        self._sum = 0.0
         self._loss = 0.0
-        self._right = 0
+        self._right = 0.0
 
     @property
     def loss(self) -> float:
-        return self._loss / max(1, self.events)
+        return self._loss / (self._sum or 1)
 
-    def add(self, answer: Matrix, truth: Classes) -> None:
+    def add(
+        self, answer: Matrix, truth: Classes, weights: NDArray[np.float64] | None = None
+    ) -> None:
         if answer.shape[1] == 1:
             answer = np.concatenate([1 - answer, answer], axis=1)
         right: NDArray[np.float64] = answer[np.arange(len(truth)), truth].astype(np.float64)
-        self._loss -= float(np.log(np.maximum(right, np.finfo(np.float32).eps)).sum())
-        self._right += int((answer.argmax(1) == truth).sum())
+        losses = -np.log(np.maximum(right, np.finfo(np.float32).eps))
+        found = answer.argmax(1) == truth
+        if weights is not None:
+            losses, found = losses * weights, found * weights
+        self._loss += float(losses.sum())
+        self._right += float(found.sum())
+        self._sum += len(truth) if weights is None else float(weights.sum())
         self.events += len(truth)
 
     def figures(self, prefix: str) -> dict[str, float]:
-        return {prefix + "loss": self.loss, prefix + "accuracy": self._right / self.events}
+        return {prefix + "loss": self.loss, prefix + "accuracy": self._right / self._sum}
 
 
 def _float32_thresholds(model: Any) -> Any:

@@ -17,7 +17,10 @@ RARE = 0.01
 
 
 def measure(
-    scores: NDArray[np.float32], truth: NDArray[np.int64], classes: list[str]
+    scores: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    classes: list[str],
+    weights: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Metrics as metrics.json holds them, computed by scikit-learn.
 
@@ -27,6 +30,10 @@ def measure(
     histograms per true class: of the probability of class 1, or, with more than two classes, of
     that which the model gave to the true class. A class's ``efficiency`` is the part of its events
     that was found.
+
+    With ``weights``, which may be negative, an event counts as much as its weight says in all but
+    the numbers of events (``events``, ``predicted``, ``right``), and ``counted`` is "weights", not
+    "events". What would be divided by a sum of weights that is not positive is null.
     """
     from sklearn.metrics import confusion_matrix, log_loss
 
@@ -34,75 +41,116 @@ def measure(
     table = np.concatenate([1 - scores, scores], axis=1) if k == 2 else scores
     guess = table.argmax(axis=1)
     roc = {
-        name: _roc(table[:, index], truth == index)
+        name: _roc(table[:, index], truth == index, weights)
         for index, name in enumerate(classes)
         if k > 2 or index == 1
     }
     areas = [curve["auc"] for curve in roc.values()]
     known = all(area is not None for area in areas)
     sums = np.maximum(table.sum(axis=1, keepdims=True), 1e-7)
+    total = len(truth) if weights is None else weights.sum()
     return {
         "events": len(truth),
+        "counted": "events" if weights is None else "weights",
         "score": score_meaning(classes),
         "auc": float(np.mean(areas)) if known else None,
-        "accuracy": float((guess == truth).mean()) if len(truth) else None,
-        "loss": float(log_loss(truth, table / sums, labels=range(k))) if len(truth) else None,
+        "accuracy": _part(guess == truth, weights),
+        "loss": (
+            float(log_loss(truth, table / sums, labels=range(k), sample_weight=weights))
+            if total > 0
+            else None
+        ),
         "classes": {
             name: {
                 "events": int((truth == index).sum()),
                 "predicted": int((guess == index).sum()),
                 "right": int(((truth == index) & (guess == index)).sum()),
-                "efficiency": (
-                    float((guess[truth == index] == index).mean())
-                    if (truth == index).any()
-                    else None
+                "efficiency": _part(
+                    guess[truth == index] == index,
+                    None if weights is None else weights[truth == index],
                 ),
             }
             for index, name in enumerate(classes)
         },
-        "confusion": confusion_matrix(truth, guess, labels=range(k)).tolist() if len(truth) else [],
+        "confusion": (
+            confusion_matrix(truth, guess, labels=range(k), sample_weight=weights).tolist()
+            if len(truth)
+            else []
+        ),
         "roc": roc,
         "scores": {
-            name: np.histogram(table[truth == index, 1 if k == 2 else index], _BINS, (0, 1))[
-                0
-            ].tolist()
+            name: _histogram(table[:, 1 if k == 2 else index], truth == index, weights)
             for index, name in enumerate(classes)
         },
     }
 
 
-def weaknesses(metrics: dict[str, Any], trained: Sequence[int], weights: str) -> list[str]:
+def weaknesses(metrics: dict[str, Any], trained: Sequence[int], balanced: bool) -> list[str]:
     """Warnings about no test, and classes that are rare in the training or never found in the test.
 
-    ``trained``: the training events of each class, in the order of ``metrics["classes"]``;
-    ``weights``: how the model gives classes weights.
+    ``trained``: the training events of each class, in the order of ``metrics["classes"]``; if they
+    were ``balanced``, none is rare.
     """
     warnings = [] if metrics["events"] else ["the test part is empty: there are no metrics"]
     for (name, found), events in zip(metrics["classes"].items(), trained, strict=True):
         share, efficiency = events / sum(trained), found["efficiency"]
-        if efficiency != 0 and share >= RARE:
+        if efficiency is None and found["events"]:
+            warnings.append(
+                f"the weights of the class {name!r} in the test don't add up to a positive number:"
+                " what would be divided by that is not given"
+            )
+        if efficiency != 0 and (share >= RARE or balanced):
             continue
         how = "" if efficiency is None else f", its efficiency in the test is {efficiency:.3g}"
         warnings.append(
             f"the class {name!r} has {share:.2%} of the training events ({events} of "
             f"{sum(trained)}){how} ({found['right']} of {found['events']} found): use files with "
-            f"more of its events or fewer of the others, or give the classes weights ({weights})"
+            "more of its events or fewer of the others"
+            + ("" if balanced else ', or set "class_balance": true')
         )
     return warnings
 
 
-def _roc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> dict[str, Any]:
-    """Background and signal efficiency, thinned evenly along the curve, and the area below."""
-    from sklearn.metrics import roc_auc_score, roc_curve
+def _part(chosen: NDArray[np.bool_], weights: NDArray[np.float64] | None) -> float | None:
+    """What part of the events, or of their weights, is chosen; None of nothing."""
+    if weights is None:
+        return float(chosen.mean()) if len(chosen) else None
+    total = float(weights.sum())
+    return float(weights[chosen].sum()) / total if total > 0 else None
 
-    if positive.all() or not positive.any():
+
+def _histogram(
+    scores: NDArray[np.float32], chosen: NDArray[np.bool_], weights: NDArray[np.float64] | None
+) -> list[float]:
+    of_chosen = None if weights is None else weights[chosen]
+    counts: list[float] = np.histogram(scores[chosen], _BINS, (0, 1), weights=of_chosen)[0].tolist()
+    return counts
+
+
+def _roc(
+    scores: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    weights: NDArray[np.float64] | None,
+) -> dict[str, Any]:
+    """Background and signal efficiency, thinned evenly along the curve, and the area below.
+
+    The area is the weighted part of pairs of a signal and a background event in which the signal
+    has the higher score. With negative weights the curve goes back here and there, so that
+    scikit-learn's roc_auc_score refuses it; the area by the trapezoidal rule remains that part.
+    """
+    from sklearn.metrics import roc_curve
+
+    ours = positive.sum() if weights is None else weights[positive].sum()
+    others = (~positive).sum() if weights is None else weights[~positive].sum()
+    if min(ours, others) <= 0:
         return {"auc": None, "background": [], "signal": []}
-    background, signal, _ = roc_curve(positive, scores)
-    length = np.concatenate([[0], np.cumsum(np.diff(background) + np.diff(signal))])
+    background, signal, _ = roc_curve(positive, scores, sample_weight=weights)
+    steps = np.abs(np.diff(background)) + np.abs(np.diff(signal))
+    length = np.concatenate([[0], np.cumsum(steps)])
     at = np.unique(np.searchsorted(length, np.linspace(0, length[-1], _POINTS)))
     at = np.clip(at, 0, len(length) - 1)
     return {
-        "auc": float(roc_auc_score(positive, scores)),
+        "auc": float(np.trapezoid(signal, background)),
         "background": background[at].round(6).tolist(),
         "signal": signal[at].round(6).tolist(),
     }

@@ -35,7 +35,7 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
     import mplhep
     import numpy as np
 
-    classes = {name: counts for name, counts in metrics["scores"].items() if sum(counts)}
+    classes = {name: counts for name, counts in metrics["scores"].items() if sum(counts) > 0}
     with _axes(title) as (axes, buffer):
         for name, counts in list(classes.items())[:_CURVES]:
             edges = np.linspace(0, 1, len(counts) + 1)

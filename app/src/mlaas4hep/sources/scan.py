@@ -52,6 +52,7 @@ def _scan(
         [file.record for file in files],
         selection.as_dict() | use.as_dict(),
         chosen.counted + (chosen.alike if total >= _ENOUGH else []),
+        chosen.sizes,
     )
     for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
         for start, stop, events in file.blocks([*chosen.flat, *chosen.jagged], ranges, _STEP):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -23,10 +23,12 @@ _SHOWN = 10
 class Selection:
     """What of a tree is used; the keys of params.json have the same names (``branch`` = tree).
 
-    Names may be wildcards (``Jet_*``). ``identifier`` and ``label_branch`` are never features.
+    Names may be wildcards (``Jet_*``). ``identifier``, ``label_branch`` and ``weight_branch`` are
+    never features.
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
-    "same" is an error, "common" uses the branches that all files have.
+    "same" is an error, "common" uses the branches that all files have. ``max_vec_sizes`` are the
+    columns of a list, by branch, wildcard or the name that a collection's branches begin with.
     """
 
     tree: str = "Events"
@@ -35,6 +37,8 @@ class Selection:
     exclude_branches: tuple[str, ...] = ()
     branches: Literal["same", "common"] = "same"
     label_branch: str | None = None
+    weight_branch: str | None = None
+    max_vec_sizes: Mapping[str, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
@@ -47,7 +51,8 @@ class Selected:
 
     ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
     whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
-    ``warnings`` say what is odd, but allowed.
+    ``warnings`` say what is odd, but allowed. ``sizes`` are the columns of those jagged branches
+    of which they are given.
     """
 
     flat: list[str]
@@ -56,6 +61,7 @@ class Selected:
     warnings: list[str] = field(default_factory=list)
     counted: list[list[str]] = field(default_factory=list)
     alike: list[list[str]] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Flat and jagged names, as in ``flat, jagged = select(...)``."""
@@ -70,11 +76,11 @@ class Selected:
         left_out = self.left_out | {k: f"uproot can't read it: {lost[k]}" for k in lost}
         if not flat and not jagged:
             raise _nothing_left(f"the tree {selection.tree} of {error.file}", left_out)
-        groups = (
+        counted, alike = (
             [[k for k in group if k not in lost] for group in groups]
             for groups in (self.counted, self.alike)
         )
-        return Selected(flat, jagged, left_out, self.warnings, *groups)
+        return Selected(flat, jagged, left_out, self.warnings, counted, alike, self.sizes)
 
 
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
@@ -102,7 +108,9 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             "Remove it from one of them.",
         )
     if selection.label_branch is not None:
-        _check_label(files, selection.label_branch)
+        _check_role(files, selection.label_branch, "label", ("flat", "string"))
+    if selection.weight_branch is not None:
+        _check_role(files, selection.weight_branch, "weight", ("flat",))
 
     wanted = [name for name in known if _is_wanted(name, selection)]
     left_out: dict[str, str] = {}
@@ -145,7 +153,35 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         warnings,
         _groups(infos_of, lambda info: info.counter),
         _groups(infos_of, _stem),
+        _sizes(jagged, selection.max_vec_sizes or {}),
     )
+
+
+def _sizes(jagged: Sequence[str], given: Mapping[str, int]) -> dict[str, int]:
+    """The size of each branch that one is given for; an exact name comes before the others."""
+    of_branch: dict[str, int] = {}
+    for name in jagged:
+        fitting = {key: size for key, size in given.items() if _is_of(name, key)}
+        sizes = {given[name]} if name in given else set(fitting.values())
+        if len(sizes) > 1:
+            raise DataError(
+                f"max_vec_sizes: the branch {name} has several: {', '.join(map(repr, fitting))}",
+                f"Give {name} a size of its own, or take one away.",
+            )
+        if sizes:
+            of_branch[name] = sizes.pop()
+    for key in given:
+        if not any(_is_of(name, key) for name in jagged):
+            raise DataError(
+                f"max_vec_sizes: {key!r} is no jagged branch in use, and no collection of them",
+                did_you_mean(key, jagged),
+            )
+    return of_branch
+
+
+def _is_of(name: str, key: str) -> bool:
+    """Whether the branch matches, or is ``key_...``, ``key....`` or ``key/...``."""
+    return _matches(name, key) or name.startswith(tuple(key + mark for mark in "_./"))
 
 
 def _nothing_left(where: str, left_out: dict[str, str]) -> DataError:
@@ -181,7 +217,7 @@ def _idle(selection: Selection, known: Sequence[str]) -> list[str]:
     kept = selection.selected_branches
     for pattern in selection.exclude_branches:
         names = [name for name in known if _matches(name, pattern)]
-        never = (selection.label_branch, *selection.identifier)
+        never = (selection.label_branch, selection.weight_branch, *selection.identifier)
         if kept and not any(
             name not in kept and any(_matches(name, p) for p in (*kept, *never) if p)
             for name in names
@@ -209,7 +245,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _is_wanted(name: str, selection: Selection) -> bool:
-    if name == selection.label_branch or any(_matches(name, p) for p in selection.identifier):
+    if name in (selection.label_branch, selection.weight_branch):
+        return False
+    if any(_matches(name, p) for p in selection.identifier):
         return False
     if name in selection.selected_branches:
         return True
@@ -241,17 +279,19 @@ def _difference(name: str, files: Sequence[RootFile]) -> str:
     return ""
 
 
-def _check_label(files: Sequence[RootFile], label: str) -> None:
+def _check_role(files: Sequence[RootFile], name: str, role: str, kinds: Sequence[str]) -> None:
+    """DataError unless the label or weight branch is in each file, with one value per event."""
+    what = "one number or text" if "string" in kinds else "one number"
     for file in files:
-        info = file.branches.get(label)
+        info = file.branches.get(name)
         if info is None:
             raise DataError(
-                f"{file.name}: no branch {label!r} to take labels from",
-                did_you_mean(label, file.branches),
+                f"{file.name}: no branch {name!r} to take {role}s from",
+                did_you_mean(name, file.branches),
             )
-        if info.kind not in ("flat", "string"):
+        if info.kind not in kinds:
             raise DataError(
-                f"{file.name}: labels can't be taken from {label}, which is {info.kind}"
+                f"{file.name}: {role}s can't be taken from {name}, which is {info.kind}"
                 f" ({info.type})",
-                "Name a branch with one number or text per event.",
+                f"Name a branch with {what} per event.",
             )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
-from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.frameworks.base import Block, Matrix
 from mlaas4hep.sources.reader import SpreadReader
 from mlaas4hep.training.ahead import ahead
 from mlaas4hep.training.prepare import Task
@@ -36,8 +37,8 @@ BLOCK_BYTES = 16 << 20
 _BLOCK = 8192  # rows that are handed out at once, at most, unless chunk_size is more
 _FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is said
 
-Chunk = tuple[Matrix, Classes, NDArray[np.uint8]]
-"""Rows, their classes, and the part of each (uint8): TRAIN, VALIDATION or TEST."""
+Chunk = tuple[NDArray[Any], ...]
+"""A Block, and last the part of each event (uint8): TRAIN, VALIDATION or TEST."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,24 @@ class FirstPass:
 class Dataset:
     """The events of a task as rows and classes; a frameworks.Batches with a test part.
 
-    Nothing is read before it is asked for. A block is rows, float32 of shape (n, width), and their
-    classes, int64 of shape (n,). The same task gives the same blocks in the same order. What can't
-    be read is a DataError that names the file.
+    Nothing is read before it is asked for. A block is rows, float32 of shape (n, width), their
+    classes, int64 of shape (n,), and, if events don't count alike, weights, float64 of shape (n,):
+    scaled for the fit in training and validation, as they are in the test. The same task gives the
+    same blocks in the same order. What can't be read is a DataError that names the file.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.width = task.specs.width
         self.n_classes = len(task.classes)
+        self.weighted = task.factors is not None
         self.train_events, self.validation_events, self.test_events = (
             int(count) for count in task.counts.sum(axis=0)
         )
         row = 4 * self.width
         self._held = max(MIX_EVENTS, MIX_BYTES // row)
         self._block = max(task.params.chunk_size, min(_BLOCK, BLOCK_BYTES // row))
-        self._cache: dict[int, tuple[Matrix, Classes]] = {}
+        self._cache: dict[int, Block] = {}
 
     def first_pass(self, cache_bytes: int = CACHE_BYTES, progress: Progress = silent) -> FirstPass:
         """Read all events once: keep the parts that fit in memory, and draw samples.
@@ -86,19 +89,19 @@ class Dataset:
         readers, encoder = self._readers(), Encoder(task.specs, dtype=np.float32)
         to_compare = RowsToCompare(self.width, total)
         sample = Sample(task.specs, task.counts.sum(axis=1).tolist())
-        for rows, classes, parts in ahead(self._chunks(readers, encoder, sample)):
-            to_compare.add(rows)
-            for part, (all_rows, all_classes) in cache.items():
+        for *block, parts in ahead(self._chunks(readers, encoder, sample)):
+            to_compare.add(block[0])
+            for part, kept in cache.items():
                 wanted = parts == part
                 stop = filled[part] + int(np.count_nonzero(wanted))
-                np.compress(wanted, rows, axis=0, out=all_rows[filled[part] : stop])
-                np.compress(wanted, classes, out=all_classes[filled[part] : stop])
+                for to, array in zip(kept, block, strict=True):
+                    np.compress(wanted, array, axis=0, out=to[filled[part] : stop])
                 filled[part] = stop
-            done += len(classes)
+            done += len(parts)
             progress("reading", done, total)
         self._cache = cache
         warnings = self._seen_in_order(readers)
-        if encoder.truncated:
+        if encoder.truncated and not task.params.max_vec_sizes:
             warnings.append(
                 f"{encoder.truncated} values beyond the longest list of the specs were dropped"
             )
@@ -109,51 +112,51 @@ class Dataset:
         """The parts that are in memory: TRAIN, VALIDATION, TEST."""
         return set(self._cache)
 
-    def epoch(self, number: int) -> Iterator[tuple[Matrix, Classes]]:
+    def epoch(self, number: int) -> Iterator[Block]:
         """The training part in blocks, mixed by the seed and ``number``."""
         if not self.task.params.shuffle:
             return self._part(TRAIN)
         rng = np.random.default_rng((self.task.params.seed, number))
         sizes = self.train_events, self._held, self._block, rng
         if TRAIN not in self._cache:
-            return mixed(self._read(TRAIN), *sizes)  # type: ignore[return-value]
-        rows, classes = self._cache[TRAIN]
-        starts = range(0, len(rows), self._block)
-        places = ((np.arange(i, min(i + self._block, len(rows))),) for i in starts)
-        return ((rows[i], classes[i]) for (i,) in mixed(places, *sizes))
+            return mixed(self._read(TRAIN), *sizes)
+        kept, events = self._cache[TRAIN], self.train_events
+        starts = range(0, events, self._block)
+        places = ((np.arange(i, min(i + self._block, events)),) for i in starts)
+        return (tuple(array[i] for array in kept) for (i,) in mixed(places, *sizes))
 
-    def validation(self) -> Iterator[tuple[Matrix, Classes]]:
+    def validation(self) -> Iterator[Block]:
         """The validation part, always in the same order."""
         return self._part(VALIDATION)
 
-    def test(self) -> Iterator[tuple[Matrix, Classes]]:
+    def test(self) -> Iterator[Block]:
         """The test part, in order; no training sees it."""
         return self._part(TEST)
 
-    def _part(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
+    def _part(self, part: int) -> Iterator[Block]:
         """The part in the order in which it is read, in the same blocks whether cached or not."""
         events = self._events(part)
         if part not in self._cache:
             sizes = block_sizes(events, self._block)
-            return in_blocks(self._read(part), sizes)  # type: ignore[return-value]
-        rows, classes = self._cache[part]
+            return in_blocks(self._read(part), sizes)
+        kept = self._cache[part]
         starts = range(0, events, self._block)
-        return ((rows[i : i + self._block], classes[i : i + self._block]) for i in starts)
+        return (tuple(array[i : i + self._block] for array in kept) for i in starts)
 
-    def _read(self, part: int) -> Iterator[tuple[Matrix, Classes]]:
-        for rows, classes, parts in ahead(self.chunks()):
+    def _read(self, part: int) -> Iterator[Block]:
+        for *block, parts in ahead(self.chunks()):
             wanted = parts == part
             if wanted.any():
-                yield rows[wanted], classes[wanted]
+                yield tuple(array[wanted] for array in block)
 
     def chunks(self) -> Iterator[Chunk]:
-        """All events as chunks: rows, classes, parts; what every epoch is made of."""
+        """All events as chunks; what every epoch is made of."""
         return self._chunks(self._readers(), Encoder(self.task.specs, dtype=np.float32))
 
     def _readers(self) -> list[SpreadReader]:
         task = self.task
-        label = task.labels.branch
-        branches = [*task.specs.flat, *task.specs.jagged, *([label] if label else [])]
+        others = task.labels.branch, task.weights and task.weights.branch
+        branches = [*task.specs.flat, *task.specs.jagged, *(name for name in others if name)]
         used = task.use.counts
         mixed_over = self._held if task.params.shuffle else self._block
         return [
@@ -174,6 +177,7 @@ class Dataset:
             total = sum(stop - start for start, stop in plan)
             rows = np.empty((total, self.width), np.float32)
             classes = np.empty(total, np.int64)
+            weights = None if task.factors is None else np.ones(total)
             parts = np.empty(total, np.uint8)
             at = 0
             for index, (begin, end) in enumerate(plan):
@@ -182,10 +186,15 @@ class Dataset:
                     encoder.encode(events, out=rows[piece])
                     classes[piece] = task.labels.of_events(events, index)
                     parts[piece] = task.parts(index, start, stop)
+                    if weights is not None and task.weights:
+                        weights[piece] = task.weights.of_events(events, index, stop - start)
                     if sample is not None:
                         sample.add(events, rows[piece], classes[piece], index)
                     at = piece.stop
-            yield rows, classes, parts
+            if weights is None or task.factors is None:
+                yield rows, classes, parts
+            else:
+                yield rows, classes, weights * task.factors[classes, parts], parts
 
     def _seen_in_order(self, readers: list[SpreadReader]) -> list[str]:
         """Warnings about files whose order mixing can't hide from the model."""
@@ -199,15 +208,19 @@ class Dataset:
             if reader.places < _FEW_PLACES and reader.is_limited
         ]
 
-    def _room(self, cache_bytes: int) -> dict[int, tuple[Matrix, Classes]]:
+    def _room(self, cache_bytes: int) -> dict[int, Block]:
         """Empty arrays for the parts that fit in that many bytes."""
-        room = {}
+        room: dict[int, Block] = {}
         for part in (VALIDATION, TRAIN, TEST):
             events = self._events(part)
-            size = events * (self.width * 4 + 8)
+            size = events * (self.width * 4 + (16 if self.weighted else 8))
             if size <= cache_bytes:
                 cache_bytes -= size
-                room[part] = np.empty((events, self.width), np.float32), np.empty(events, np.int64)
+                room[part] = (
+                    np.empty((events, self.width), np.float32),
+                    np.empty(events, np.int64),
+                    *([np.empty(events)] if self.weighted else []),
+                )
         return room
 
     def _events(self, part: int) -> int:

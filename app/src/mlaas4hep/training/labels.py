@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Labels:
     branch: str | None = None
     values: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.int64))
     """The branch's sorted values, one a class; empty without a branch."""
+    is_reversed: bool = False
+    """Whether the classes of a branch are in the reverse order of its values."""
 
     @classmethod
     def of(
@@ -35,9 +37,27 @@ class Labels:
         branch: str | None,
         files: Sequence[RootFile],
         use: EventsToUse,
+        signal: str = "",
     ) -> Labels:
-        """Those of ``branch``, as ``label_branch`` finds it, else those of the files."""
-        return cls.in_branch(branch, files, use) if branch else cls.per_files(labels, files)
+        """Those of ``branch``, as ``label_branch`` finds it, else those of the files.
+
+        Of two classes, ``signal`` is the second.
+        """
+        found = cls.in_branch(branch, files, use) if branch else cls.per_files(labels, files)
+        return found._with(signal) if signal else found
+
+    def _with(self, signal: str) -> Labels:
+        if len(self.names) > 2:
+            raise UsageError(
+                f"signal is {signal!r}, but there are {len(self.names)} classes",
+                "Leave it out: with more than two classes each has a score.",
+            )
+        if signal not in self.names:
+            raise UsageError(f"signal: no class {signal!r}", did_you_mean(signal, self.names))
+        if signal == self.names[1]:
+            return self
+        per_file = [1 - index for index in self.per_file]
+        return replace(self, names=self.names[::-1], per_file=per_file, is_reversed=True)
 
     @classmethod
     def per_files(cls, labels: Sequence[str], files: Sequence[RootFile]) -> Labels:
@@ -95,7 +115,8 @@ class Labels:
         """
         if self.branch is None:
             return np.int64(self.per_file[file])
-        return np.searchsorted(self.values, _label_values(events, self.branch))
+        found = np.searchsorted(self.values, _label_values(events, self.branch))
+        return len(self.names) - 1 - found if self.is_reversed else found
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:

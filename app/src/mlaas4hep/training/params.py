@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,7 +13,27 @@ from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Split
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.selection import IDENTIFIER
+from mlaas4hep.training.weights import WeightsKey
 
+INSTEAD = {
+    "max_objects": "max_vec_sizes",
+    "max_length": "max_vec_sizes",
+    "max_multiplicity": "max_vec_sizes",
+    "patience": "early_stopping",
+    "min_delta": "early_stopping",
+    "earlystopping": "early_stopping",
+    "positive_class": "signal",
+    "signal_label": "signal",
+    "weight": "weights",
+    "event_weight": "weights",
+    "sample_weight": "weights",
+    "xsec": "weights",
+    "cross_section": "weights",
+    "class_weight": "class_balance",
+    "class_weights": "class_balance",
+    "balanced": "class_balance",
+}
+"""Words of the field that are no keys, and the key that does it."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
 LISTS = ("identifier", "selected_branches", "exclude_branches")
@@ -49,6 +70,19 @@ class Params(BaseModel):
     epochs: int = _key(
         10, "a whole number, at least 1", "Passes over the whole training part.", ge=1
     )
+    early_stopping: dict[str, int | float] | None = _key(
+        None,
+        'an object {"patience": epochs, "min_delta": loss}, such as {"patience": 5}',
+        "Stop after so many epochs in a row (`patience`, at least 1) in which the validation's loss"
+        " did not fall by more than `min_delta` (default 0) below its least value; the best epoch"
+        " is kept in any case.",
+    )
+    signal: str | int = _key(
+        "",
+        "the label of one of two classes",
+        "Of two classes, the one that the score is the probability of; empty: the second, in the"
+        " order of numbers or names.",
+    )
     split: float | dict[str, float] | None = _key(
         None,
         "a fraction for the test part, or {train, validation, test}",
@@ -70,10 +104,32 @@ class Params(BaseModel):
         "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
         " full stays.",
     )
+    max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
+        None,
+        'an object of whole numbers, at least 1, such as {"Jet": 8}',
+        "Columns of lists, by branch, wildcard or the name that a collection's branches begin with"
+        ' (`{"Jet": 8, "PF_*": 50}`): the first values are kept, shorter lists are padded; by'
+        " default as many as the longest list has.",
+    )
     branches: Literal["same", "common"] = _key(
         "same",
         '"same" or "common"',
         "If the files' branches differ: same is an error, common uses those that all have.",
+    )
+    weights: str | list[Any] | dict[str, Any] | None = _key(
+        None,
+        'a branch, a list with a number per file, or {"branch", "files"}',
+        'What an event counts in fit, metrics and report: a branch (`"genWeight"`), a number per'
+        ' file (`[1, 0.3]`), or both, which are multiplied: `{"branch": ..., "files": ...}`;'
+        " `files` may also be numbers by a file's name, wildcard or label, or"
+        ' `{"cross_section", "luminosity", "sum_of_weights"}`, from which'
+        " cross_section x luminosity / sum_of_weights is the number.",
+    )
+    class_balance: bool = _key(
+        False,
+        "true or false",
+        "Give each class the same total weight in the fit, however many events it has; metrics"
+        " don't change.",
     )
     redirector: str = _key(
         "",
@@ -101,9 +157,15 @@ class Params(BaseModel):
         return Split.parse(self.split)
 
     @property
+    def weights_key(self) -> WeightsKey | None:
+        """``weights``, understood."""
+        return WeightsKey.parse(self.weights)
+
+    @property
     def plan(self) -> FitPlan:
         """What the framework needs to know."""
-        return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose)
+        stopping = self.early_stopping or {}
+        return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose, **stopping)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> tuple[Params, list[str]]:
@@ -121,8 +183,11 @@ class Params(BaseModel):
         values = dict(values)
         warnings = _rename(values, where)
         for key in set(values) - set(cls.model_fields):
+            known = [*cls.model_fields, *ALIASES]
+            instead = INSTEAD.get(key.lower().replace("-", "_"))
             raise UsageError(
-                f"{where}: unknown key {key!r}", did_you_mean(key, [*cls.model_fields, *ALIASES])
+                f"{where}: unknown key {key!r}",
+                f"The key {instead!r} does it." if instead else did_you_mean(key, known),
             )
         for key in LISTS:
             if key in values:
@@ -133,16 +198,16 @@ class Params(BaseModel):
             values["split"] = float(values["split"])
         try:
             params = cls(**values)
-            if params.nevts == 0:
-                raise _wrong(where, "nevts", 0)
-            params.parts  # noqa: B018  (checks the fractions)
+            params.parts, params.weights_key  # noqa: B018  (checks them)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
             raise _wrong(where, key, values[key]) from None
-        except UsageError:
-            raise
         except MlaasError as error:
             raise UsageError(f"{where}: {error.message}", error.remedy) from None
+        if params.early_stopping is not None and not _is_stopping(params.early_stopping):
+            raise _wrong(where, "early_stopping", params.early_stopping)
+        if params.nevts == 0:
+            raise _wrong(where, "nevts", 0)
         if params.nan is not None:
             warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
         return params, warnings
@@ -199,6 +264,12 @@ def _names(value: Any, folder: Path | None) -> Any:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(name.strip() for name in value if name.strip())
     return value
+
+
+def _is_stopping(value: dict[str, int | float]) -> bool:
+    patience, min_delta = value.get("patience"), value.get("min_delta", 0)
+    known = set(value) <= {"patience", "min_delta"}
+    return known and isinstance(patience, int) and patience >= 1 and 0 <= min_delta < math.inf
 
 
 def _wrong(where: str, key: str, value: Any) -> UsageError:

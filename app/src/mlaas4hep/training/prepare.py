@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, EventError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, EventsToUse, Specs, file_key, membership
 from mlaas4hep.sources.names import resolve
@@ -19,6 +19,7 @@ from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selected, Selection, select
 from mlaas4hep.training.labels import Labels, label_branch
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.weights import Totals, Weights
 
 SPECS_FILE = "global-specs.json"
 _STEP = 1 << 20  # entries that are counted at once
@@ -38,8 +39,8 @@ class _Input:
 class Task:
     """All that decides what a model is trained on; the events themselves are read by a Dataset.
 
-    ``counts`` are the events of each class in each part (training, validation, test): int64 of
-    shape (classes, 3). ``warnings`` are what was odd, but allowed.
+    ``totals`` are sums over the events of each file, class and part; ``warnings`` are what was
+    odd, but allowed.
     """
 
     files: list[RootFile]
@@ -47,8 +48,17 @@ class Task:
     labels: Labels
     specs: Specs
     params: Params
-    counts: NDArray[np.int64]
+    totals: Totals
+    weights: Weights | None
+    factors: NDArray[np.float64] | None
+    """What the weights are multiplied with, by class and part; None if all events count alike."""
     warnings: list[str]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """The events of each class in each part (training, validation, test), (classes, 3)."""
+        counts: NDArray[np.int64] = self.totals.events.sum(axis=0)
+        return counts
 
     @property
     def classes(self) -> list[str]:
@@ -76,21 +86,25 @@ def prepare(
     files, labels and parameters give the same task.
 
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
-    don't fit them, and on a class without an event to train on.
+    don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
     given = _opened(names, labels, params, cwd, stack)
-    classes = Labels.of(labels, given.selection.label_branch, given.files, given.use)
+    branch, signal = given.selection.label_branch, str(params.signal)
+    classes = Labels.of(labels, branch, given.files, given.use, signal)
     specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
-    counts = _count(given, classes, params)
-    warnings = [
-        *given.selected.warnings,
-        *told,
-        *_warnings_of(specs, given),
-        *_check_counts(counts, classes.names),
-    ]
-    return Task(given.files, given.use, classes, specs, params, counts, warnings)
+    weights = None
+    if key := params.weights_key:
+        labels_of_files = [classes.names[index] for index in classes.per_file]
+        weights = key.of_files([file.name for file in given.files], labels_of_files)
+    totals = _count(given, classes, weights, params)
+    told += _check_counts(totals.events.sum(axis=0), classes.names)
+    factors = None
+    if weights or params.class_balance:
+        factors = totals.factors(params.class_balance, classes.names)
+    warnings = [*given.selected.warnings, *_warnings_of(specs, given), *told]
+    return Task(given.files, given.use, classes, specs, params, totals, weights, factors, warnings)
 
 
 def scan_files(
@@ -128,7 +142,9 @@ def _opened(
         selected_branches=params.selected_branches,
         exclude_branches=params.exclude_branches,
         branches=params.branches,
+        max_vec_sizes=params.max_vec_sizes,
         label_branch=label_branch(labels, files),
+        weight_branch=params.weights_key.branch if params.weights_key else None,
     )
     return _Input(files, use, selection, select(files, selection))
 
@@ -172,16 +188,20 @@ def _parts(
     return membership(params.seed, key, start, stop, params.parts)
 
 
-def _count(given: _Input, labels: Labels, params: Params) -> NDArray[np.int64]:
-    """Events by class and part, shape (k, 3)."""
-    counts = np.zeros((len(labels.names), 3), np.int64)
-    branches = [labels.branch] if labels.branch else []
+def _count(given: _Input, labels: Labels, weights: Weights | None, params: Params) -> Totals:
+    """Sums over all events that are used."""
+    branches = [name for name in (labels.branch, weights and weights.branch) if name]
+    totals = Totals.empty(len(given.files), len(labels.names))
     for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
         for start, stop, events in file.blocks(branches, ranges, _STEP):
             parts = _parts(given.files, params, index, start, stop)
             places = labels.of_events(events, index) * 3 + parts
-            counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
-    return counts
+            try:
+                of_events = weights.of_events(events, index, stop - start) if weights else None
+            except EventError as error:
+                raise error.after(start, file.name) from None
+            totals.add(index, places, of_events)
+    return totals
 
 
 def _check_counts(counts: NDArray[np.int64], names: Sequence[str]) -> list[str]:

@@ -175,6 +175,8 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "metrics": trained.metrics,
         "warnings": trained.warnings,
         "counts": trained.task.counts.tolist(),
+        "yields": _yields(trained.task),
+        "class_balance": trained.task.params.class_balance,
         "tree": specs.tree,
         "flat": specs.flat,
         "jagged": specs.jagged,
@@ -183,6 +185,12 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "epochs": len(next(iter(trained.fit.history.values()), [])),
         "seed": trained.task.params.seed,
     }
+
+
+def _yields(task: Task) -> list[dict[str, Any]]:
+    """As Totals.yields gives them; nothing without weights."""
+    names = [file.name for file in task.files]
+    return task.totals.yields(names, task.classes) if task.weights else []
 
 
 def _files(task: Task) -> list[dict[str, Any]]:
@@ -213,6 +221,8 @@ def _run(trained: Trained) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "label_branch": task.labels.branch,
+        "weight_branch": task.weights and task.weights.branch,
+        "yields": _yields(task),
         "events": {
             name: dict(zip(("train", "validation", "test"), row, strict=True))
             for name, row in zip(task.classes, task.counts.tolist(), strict=True)

@@ -80,7 +80,8 @@ def warnings_about(
         shown = _shown({branch: "; ".join(reasons) for branch, reasons in found.items()})
         warnings.append(
             f"columns that are probably no features: {shown}. "
-            f"A model that uses them may learn no physics. {_leave_out(list(found), params)}"
+            f"A model that uses them may learn no physics. {_as_weight(found, specs)}"
+            f"{_leave_out(list(found), params)}"
         )
     if squeezed := _squeezed(sample, specs):
         warnings.append(
@@ -105,6 +106,12 @@ def _leave_out(branches: list[str], params: Params) -> str:
     if named:
         ways.append(f"take {', '.join(named)} off selected_branches")
     return f"To leave them out, in params.json: {'; '.join(ways)}"
+
+
+def _as_weight(found: dict[str, list[str]], specs: Specs) -> str:
+    """How a branch of weights is used as such."""
+    weights = [k for k in specs.flat if "an event weight" in found.get(k, ())]
+    return f'To weight events: "weights": {json.dumps(weights[0])}. ' if weights else ""
 
 
 def _branches(specs: Specs) -> list[str]:

@@ -91,7 +91,10 @@ def train(
         set_up(model_file.imported, params.seed)
         model = model_file.build(data.width)
         framework = framework_of(model)
-        model_file.run("the check", lambda: framework.check(model, data.width, data.n_classes))
+        model_file.run(
+            "the check",
+            lambda: framework.check(model, data.width, data.n_classes, data.weighted),
+        )
         with clock("training"):
             fit = model_file.run(
                 "the training", lambda: framework.fit(model, data, params.plan, progress)
@@ -100,7 +103,7 @@ def train(
             metrics = model_file.run(
                 "the test", lambda: _test(framework, model, data, task.classes, progress)
             )
-        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), framework.class_weights)
+        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), params.class_balance)
         warnings += fit.warnings
         progress("publishing", 0, 1)
         trained = Trained(
@@ -147,14 +150,17 @@ def _test(
     """Metrics on the test part, as ``measure`` gives them."""
     columns = 1 if data.n_classes == 2 else data.n_classes
     scores, truth = [np.empty((0, columns), np.float32)], [np.empty(0, np.int64)]
+    weights = [np.empty(0)]
     done = 0
-    for rows, of_rows in data.test():
+    for rows, of_rows, *of_events in data.test():
         scores.append(framework.predict(model, rows))
         refuse_improper(scores[-1], framework.probabilities)
         truth.append(of_rows)
+        weights += of_events
         done += len(of_rows)
         progress("testing", done, data.test_events)
-    return measure(np.concatenate(scores), np.concatenate(truth), classes)
+    weighted = np.concatenate(weights) if data.task.weights else None
+    return measure(np.concatenate(scores), np.concatenate(truth), classes, weighted)
 
 
 class _Clock:
