@@ -59,7 +59,7 @@ def specs(
 
 
 def inspect(
-    file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL.")],
+    file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL; or FILE:TREE.")],
     tree: Annotated[str, typer.Option(help="Show this tree only.")] = "",
 ) -> None:
     """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""

@@ -34,7 +34,7 @@ from mlaas4hep.sources.columns import (
     UnreadableError,
     layout,
 )
-from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of
+from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
 from mlaas4hep.sources.reader import Reader, SpreadReader
 
 WINDOW_BYTES = 16 * 2**20
@@ -230,7 +230,8 @@ def _open_tree(file: Any, name: str, tree: str) -> Any:
     if kind is None:
         raise DataError(
             f"{name}: no tree {tree!r}",
-            f"{did_you_mean(tree, trees)} The tree must have one name, `branch`, in all files.",
+            f"{did_you_mean(tree, trees)} Name it for all files by `branch` in params.json, or for"
+            " each as FILE:TREE.",
         )
     if "RNTuple" in kind:
         raise DataError(f"{name}: {tree!r} is an RNTuple, which can't be read yet", WRITE_A_TREE)
@@ -240,16 +241,19 @@ def _open_tree(file: Any, name: str, tree: str) -> Any:
 class RootFile:
     """An open file and one tree of it; the newest cycle where there are several.
 
-    ``name`` is the path or URL, ``uuid`` ROOT's own, ``size`` in bytes (None where the server
-    doesn't tell), ``entries`` the number of events. Every failure is a DataError that names the
-    file, and the branch if it is about one.
+    ``name`` is the path or URL, with the tree if it was named so (FILE:TREE), ``uuid`` ROOT's own,
+    ``size`` in bytes (None where the server doesn't tell), ``entries`` the number of events. Every
+    failure is a DataError that names the file, and the branch if it is about one.
     """
 
     def __init__(self, name: str, tree: str = "Events") -> None:
-        self.name = name = local(name)
-        self.tree = tree
-        self._file = open_file(name)
+        """``tree`` is the one to open unless ``name`` is FILE:TREE."""
+        self.name = local(name)
+        self._path, named = split_tree(self.name)
+        self.tree = tree = named or tree
+        self._file = open_file(self._path)
         self._descriptor = -1
+        name = self._path
         try:
             self._tree = _open_tree(self._file, name, tree)
             with reading(name):
@@ -285,7 +289,7 @@ class RootFile:
     @property
     def record(self) -> FileRecord:
         """The file as the specs know it."""
-        return FileRecord(self.name, self.uuid, self.size, self.entries)
+        return FileRecord(self.name, self.uuid, self.size, self.entries, self.tree)
 
     @cached_property
     def branches(self) -> dict[str, BranchInfo]:
@@ -307,7 +311,7 @@ class RootFile:
     @cached_property
     def _branches(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        with reading(self.name):
+        with reading(self._path):
             for name, branch in self._tree.iteritems(recursive=True):
                 found.setdefault(name, branch)
         return found
@@ -389,7 +393,7 @@ class RootFile:
         )
 
     def _guard(self, branch: str) -> Any:
-        return reading(self.name, branch)
+        return reading(self._path, branch)
 
     def _column(self, name: str) -> Column:
         if name not in self._branches:
@@ -404,7 +408,7 @@ class RootFile:
                 " it holds neither a number nor a list of numbers nor a text in every event",
                 "Use other branches.",
             )
-        with reading(self.name, name):
+        with reading(self._path, name):
             return Column(self._branches[name])
 
     def _fetch(self) -> Any:
@@ -418,7 +422,7 @@ class RootFile:
             if total > len(buffer):
                 buffer = np.empty(total, np.uint8)
             chunks, used = [], 0
-            with reading(self.name):
+            with reading(self._path):
                 for start, stop in spans:
                     view = buffer[used : used + stop - start]
                     self._read_into(view, start)
@@ -428,11 +432,11 @@ class RootFile:
             return (chunks[bisect_right(firsts, start) - 1] for start, _ in ranges)
 
         def remote(ranges: list[tuple[int, int]]) -> Iterator[Any]:
-            with reading(self.name):
+            with reading(self._path):
                 whole = [(int(start), int(stop)) for start, stop in ranges]
                 return iter(self._file.file.source.chunks(whole, queue.Queue()))
 
-        return remote if is_url(self.name) else local
+        return remote if is_url(self._path) else local
 
     def _read_into(self, view: np.ndarray, start: int) -> None:
         filled = 0
