@@ -79,13 +79,6 @@ def test_what_root_writes_and_uproot_cannot() -> None:
     assert {kinds[name] for name in objects} == {"unsupported"}
 
 
-def test_an_rntuple_that_root_wrote_is_refused_by_name() -> None:
-    path = written() / "rntuple.root"
-    with pytest.raises(DataError, match="'Events' is an RNTuple"):
-        RootFile(str(path), "Events")
-    assert known_trees(str(path)) == []
-
-
 def test_part_of_the_events(small_files: list[Path]) -> None:
     branches = ["x", "Jet_pt", "Jet_eta"]
     with RootFile(str(small_files[0]), "events") as file:
@@ -154,15 +147,6 @@ def test_a_tree_without_events(tmp_path: Path) -> None:
         events = root.read(["x", "y"])
     assert events["x"].dtype == np.float32
     assert len(events["y"]) == 0
-
-
-def test_an_rntuple_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "rntuple.root"
-    with uproot.recreate(path) as file:
-        file.mkrntuple("Events", {"x": np.arange(3.0)})
-    with pytest.raises(DataError, match="'Events' is an RNTuple"):
-        RootFile(str(path), "Events")
-    assert known_trees(str(path)) == []
 
 
 def test_branches_that_do_not_exist(small_files: list[Path]) -> None:

@@ -12,7 +12,7 @@ from mlaas4hep.data.events import Jagged
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.names import local, split_tree
-from mlaas4hep.sources.root import WRITE_A_TREE, RootFile, known_rntuples, known_trees
+from mlaas4hep.sources.root import RootFile, known_trees
 
 _STEP = 10_000
 
@@ -63,13 +63,8 @@ def describe(name: str, tree: str | None = None) -> list[TreeReport]:
     name, named = split_tree(local(name))
     tree = named or tree
     trees = [tree] if tree else known_trees(name)
-    if not trees and (others := known_rntuples(name)):
-        raise DataError(
-            f"{name} holds no tree, but what can't be read yet: RNTuple {', '.join(others)}",
-            WRITE_A_TREE,
-        )
     if not trees:
-        raise DataError(f"{name} holds no tree", "Give a file with a TTree.")
+        raise DataError(f"{name} holds no tree", "Give a file with a TTree or an RNTuple.")
     return [_describe_tree(name, each) for each in trees]
 
 
