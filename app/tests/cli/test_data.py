@@ -71,17 +71,18 @@ def test_specs_with_a_label_per_file(command, five_files):
     assert command("train", *options, "--model=model.py", "--specs=s.json").code == 0
 
 
-def test_inspect_names_rntuples_beside_trees(command, tmp_path):
+def test_inspect_shows_rntuples_beside_trees(command, tmp_path):
     path = tmp_path / "both.root"
     with uproot.recreate(path) as file:
         file.mktree("old", {"x": "float64"}).extend({"x": np.arange(3.0)})
-        file.mkrntuple("new", {"x": np.arange(3.0)})
+        file.mkrntuple("new", {"x": np.arange(2.0)})
     ended = command("inspect", path)
     assert ended.code == 0
     assert "old: 3 events" in ended.out
-    assert "new is an RNTuple" in ended.err
-    assert "Write it as a TTree" in ended.err
-    assert "RNTuple" not in command("inspect", path, "--tree=old").err
+    assert "new: 2 events" in ended.out
+    ended = command("inspect", f"{path}:new")
+    assert "new: 2 events" in ended.out
+    assert "old" not in ended.out
 
 
 def test_specs_warn_of_what_they_leave_out(command, tmp_path):

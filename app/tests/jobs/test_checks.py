@@ -29,6 +29,8 @@ def test_next_to_no_core_is_refused_naming_the_least(service: Service, cpus: str
         ({"files": "/etc/passwd"}, "files: .* leads outside"),
         ({"files": "nothing.txt"}, "files: the folder has no file 'nothing.txt'"),
         ({"files": "files.txt,nothing.root"}, "files: the folder has no file 'nothing.root'"),
+        ({"files": "nothing.root:TreeS"}, "files: the folder has no file 'nothing.root'"),
+        ({"files": "../a.root:TreeS"}, "files: .* leads outside"),
         ({"files": " , "}, "files is empty"),
         ({"files": "a\nb"}, "files holds control characters"),
         ({"files": "deep"}, "files: the folder has no file 'deep'"),
@@ -63,6 +65,7 @@ def test_what_can_not_be_trained_is_refused_by_name(
     [
         {"files": "files.txt"},
         {"files": "deep/a.root"},
+        {"files": "deep/a.root:TreeS,deep/a.root:dir/TreeB"},
         {"files": "root://eos.example.org//a.root, https://example.org/b.root,deep/a.root"},
         {"files": "/store/user/a.root"},
         {"labels": "1,0"},

@@ -327,14 +327,94 @@ FRIEND = """
         t->AddFriend("more");
         t->Write("", TObject::kOverwrite);
       }"""
-RNTUPLE = """
-  {
-    auto model = ROOT::RNTupleModel::Create();
-    auto x = model->MakeField<float>("x");
-    auto v = model->MakeField<std::vector<std::vector<float>>>("v");
-    auto writer = ROOT::RNTupleWriter::Recreate(std::move(model), "Events", "rntuple.root");
-    for (int i = 0; i < 300; i++) { *x = i; *v = {{1, 2}, {}}; writer->Fill(); }
-  }"""
+RNTUPLE_CLASSES = """
+#include <atomic>
+#include <bitset>
+#include <variant>
+struct Vertex { float x = 0; int tracks = 0; };
+struct Lepton { float pt = 0; std::int8_t charge = 0; std::vector<float> hits; };
+enum Quality : std::int16_t { kLoose = -1, kTight = 300 };
+"""
+# What a field can be: its C++ type, the expression of a value, and how its column is to be stored.
+FIELDS = [
+    *many("b", "bool", "r.Integer(2)"),
+    *many("letter", "char", "int(r.Integer(256)) - 128"),
+    *(
+        Branch(f"{sign}{bits}", f"std::{sign}{bits}_t", "entry * 3 - 200")
+        for sign in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    ),
+    *many("x double32", "float", "r.Gaus()"),
+    Branch("d", "double", "r.Gaus()"),
+    Branch("half", "float", "r.Gaus()", "SetHalfPrecision()"),
+    Branch("cut", "float", "r.Gaus()", "SetTruncated(20)"),
+    Branch("steps", "float", "r.Uniform()", "SetQuantized(12, {0.f, 1.f})"),
+    Branch("holes", "float", 'entry % 7 ? r.Gaus() : std::nan("")'),
+    Branch("infinite", "double", "entry % 11 ? r.Gaus() : 1 / 0.0"),
+    Branch("quality", "Quality", "entry % 2 ? kLoose : kTight"),
+    Branch("counted", "std::atomic<int>", "int(entry)"),
+    Branch("three", "std::array<float, 3>", "std::array<float, 3>{1.f * entry, 2, 3}"),
+    Branch("pair", "std::pair<int, float>", "std::make_pair(int(entry), 0.5f)"),
+    Branch("vertex", "Vertex", "Vertex{float(r.Gaus()), int(r.Integer(9))}"),
+    Branch("name", "std::string", "std::to_string(entry)"),
+    *many("floats", "std::vector<float>", "list(float(r.Gaus()))"),
+    *many("flags", "std::vector<bool>", "list(bool(r.Integer(2)))"),
+    *many("letters", "std::vector<char>", "list(char(int(r.Integer(256)) - 128))"),
+    *many("shorts", "ROOT::RVec<std::int16_t>", "list(std::int16_t(r.Integer(9)))"),
+    *many("never", "std::vector<double>", "std::vector<double>()"),
+    Branch("leptons", "std::vector<Lepton>", "list(Lepton{float(r.Exp(9)), 1, {1, 2}})"),
+    Branch("nested", "std::vector<std::vector<float>>", "list(list(float(r.Gaus())))"),
+    Branch("arrays", "std::vector<std::array<float, 2>>", "list(std::array<float, 2>{1, 2})"),
+    Branch("texts", "std::vector<std::string>", 'list(std::string("a"))'),
+    Branch("maybe", "std::optional<float>", "entry % 2 ? std::optional(1.f) : std::nullopt"),
+    Branch("either", "std::variant<int, float>", "std::variant<int, float>(int(entry))"),
+]
+BITS = [Branch("bits", "std::bitset<12>", "entry * 37")]  # RDataFrame refuses the whole file
+LATE = [Branch("late", "float", "r.Gaus()"), Branch("lates", "std::vector<float>", "list(1.f)")]
+
+
+def ntuple(file: str, fields: list[Branch], late: list[Branch], events: int, cluster: int) -> str:
+    """C++ that writes an RNTuple; fields ``late`` are added after half of the events."""
+    own = [
+        f"""{{ auto f = std::make_unique<ROOT::RField<{b.type}>>("{b.name}");
+          {f"f->{b.size};" if b.size else ""} model->AddField(std::move(f)); }}"""
+        for b in fields
+    ]
+
+    def pointers(names: list[Branch], of: str) -> str:
+        return " ".join(f'auto {b.name} = {of}.GetPtr<{b.type}>("{b.name}");' for b in names)
+
+    def fill(names: list[Branch]) -> str:
+        return " ".join(f"*{b.name} = {b.value};" for b in names)
+
+    more = " ".join(f'auto {b.name} = updater->MakeField<{b.type}>("{b.name}");' for b in late)
+    half = events // 2
+    return f"""
+      {{
+        TRandom3 r(7);
+        auto list = [&](auto value) {{
+          std::vector<decltype(value)> found(r.Poisson(2));
+          for (auto&& each : found) each = value;
+          return found;
+        }};
+        auto model = ROOT::RNTupleModel::Create();
+        {" ".join(own)}
+        if (model->GetFieldNames().count("leptons")) model->AddProjectedField(
+          std::make_unique<ROOT::RField<ROOT::RNTupleCardinality<std::uint32_t>>>("nleptons"),
+          [](const std::string&) {{ return "leptons"; }});
+        auto& values = model->GetDefaultEntry();
+        {pointers(fields, "values")}
+        auto writer = ROOT::RNTupleWriter::Recreate(std::move(model), "Events", "{file}");
+        Long64_t entry = 0;
+        auto step = [&] {{ if (++entry % {cluster} == 0) writer->CommitCluster(); }};
+        while (entry < {half}) {{ {fill(fields)} writer->Fill(); step(); }}
+        auto updater = writer->CreateModelUpdater();
+        updater->BeginUpdate();
+        {more}
+        updater->CommitUpdate();
+        while (entry < {events}) {{ {fill([*fields, *late])} writer->Fill(); step(); }}
+      }}"""
+
 
 FILES: dict[str, tuple[int, str]] = {  # name: compression, C++
     "nanoaod.root": (207, tree(NANOAOD, "Events", 2000, OFFSET_MAP)),
@@ -393,6 +473,7 @@ def opinions(ROOT: object, name: str, tree: str) -> dict[str, dict[str, float | 
     frame = ROOT.RDataFrame(tree, name)
     numbers = {"bool", "char", "short", "int", "long", "float", "double", "Long64_t", "ULong64_t"}
     numbers |= {"unsigned " + t for t in ("char", "short", "int", "long")} | set(LEAVES)
+    numbers |= {f"std::{sign}{bits}_t" for sign in ("int", "uint") for bits in (8, 16, 32, 64)}
     columns = []
     for column in sorted(str(c) for c in frame.GetColumnNames()):
         try:
@@ -429,7 +510,7 @@ def write(into: Path) -> None:
     ROOT.gErrorAbortLevel = ROOT.kError
     ROOT.gSystem.Load("libPhysics")  # whose classes ours have as members
     ROOT.gInterpreter.Declare("#include <array>\n#include <cmath>\n#include <cstring>")
-    ROOT.gInterpreter.Declare(DELPHES_CLASSES + OPINION)
+    ROOT.gInterpreter.Declare(DELPHES_CLASSES + RNTUPLE_CLASSES + OPINION)
     for seed, (name, (compression, body)) in enumerate(FILES.items(), 1):
         function = f"write_{name.removesuffix('.root')}"
         done = ROOT.gInterpreter.Declare(f"""
@@ -441,10 +522,16 @@ def write(into: Path) -> None:
         if not done:
             raise SystemExit(f"{name}: ROOT doesn't take its code")
         getattr(ROOT, function)()
-    ROOT.gInterpreter.Declare(f"void write_rntuple() {RNTUPLE}")
-    ROOT.write_rntuple()
-    for name in {name for name, _ in TREES}:
-        found = {tree: opinions(ROOT, name, tree) for n, tree in TREES if n == name}
+    for file, fields, late in (("rntuple.root", FIELDS, LATE), ("bits.root", BITS, [])):
+        function = f"write_{file.removesuffix('.root')}"
+        if not ROOT.gInterpreter.Declare(
+            f"void {function}() {ntuple(file, fields, late, 300, 90)}"
+        ):
+            raise SystemExit(f"{file}: ROOT doesn't take its code")
+        getattr(ROOT, function)()
+    trees = [*TREES, ("rntuple.root", "Events")]
+    for name in {name for name, _ in trees}:
+        found = {tree: opinions(ROOT, name, tree) for n, tree in trees if n == name}
         Path(name).with_suffix(".json").write_text(json.dumps(found, indent=1))
 
 

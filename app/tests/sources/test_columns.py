@@ -11,8 +11,8 @@ from uproot.interpretation.numerical import AsDtype
 from uproot.models.TBasket import Model_TBasket
 
 from mlaas4hep.data import Jagged
-from mlaas4hep.sources.columns import Column, layout
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.ttree import BranchColumn, layout
 from real.files import RealFile, each
 from sources.plain import assert_same, write_tree
 
@@ -27,12 +27,11 @@ def test_numbers_in_stl_vectors(tmp_path: Path) -> None:
         branch = file["t"]["v"]
         branch._interpretation = AsJagged(AsDtype(">f4"), header_bytes=10)
         assert branch.array().tolist() == vectors
-        column = Column(branch)
+        column = BranchColumn(branch)
         assert (column.layout.kind, column.layout.dtype) == ("jagged", np.dtype(np.float32))
         column.start_at(0)
-        [(number, place)] = column.baskets_before(4)
-        assert place
-        column.extend([column.decode(number, place, file.file.source.chunk(*place))], 0, {})
+        [(number, [place])] = column.baskets_before(4)
+        column.extend([column.decode(number, [file.file.source.chunk(*place)])], 0, {})
     assert column.offsets is not None
     assert np.diff(column.offsets).tolist() == [2, 0, 1, 3]
     assert column.content.tolist() == [x for v in vectors for x in v]

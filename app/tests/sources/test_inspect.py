@@ -85,11 +85,16 @@ def test_a_file_without_trees(tmp_path: Path) -> None:
         describe(str(path))
 
 
-def test_what_is_no_tree_but_an_rntuple(tmp_path: Path) -> None:
-    path = tmp_path / "new.root"
+def test_an_rntuple_beside_a_tree(tmp_path: Path) -> None:
+    path = tmp_path / "both.root"
+    lists = ak.unflatten(np.array([1.5, np.nan, 2.5], np.float32), [0, 2, 1])
     with uproot.recreate(path) as file:
-        for name in ("Events", "Runs"):
-            file.mkrntuple(name, {"x": np.arange(3.0)})
-    with pytest.raises(DataError, match=r"RNTuple Events, Runs") as error:
-        describe(str(path))
-    assert "TTree" in error.value.remedy
+        file.mktree("old", {"x": "float64"}).extend({"x": np.arange(4.0)})
+        file.mkrntuple("new", {"y": lists, "n": np.array([3, 1, 2], np.int8)})
+    old, new = describe(str(path))
+    assert (old.name, old.entries, new.name, new.entries) == ("old", 4, "new", 3)
+    assert [b.cells() for b in new.branches] == [
+        ("n", "flat", "std::int8_t", "1", "3", "", ""),
+        ("y", "jagged", "std::vector<float>", "1.5", "2.5", "0 / 1 / 2", "1"),
+    ]
+    assert describe(f"{path}:new") == [new]

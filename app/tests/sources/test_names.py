@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.core.errors import DataError
-from mlaas4hep.sources.names import resolve
+from mlaas4hep.sources.names import resolve, split_tree
 
 REDIRECTOR = "root://xrootd-cms.infn.it/"
 
@@ -74,8 +74,6 @@ def test_without_redirector_the_remedy_names_it(name: str, tmp_path: Path) -> No
         ("sig*.root", "wildcards are not expanded", "List the files"),
         ("/data/sig[12].root", "wildcards are not expanded", "List the files"),
         ("store/a?.root", "wildcards are not expanded", "List the files"),
-        ("a.root:Events", "FILE:TREE is not understood", '"branch": "Events" in params.json'),
-        ("/data/a.root:dir/Events", "FILE:TREE is not understood", '"branch": "dir/Events"'),
     ],
 )
 def test_names_that_are_no_files(
@@ -86,6 +84,37 @@ def test_names_that_are_no_files(
     assert why in error.value.message
     assert name in error.value.message
     assert remedy in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "tree"),
+    [
+        ("a.root:TreeS", "a.root", "TreeS"),
+        ("/data/a.root:dir/sub/Events", "/data/a.root", "dir/sub/Events"),
+        ("a.root:Events;2", "a.root", "Events;2"),
+        ("DAOD.pool.root.1:CollectionTree", "DAOD.pool.root.1", "CollectionTree"),
+        ("C:\\data\\a.root:Events", "C:\\data\\a.root", "Events"),
+        ("odd:name.root:Events", "odd:name.root", "Events"),
+        ("a.root:b.root:Events", "a.root:b.root", "Events"),
+        ("root://host:1094//store/a.root:Events", "root://host:1094//store/a.root", "Events"),
+        ("https://host.root:8443/a.root:Events", "https://host.root:8443/a.root", "Events"),
+        ("C:\\data\\a.root", "C:\\data\\a.root", ""),
+        ("root://host.root:1094//store/a.root", "root://host.root:1094//store/a.root", ""),
+        ("https://host.root:8443/a.root", "https://host.root:8443/a.root", ""),
+        ("a.root:", "a.root:", ""),
+        ("labels.txt:Events", "labels.txt:Events", ""),
+    ],
+)
+def test_a_file_and_its_tree(name: str, file: str, tree: str) -> None:
+    assert split_tree(name) == (file, tree)
+
+
+def test_the_tree_goes_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.root").touch()
+    assert resolve("a.root:dir/t", "", tmp_path) == f"{tmp_path}/a.root:dir/t"
+    assert resolve("/store/a.root:t", REDIRECTOR, tmp_path) == f"{REDIRECTOR}/store/a.root:t"
+    with pytest.raises(DataError, match=r"no such file: \S+/b\.root\n"):
+        resolve("b.root:t", "", tmp_path)
 
 
 def test_odd_names_of_files_that_exist(tmp_path: Path) -> None:

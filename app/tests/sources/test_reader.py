@@ -4,6 +4,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas4hep.data import EventsToUse, Jagged
-from mlaas4hep.sources.columns import Column
 from mlaas4hep.sources.reader import Reader
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.ttree import BranchColumn
 from real.files import RealFile, each
 from sources.plain import assert_same, join
 
@@ -24,13 +25,13 @@ from sources.plain import assert_same, join
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
     """Counts how often each basket is decompressed."""
     counter: Counter[tuple[str, int]] = Counter()
-    decode = Column.decode
+    decode = BranchColumn.decode
 
-    def counting(self: Column, number: int, *place: object) -> object:
+    def counting(self: BranchColumn, number: int, chunks: list[Any]) -> object:
         counter[self.branch.name, number] += 1
-        return decode(self, number, *place)  # type: ignore[arg-type]
+        return decode(self, number, chunks)
 
-    monkeypatch.setattr(Column, "decode", counting)
+    monkeypatch.setattr(BranchColumn, "decode", counting)
     return counter
 
 
@@ -155,15 +156,15 @@ def test_spread_reading_gives_every_event_once_and_decodes_each_basket_once(
     turn = data.draw(st.integers(1, 2000))
     wanted = [e for start, stop in ranges for e in range(start, stop)]
     decoded: Counter[tuple[str, int]] = Counter()
-    decode = Column.decode
+    decode = BranchColumn.decode
 
-    def counting(self: Column, number: int, *place: object) -> object:
+    def counting(self: BranchColumn, number: int, chunks: list[Any]) -> object:
         decoded[self.branch.name, number] += 1
-        return decode(self, number, *place)  # type: ignore[arg-type]
+        return decode(self, number, chunks)
 
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch, RootFile(str(path), "t") as file:
-        patch.setattr(Column, "decode", counting)
+        patch.setattr(BranchColumn, "decode", counting)
         reader = file.spread(["x", "b", "v", "fixed"], ranges, max_bytes, turn)
         held = []
         while len(seen) < len(wanted):

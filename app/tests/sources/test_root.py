@@ -79,13 +79,6 @@ def test_what_root_writes_and_uproot_cannot() -> None:
     assert {kinds[name] for name in objects} == {"unsupported"}
 
 
-def test_an_rntuple_that_root_wrote_is_refused_by_name() -> None:
-    path = written() / "rntuple.root"
-    with pytest.raises(DataError, match="'Events' is an RNTuple"):
-        RootFile(str(path), "Events")
-    assert known_trees(str(path)) == []
-
-
 def test_part_of_the_events(small_files: list[Path]) -> None:
     branches = ["x", "Jet_pt", "Jet_eta"]
     with RootFile(str(small_files[0]), "events") as file:
@@ -156,15 +149,6 @@ def test_a_tree_without_events(tmp_path: Path) -> None:
     assert len(events["y"]) == 0
 
 
-def test_an_rntuple_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "rntuple.root"
-    with uproot.recreate(path) as file:
-        file.mkrntuple("Events", {"x": np.arange(3.0)})
-    with pytest.raises(DataError, match="'Events' is an RNTuple"):
-        RootFile(str(path), "Events")
-    assert known_trees(str(path)) == []
-
-
 def test_branches_that_do_not_exist(small_files: list[Path]) -> None:
     name = str(small_files[0])
     with RootFile(name, "events") as file:
@@ -195,8 +179,9 @@ def test_file_addresses_and_names_that_are_no_files(small_files: list[Path]) -> 
     for name in (f"file:{small_files[0]}", f"file://{small_files[0]}"):
         with RootFile(name, "events") as file:
             assert file.name == str(small_files[0])
-    with pytest.raises(DataError, match="FILE:TREE is not understood"):
-        RootFile(f"{small_files[0]}:events", "events")
+    with RootFile(f"{small_files[0]}:events", "Events") as file:
+        assert (file.name, file.tree) == (f"{small_files[0]}:events", "events")
+        assert_same(file.read(["Jet_pt"])["Jet_pt"], small_files[0], "events", "Jet_pt", 0, 700)
     with pytest.raises(DataError, match="wildcards are not expanded"):
         RootFile(str(small_files[0].parent / "*.root"), "events")
 
@@ -205,4 +190,14 @@ def test_another_name_of_the_tree(small_files: list[Path]) -> None:
     with pytest.raises(DataError, match=r"a\.root: no tree 'events_nominal'") as error:
         RootFile(str(small_files[0]), "events_nominal")
     assert "'events'" in error.value.remedy
-    assert "one name, `branch`, in all files" in error.value.remedy
+    assert "`branch` in params.json" in error.value.remedy
+    assert "FILE:TREE" in error.value.remedy
+
+
+def test_a_colon_in_the_name_of_a_file(small_files: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.root:events"
+    path.symlink_to(small_files[0])
+    with RootFile(str(path), "events") as file:
+        assert file.tree == "events"
+    with pytest.raises(DataError, match="no tree 'other'"):
+        RootFile(str(path), "other")

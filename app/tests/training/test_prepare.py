@@ -15,6 +15,7 @@ from mlaas4hep.data import TRAIN, file_key, membership
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import scan_files
 from real.files import RealFile, each
+from sources.plain import assert_same, write_tree
 from training.root_files import content, two, write
 from training.tasks import prepared, streamed
 
@@ -37,6 +38,52 @@ def test_a_class_without_training_events_is_refused(tmp_path: Path, stack: ExitS
                 prepared(stack, files, ["a", "b"], seed=seed)
             failed += 1
     assert 0 < failed < 20
+
+
+def test_two_trees_of_one_file(tmp_path: Path, stack: ExitStack) -> None:
+    """TMVA's layout: signal and background are trees of one file."""
+    file = tmp_path / "tmva.root"
+    contents = {"TreeS": content(200, 1), "TreeB": content(150, 2)}
+    with uproot.recreate(file) as opened:
+        for tree, branches in contents.items():
+            opened.mktree(tree, {name: ak.Array(v).type for name, v in branches.items()})
+            opened[tree].extend(branches)
+    names = [Path(f"{file}:{tree}") for tree in contents]
+    task = prepared(stack, names, ["signal", "background"])
+    assert task.counts.sum(axis=1).tolist() == [150, 200]
+    assert [(f.name, f.tree, f.entries) for f in task.specs.files] == [
+        (str(names[0]), "TreeS", 200),
+        (str(names[1]), "TreeB", 150),
+    ]
+    counted = {str(names[0]): 200, str(names[1]): 150, "total": 350}
+    assert task.specs.to_json()["events"] == counted
+    for opened, tree in zip(task.files, contents, strict=True):
+        assert_same(opened.read(["id"], 0, 150)["id"], file, tree, "id", 0, 150)
+    assert (task.specs.minv["id"], task.specs.maxv["id"]) == (10_000, 20_149)
+    # Where both are known by one entry number, the parts still differ: nothing is shared.
+    assert (task.parts(0, 0, 150) != task.parts(1, 0, 150)).any()
+
+
+def test_specs_know_the_tree(tmp_path: Path, stack: ExitStack) -> None:
+    file = tmp_path / "a.root"
+    with uproot.recreate(file) as opened:
+        for tree in ("one", "two"):
+            opened.mktree(tree, {"x": "float64"}).extend({"x": np.arange(60.0)})
+    other = write_tree(tmp_path / "b.root", "Events", {"x": np.arange(60.0)})
+    specs = prepared(stack, [Path(f"{file}:one"), other], ["a", "b"]).specs
+    records = prepared(stack, [Path(f"{file}:two"), other], ["a", "b"]).specs.files
+    with pytest.raises(DataError, match="tree was one, is two"):
+        specs.check_fits(records, specs.selection)
+
+
+def test_the_same_events_twice_are_refused(tmp_path: Path, stack: ExitStack) -> None:
+    file = write(tmp_path / "a.root", content(50, 1))
+    copy = tmp_path / "copy.root"
+    copy.write_bytes(file.read_bytes())
+    for other in (Path(f"{file}:Events"), Path(f"{file}:Events;1"), copy, file):
+        with pytest.raises(DataError, match="hold the same events, of the tree Events") as error:
+            prepared(stack, [file, other], ["a", "b"])
+        assert str(file) in error.value.message
 
 
 def test_no_events(tmp_path: Path, stack: ExitStack) -> None:

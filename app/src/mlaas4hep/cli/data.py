@@ -59,12 +59,11 @@ def specs(
 
 
 def inspect(
-    file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL.")],
+    file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL; or FILE:TREE.")],
     tree: Annotated[str, typer.Option(help="Show this tree only.")] = "",
 ) -> None:
     """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""
     from mlaas4hep.sources.inspect import describe
-    from mlaas4hep.sources.root import WRITE_A_TREE, known_rntuples
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for found in describe(file, tree or None):
@@ -80,5 +79,3 @@ def inspect(
         for branch in found.branches:
             table.add_row(*branch.cells())
         console.print(table)
-    for name in () if tree else known_rntuples(file):
-        warn(f"{name} is an RNTuple, which can't be read yet. {WRITE_A_TREE}")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Files = Annotated[
     str,
     typer.Option(
-        help="ROOT files: a text file with one name per line, or names joined by commas.",
+        help="ROOT files: a text file with one name per line, or names joined by commas;"
+        " FILE:TREE names a file's tree.",
         rich_help_panel="The five files",
     ),
 ]

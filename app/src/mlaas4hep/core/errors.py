@@ -130,3 +130,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return "There are none."
     shown = ", ".join(repr(k) for k in known[:10])
     return f"There are: {shown}{', ...' if len(known) > 10 else ''}."
+
+
+def first_line(error: BaseException) -> str:
+    """Its class, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ _ANEW = "Delete the file, or leave out --specs, to make new specs."
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as the specs know it: by its ROOT UUID, size in bytes and entries of the tree.
+    """A file as the specs know it: by its ROOT UUID, size in bytes, tree and entries of that.
 
     ``size`` is None where the source doesn't tell; ``entries`` are all entries, scanned or not.
     """
@@ -39,6 +39,7 @@ class FileRecord:
     uuid: str
     size: int | None
     entries: int
+    tree: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,7 @@ class Specs:
             "events": events | {"total": sum(f.entries for f in self.files)},
             "scanned": self.scanned,
             "missing": self.missing,
-            "files": [
-                {"name": f.name, "uuid": f.uuid, "size": f.size, "entries": f.entries}
-                for f in self.files
-            ],
+            "files": [asdict(f) for f in self.files],
             "selection": self.selection,
             "collections": self.collections,
             "left_out": self.left_out,
@@ -195,7 +193,7 @@ class Specs:
     def check_fits(self, other_files: Sequence[FileRecord], selection: Mapping[str, Any]) -> None:
         """Raise DataError ("stale specs") naming every file and selection key that differs.
 
-        A file is the same when UUID, entries and size are; it may have been moved.
+        A file is the same when UUID, tree, entries and size are; it may have been moved.
         """
         differences = []
         if len(other_files) != len(self.files):
@@ -203,7 +201,7 @@ class Specs:
                 f"{len(self.files)} files were scanned, {len(other_files)} are given"
             )
         for was, now in zip(self.files, other_files, strict=False):
-            for what in ("uuid", "entries", "size"):
+            for what in ("uuid", "tree", "entries", "size"):
                 old, new = getattr(was, what), getattr(now, what)
                 if old != new and None not in (old, new):
                     differences.append(f"{now.name}: {what} was {old}, is {new}")
@@ -303,15 +301,17 @@ class _Reader:
         return [list(group) for group in groups if len(group) > 1]
 
     def files(self) -> list[FileRecord]:
+        """The files; where they don't say their tree, as in earlier releases, it is the specs'."""
         records = []
         for item in self.get("files", list):
             if not isinstance(item, dict):
                 raise self.wrong("files", "expected objects")
             one = _Reader(item, f"{self._where}: files")
             size = None if item.get("size") is None else one.get("size", int)
+            tree = (one if "tree" in item else self).get("tree", str)
             records.append(
                 FileRecord(
-                    one.get("name", str), one.get("uuid", str), size, one.get("entries", int)
+                    one.get("name", str), one.get("uuid", str), size, one.get("entries", int), tree
                 )
             )
         return records

@@ -66,7 +66,7 @@ def predict_files(
                 others = [name for name in file.branches if name not in branches]
                 raise DataError(
                     f"{file.name}: no branch {', '.join(map(repr, absent[:10]))}{more} in the tree"
-                    f" {tree}; the model needs {'it' if len(absent) == 1 else 'them'}",
+                    f" {file.tree}; the model needs {'it' if len(absent) == 1 else 'them'}",
                     did_you_mean(absent[0], others) if others else "It has no others.",
                 )
         done, total = 0, sum(file.entries for file in files)

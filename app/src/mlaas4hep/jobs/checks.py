@@ -14,6 +14,7 @@ from mlaas4hep.core.files import walk
 from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
+from mlaas4hep.sources.names import split_tree
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
@@ -109,7 +110,7 @@ def check_files(root: Path, asked: Names) -> None:
     inside(root, asked.params, "params")
     for name in dict.fromkeys(_parts(asked.files, "files")):
         if "://" not in name and not name.startswith("/store/"):
-            inside(root, name, "files")
+            inside(root, split_tree(name, root)[0], "files")
     labels = _parts(asked.labels, "labels")
     for name in labels:
         if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):

@@ -1,28 +1,48 @@
-"""One branch of a tree in memory: from ROOT's baskets to numpy arrays."""
+"""One branch of a tree in memory, whatever it was stored in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from uproot.interpretation.jagged import AsJagged
-from uproot.interpretation.library import NumPy
-from uproot.interpretation.numerical import AsSTLBits, Numerical
-from uproot.interpretation.strings import AsStrings
-from uproot.models.TBasket import Model_TBasket
-from uproot.source.cursor import Cursor
 
 from mlaas4hep.core.errors import DataError
 
 Kind = Literal["flat", "jagged", "string", "unsupported"]
 
-_NUMPY = NumPy()
-_STATUS_BITS = 15
-"""The streamer type of TObject::fBits (kBits): 4 bytes, or 6 of an object that is referenced."""
-_IS_REFERENCED = 1 << 4
 _NO_LISTS = np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchInfo:
+    """A branch: its kind, and its type as C++ names it.
+
+    "flat" is one number per event, "jagged" a list of numbers (a fixed-size array is one whose
+    lists all have the same length, ``fixed``), "string" a text; "unsupported" is everything else.
+    ``counter`` is the branch that holds the lengths of its lists; "" where there is none.
+    """
+
+    name: str
+    kind: Kind
+    type: str
+    fixed: int = field(default=0, compare=False)
+    is_real: bool = field(default=False, compare=False)
+    counter: str = field(default="", compare=False)
+
+
+class Table(Protocol):
+    """What a file keeps events in: the branches of a TTree or the fields of an RNTuple."""
+
+    entries: int
+
+    def infos(self) -> dict[str, BranchInfo]:
+        """All branches by name, in the file's order."""
+
+    def column(self, name: str) -> Column:
+        """The column of a branch that isn't "unsupported"."""
 
 
 class NotUnderstoodError(ValueError):
@@ -43,7 +63,7 @@ class UnreadableError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive events of one basket: content, big-endian as on disk, and offsets of lists.
+    """Consecutive events of one basket: content, in the file's byte order, and offsets of lists.
 
     It may be valid until the next bytes are fetched only.
     """
@@ -73,62 +93,33 @@ class Layout:
     fixed: int = 0
 
 
-def layout(branch: Any) -> Layout:
-    """The layout of an uproot TBranch; "unsupported" is what isn't numbers, lists or strings."""
-    unsupported = Layout("unsupported", np.dtype(object))
-    if len(branch.branches):
-        return unsupported
-    interpretation = branch.interpretation
-    if isinstance(interpretation, AsStrings):
-        return Layout("string", np.dtype(object))
-    is_list = isinstance(interpretation, AsJagged)
-    element = interpretation.content if is_list else interpretation
-    if not isinstance(element, Numerical) or isinstance(element, AsSTLBits):
-        return unsupported
-    dtype = np.dtype(element.to_dtype).newbyteorder("=")
-    base, shape = dtype.subdtype or (dtype, ())
-    if base.kind not in "biuf" or (is_list and shape):
-        return unsupported
-    if is_list:
-        return Layout("jagged", base)
-    return Layout("jagged", base, int(np.prod(shape))) if shape else Layout("flat", base)
-
-
-SharedOffsets = dict[tuple[int, ...], list[tuple[list[NDArray[np.int32]], NDArray[np.int64]]]]
+Place = tuple[int, int]
+"""The first byte in the file, and the one after the last."""
+SharedOffsets = dict[tuple[int, ...], list[tuple[list[NDArray[Any]], NDArray[np.int64]]]]
 """Offsets of one window by (identity of the older ones, dropped, values of each piece)."""
 
 
-class Column:
+class Column(ABC):
     """The events of a branch that are in memory: entries ``first:stop`` of the tree.
 
-    ``content`` and ``offsets`` (int64, jagged branches only) are new arrays after each ``extend``,
-    so that views of older ones stay valid.
+    They come from baskets: consecutive events that are unpacked at once, a TTree's TBasket or an
+    RNTuple's cluster. ``content`` and ``offsets`` (int64, jagged branches only) are new arrays
+    after each ``extend``, so that views of older ones stay valid.
     """
 
-    def __init__(self, branch: Any) -> None:
-        self.branch = branch
-        self.layout = layout(branch)
-        self.entry_offsets = np.asarray(branch.entry_offsets, np.int64)
-        on_disk = branch.num_baskets - len(branch.embedded_baskets)
-        self.sizes = np.asarray(branch.member("fBasketBytes")[:on_disk])
-        """Bytes on disk of each basket, without those embedded in the tree."""
-        ratio = max(branch.uncompressed_bytes, branch.compressed_bytes) / max(
-            branch.compressed_bytes, 1
-        )
-        self.unpacked = np.zeros(len(self.entry_offsets) - 1)
-        """About how many bytes each basket unpacks to, from the branch's ratio."""
-        self.unpacked[:on_disk] = self.sizes[: len(self.unpacked)] * ratio
-        self._seeks = branch.member("fBasketSeek")
+    def __init__(
+        self, layout: Layout, entry_offsets: NDArray[np.int64], unpacked: NDArray[np.float64]
+    ) -> None:
+        self.layout = layout
+        self.entry_offsets = entry_offsets
+        """The first entry of each basket, and the number of entries."""
+        self.unpacked = unpacked
+        """About how many bytes each basket unpacks to."""
         self.next = 0
         self.first = 0
         self.stop = 0
         self.content = np.empty(0, self.layout.dtype)
         self.offsets = _NO_LISTS if self.layout.kind == "jagged" else None
-        self._interpretation = branch.interpretation
-        self._is_status = branch.has_member("fStreamerType") and (
-            branch.member("fStreamerType") == _STATUS_BITS
-        )
-        self._context = dict(branch.context)
 
     def start_at(self, entry: int) -> None:
         """Drop what is before ``entry``; baskets that end before are never given."""
@@ -140,82 +131,23 @@ class Column:
         self.content = np.empty(0, self.layout.dtype)
         self.offsets = _NO_LISTS if self.layout.kind == "jagged" else None
 
-    def baskets_before(self, entry: int) -> list[tuple[int, tuple[int, int] | None]]:
+    def baskets_before(self, entry: int) -> list[tuple[int, list[Place]]]:
         """The baskets not yet given that start before ``entry``, which are given herewith.
 
-        Each as its number and its bytes in the file, None where it is embedded in the tree.
+        Each as its number and its places in the file.
         """
         end = int(np.searchsorted(self.entry_offsets[:-1], entry))
         numbers = range(self.next, max(end, self.next))
         self.next = numbers.stop
-        return [(number, self._bytes(number)) for number in numbers]
+        return [(number, self.places(number)) for number in numbers]
 
-    def _bytes(self, number: int) -> tuple[int, int] | None:
-        if number >= len(self.sizes):
-            return None
-        start = int(self._seeks[number])
-        return start, start + int(self.sizes[number])
+    @abstractmethod
+    def places(self, number: int) -> list[Place]:
+        """The bytes in the file that basket ``number`` is decoded from."""
 
-    def decode(self, number: int, place: tuple[int, int] | None, chunk: Any) -> Piece:
-        """The events of basket ``number``; ``chunk`` holds its bytes unless it is embedded."""
-        branch = self.branch
-        if place is None:
-            return self._unpack(number, branch.basket(number))
-        context = {"basket_num": number}
-        cursor = Cursor(place[0])
-        basket = Model_TBasket.read(chunk, cursor, context, branch.file, branch.file, branch)
-        return self._unpack(number, basket)
-
-    def _unpack(self, number: int, basket: Any) -> Piece:
-        expected = int(self.entry_offsets[number + 1] - self.entry_offsets[number])
-        byte_offsets = basket.byte_offsets
-        is_list = isinstance(self._interpretation, AsJagged)
-        if byte_offsets is None and is_list:
-            byte_offsets = self._counted_offsets(number)
-        try:
-            piece = self._interpretation.basket_array(
-                basket.data,
-                byte_offsets,
-                basket,
-                self.branch,
-                self._context,
-                basket.member("fKeylen"),
-                _NUMPY,
-                {},
-            )
-            if len(piece) != expected:
-                raise ValueError(f"a basket holds {len(piece)} events, expected {expected}")
-        except Exception as error:
-            # What was compressed has been unpacked to its full size, so these bytes are whole.
-            if basket.compressed_bytes < basket.uncompressed_bytes or self._is_status:
-                raise self._not_understood(str(error).strip().partition("\n")[0]) from error
-            raise
-        if self._is_status:
-            self._check_status(piece)
-        if self.layout.kind == "string":
-            piece = self._interpretation.final_array(
-                {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
-            )
-        return Piece(piece.content, piece.offsets) if is_list else Piece(piece)
-
-    def _check_status(self, piece: Piece) -> None:
-        """Up to the first referenced object each has 4 bytes, and its bits say that it is one."""
-        bits = piece.content if isinstance(self._interpretation, AsJagged) else piece
-        if (np.asarray(bits) & _IS_REFERENCED).any():
-            raise self._not_understood("bits of referenced objects, 4 bytes for some, 6 for others")
-
-    def _not_understood(self, reason: str) -> NotUnderstoodError:
-        return NotUnderstoodError(f"of type {self.branch.typename}: {reason}")
-
-    def _counted_offsets(self, number: int) -> NDArray[np.int32]:
-        """Byte offsets of a basket that was written without them, from the counter branch."""
-        start, stop = (int(entry) for entry in self.entry_offsets[number : number + 2])
-        counter = self.branch.count_branch
-        if counter is None:
-            raise ValueError("lists without offsets and without a counter branch")
-        offsets = np.zeros(stop - start + 1, np.int32)
-        np.cumsum(counter.array(entry_start=start, entry_stop=stop, library="np"), out=offsets[1:])
-        return offsets * np.int32(self.layout.dtype.itemsize)
+    @abstractmethod
+    def decode(self, number: int, chunks: list[Any]) -> Piece:
+        """The events of basket ``number``; ``chunks`` hold its ``places``, in their order."""
 
     def extend(self, pieces: list[Piece], keep_from: int, shared: SharedOffsets) -> None:
         """Drop events before the entry ``keep_from`` and append those of ``pieces``.
@@ -262,7 +194,7 @@ class Column:
         alike.append((news, self.offsets))
 
 
-def _join(older: NDArray[np.int64], news: list[NDArray[np.int32]]) -> NDArray[np.int64]:
+def _join(older: NDArray[np.int64], news: list[NDArray[Any]]) -> NDArray[np.int64]:
     """The offsets of several pieces as those of one, from 0."""
     offsets = np.empty(len(older) + sum(len(new) - 1 for new in news), np.int64)
     np.subtract(older, older[0], out=offsets[: len(older)])

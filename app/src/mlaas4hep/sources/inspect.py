@@ -11,7 +11,8 @@ from mlaas4hep.core.errors import DataError
 from mlaas4hep.data.events import Jagged
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.sources.columns import UnreadableError
-from mlaas4hep.sources.root import WRITE_A_TREE, RootFile, known_rntuples, known_trees
+from mlaas4hep.sources.names import local, split_tree
+from mlaas4hep.sources.root import RootFile, known_trees
 
 _STEP = 10_000
 
@@ -55,16 +56,15 @@ class TreeReport:
 def describe(name: str, tree: str | None = None) -> list[TreeReport]:
     """All trees of a file (path or URL), or one of them, each read once from start to end.
 
+    ``name`` may be FILE:TREE.
+
     Raises DataError where the file, or that tree in it, can't be read, or it holds no tree.
     """
+    name, named = split_tree(local(name))
+    tree = named or tree
     trees = [tree] if tree else known_trees(name)
-    if not trees and (others := known_rntuples(name)):
-        raise DataError(
-            f"{name} holds no tree, but what can't be read yet: RNTuple {', '.join(others)}",
-            WRITE_A_TREE,
-        )
     if not trees:
-        raise DataError(f"{name} holds no tree", "Give a file with a TTree.")
+        raise DataError(f"{name} holds no tree", "Give a file with a TTree or an RNTuple.")
     return [_describe_tree(name, each) for each in trees]
 
 

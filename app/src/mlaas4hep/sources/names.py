@@ -1,4 +1,4 @@
-"""Where a file of the list is: here, at its URL, or behind the redirector."""
+"""Where a file of the list is: here, at its URL, or behind the redirector; and its tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from mlaas4hep.core.errors import DataError
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_WITH_TREE = re.compile(r"^(.+\.root):([^/:][^:]*)$")
+_WITH_TREE = re.compile(r"(.+\.root(?:\.\d+)?):([^/:][^:]*)")
+_SERVER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/]*)?")
 
 
 def is_url(name: str) -> bool:
@@ -35,19 +36,27 @@ def local(name: str) -> str:
     return name
 
 
+def split_tree(name: str, cwd: Path | None = None) -> tuple[str, str]:
+    """File and tree of FILE:TREE, as uproot writes it; the tree is "" where none is named.
+
+    FILE ends in .root, or as in .root.1; the port of a server isn't taken for a tree. A file whose
+    whole name exists (below ``cwd``) is just that file.
+    """
+    server = _SERVER.match(name)
+    start = server.end() if server else 0
+    found = _WITH_TREE.fullmatch(name, start)
+    if not found or (not start and _exists((cwd or Path()) / name)):
+        return name, ""
+    return name[: found.end(1)], found[2].rstrip("/")
+
+
 def missing(name: str, remedy: str) -> DataError:
     """The error "no such file", with the reason where the name tells it, else ``remedy``."""
     return misread(name) or DataError(f"no such file: {name}", remedy)
 
 
 def misread(name: str) -> DataError | None:
-    """The error for a name that is no file's: one with wildcards, or with a tree in it."""
-    if found := _WITH_TREE.match(name):
-        return DataError(
-            f"no such file: {name}: FILE:TREE is not understood",
-            f'Give {found[1]}; the tree, one name for all files, is "branch": "{found[2]}" in'
-            " params.json (--tree of inspect, --branch of predict).",
-        )
+    """The error for a name that is no file's: one with wildcards."""
     if any(c in name for c in ("*" if is_url(name) else "*?[")):
         return DataError(
             f"no such file: {name}: wildcards are not expanded",
@@ -57,7 +66,7 @@ def misread(name: str) -> DataError | None:
 
 
 def resolve(name: str, redirector: str, cwd: Path) -> str:
-    """The path or URL to open for a name in the list of files.
+    """The path or URL to open for a name in the list of files, with ``:TREE`` if it has that.
 
     - A URL is used as it is; ``file:/PATH`` and ``~/PATH`` are paths.
     - A relative name that exists in ``cwd`` is that file; it stays relative if that is the
@@ -66,7 +75,11 @@ def resolve(name: str, redirector: str, cwd: Path) -> str:
       asked of the ``redirector`` ("" = none).
     - Any other missing path is DataError "no such file", at once.
     """
-    name = local(name)
+    file, tree = split_tree(local(name), cwd)
+    return _resolve(file, redirector, cwd) + (tree and f":{tree}")
+
+
+def _resolve(name: str, redirector: str, cwd: Path) -> str:
     if is_url(name):
         return name
     path = cwd / name

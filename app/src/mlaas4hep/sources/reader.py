@@ -14,9 +14,9 @@ import numpy as np
 
 from mlaas4hep.data import Events, Jagged, Range
 from mlaas4hep.data.mixing import cut, scattered
-from mlaas4hep.sources.columns import Column, SharedOffsets, UnreadableError
+from mlaas4hep.sources.columns import Column, Place, SharedOffsets, UnreadableError
 
-Fetch = Callable[[list[tuple[int, int]]], Iterator[Any]]
+Fetch = Callable[[list[Place]], Iterator[Any]]
 """Gives a filled uproot Chunk for each byte range, in order."""
 Guard = Callable[[str], AbstractContextManager[None]]
 """Turns whatever fails while that branch is read into an error that names file and branch."""
@@ -91,18 +91,18 @@ class Reader:
         until = self.stop if stop == self.stop else self._end_of_window(stop)
         wanted = {name: column.baskets_before(until) for name, column in self._columns.items()}
         chunks = self._fetch(
-            [place for baskets in wanted.values() for _, place in baskets if place]
+            [place for baskets in wanted.values() for _, places in baskets for place in places]
         )
         shared: SharedOffsets = {}
         unreadable: list[UnreadableError] = []
         for name, baskets in wanted.items():
             column = self._columns[name]
-            held = [(number, place, next(chunks) if place else None) for number, place in baskets]
+            held = [(number, [next(chunks) for _ in places]) for number, places in baskets]
             try:
                 with self._guard(name):
                     pieces = []
-                    for number, place, chunk in held:
-                        piece = column.decode(number, place, chunk)
+                    for number, parts in held:
+                        piece = column.decode(number, parts)
                         first = int(column.entry_offsets[number])
                         pieces.append(piece.part(column.stop - first, self.stop - first))
                     column.extend(pieces, self.position, shared)

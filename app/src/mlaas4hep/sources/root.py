@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
 from pathlib import Path
@@ -23,19 +22,21 @@ import numpy as np
 import uproot
 from uproot.source.chunk import Chunk
 
-from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean
+from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean, first_line
 from mlaas4hep.data import Events, FileRecord, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
+    BranchInfo,
     Column,
-    Kind,
-    Layout,
     NotUnderstoodError,
+    Place,
+    Table,
     UnreadableError,
-    layout,
 )
-from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of
+from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
 from mlaas4hep.sources.reader import Reader, SpreadReader
+from mlaas4hep.sources.rntuple import Fields
+from mlaas4hep.sources.ttree import Branches
 
 WINDOW_BYTES = 16 * 2**20
 """Bytes that a Reader unpacks at a time."""
@@ -46,23 +47,6 @@ _GAP = 64 * 1024
 _PATIENCE = 10
 """Seconds to wait for a web server that is asked what it can do."""
 _COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
-
-
-@dataclass(frozen=True, slots=True)
-class BranchInfo:
-    """A branch: its kind, and its type as C++ names it.
-
-    "flat" is one number per event, "jagged" a list of numbers (a fixed-size array is one whose
-    lists all have the same length, ``fixed``), "string" a text; "unsupported" is everything else.
-    ``counter`` is the branch that holds the lengths of its lists; "" where there is none.
-    """
-
-    name: str
-    kind: Kind
-    type: str
-    fixed: int = field(default=0, compare=False)
-    is_real: bool = field(default=False, compare=False)
-    counter: str = field(default="", compare=False)
 
 
 @contextmanager
@@ -84,21 +68,16 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
         remedy = _COPY_AGAIN
         if is_url(file):
             remedy = "Check the address, and whether the server answers and lets you read."
-        raise DataError(f"{where} can't be read: {_first_line(error)}", remedy) from error
+        raise DataError(f"{where} can't be read: {first_line(error)}", remedy) from error
     except ImportError as error:
         raise DataError(
-            f"{where} can't be opened: {_first_line(error)}", "Install that package."
+            f"{where} can't be opened: {first_line(error)}", "Install that package."
         ) from error
     except Exception as error:
         _check_url(file)
         raise DataError(
-            f"{where} can't be read, it seems damaged: {_first_line(error)}", _COPY_AGAIN
+            f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"
 
 
 def _check_url(name: str) -> None:
@@ -200,16 +179,9 @@ def known_trees(name: str) -> list[str]:
         return tree_names(file)
 
 
-def known_rntuples(name: str) -> list[str]:
-    """Names of the RNTuples in the file of that path or URL, with their folders."""
-    with open_file(name) as file, reading(name):
-        return [k for k, kind in _classes(file).items() if "RNTuple" in kind]
-
-
 def tree_names(directory: Any) -> list[str]:
-    """Names of the trees in an open file, with their folders, in the file's order."""
-    kinds = _classes(directory).items()
-    return [name for name, kind in kinds if kind.startswith(("TTree", "TNtuple"))]
+    """Names of the trees (TTree, RNTuple) in an open file, with folders, in the file's order."""
+    return [name for name, kind in _classes(directory).items() if kind.startswith(_TREES)]
 
 
 def _classes(directory: Any) -> dict[str, str]:
@@ -217,44 +189,46 @@ def _classes(directory: Any) -> dict[str, str]:
     return found
 
 
-WRITE_A_TREE = "Write it as a TTree: with uproot by mktree, with ROOT by Snapshot."
+_RNTUPLE = "ROOT::RNTuple"
+_TREES = ("TTree", "TNtuple", _RNTUPLE)
 
 
-def _open_tree(file: Any, name: str, tree: str) -> Any:
+def _open_table(file: Any, name: str, tree: str) -> Table:
     with reading(name):
-        trees = tree_names(file)
-        known = _classes(file)
-        if tree.split(";")[0] in trees:
-            return file[tree]
-    kind = known.get(tree)
+        trees, known = tree_names(file), _classes(file)
+        kind = known.get(tree.split(";")[0])
+        if kind and kind.startswith(_TREES):
+            return Fields(file[tree]) if kind == _RNTUPLE else Branches(file[tree])
     if kind is None:
         raise DataError(
             f"{name}: no tree {tree!r}",
-            f"{did_you_mean(tree, trees)} The tree must have one name, `branch`, in all files.",
+            f"{did_you_mean(tree, trees)} Name it for all files by `branch` in params.json, or for"
+            " each as FILE:TREE.",
         )
-    if "RNTuple" in kind:
-        raise DataError(f"{name}: {tree!r} is an RNTuple, which can't be read yet", WRITE_A_TREE)
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 
 
 class RootFile:
     """An open file and one tree of it; the newest cycle where there are several.
 
-    ``name`` is the path or URL, ``uuid`` ROOT's own, ``size`` in bytes (None where the server
-    doesn't tell), ``entries`` the number of events. Every failure is a DataError that names the
-    file, and the branch if it is about one.
+    ``name`` is the path or URL, with the tree if it was named so (FILE:TREE), ``uuid`` ROOT's own,
+    ``size`` in bytes (None where the server doesn't tell), ``entries`` the number of events. Every
+    failure is a DataError that names the file, and the branch if it is about one.
     """
 
     def __init__(self, name: str, tree: str = "Events") -> None:
-        self.name = name = local(name)
-        self.tree = tree
-        self._file = open_file(name)
+        """``tree`` is the one to open unless ``name`` is FILE:TREE."""
+        self.name = local(name)
+        self._path, named = split_tree(self.name)
+        self.tree = tree = named or tree
+        self._file = open_file(self._path)
         self._descriptor = -1
+        name = self._path
         try:
-            self._tree = _open_tree(self._file, name, tree)
+            self._table = _open_table(self._file, name, tree)
+            self.entries = self._table.entries
             with reading(name):
                 self.uuid = str(self._file.file.uuid)
-                self.entries = int(self._tree.num_entries)
                 self.size = self._size()
                 _check_whole(name, self.size, int(self._file.file.fEND))
                 if not is_url(name):
@@ -285,32 +259,16 @@ class RootFile:
     @property
     def record(self) -> FileRecord:
         """The file as the specs know it."""
-        return FileRecord(self.name, self.uuid, self.size, self.entries)
+        return FileRecord(self.name, self.uuid, self.size, self.entries, self.tree)
 
     @cached_property
     def branches(self) -> dict[str, BranchInfo]:
-        """All branches by name, in the tree's order; parts of an object as ``object/part``."""
-        return {name: self._describe(name, branch) for name, branch in self._branches.items()}
+        """All branches by name, in the tree's order; parts of an object as ``object/part``.
 
-    def _describe(self, name: str, branch: Any) -> BranchInfo:
-        try:
-            found, title = layout(branch), str(branch.typename)
-        except Exception as error:
-            return BranchInfo(name, "unsupported", f"unknown type ({_first_line(error)})")
-        if branch.num_entries != self.entries:
-            title += f", filled in {branch.num_entries} events"
-            return BranchInfo(name, "unsupported", title)
-        return BranchInfo(
-            name, found.kind, title, found.fixed, found.dtype.kind == "f", _counter(branch, found)
-        )
-
-    @cached_property
-    def _branches(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        with reading(self.name):
-            for name, branch in self._tree.iteritems(recursive=True):
-                found.setdefault(name, branch)
-        return found
+        The parts of an RNTuple's records are ``object.part``.
+        """
+        with reading(self._path):
+            return self._table.infos()
 
     def read(self, branches: Sequence[str], start: int = 0, stop: int | None = None) -> Events:
         """Events ``start:stop`` of the branches; memory is that of these events."""
@@ -389,36 +347,36 @@ class RootFile:
         )
 
     def _guard(self, branch: str) -> Any:
-        return reading(self.name, branch)
+        return reading(self._path, branch)
 
     def _column(self, name: str) -> Column:
-        if name not in self._branches:
+        if name not in self.branches:
             raise DataError(
                 f"{self.name}: no branch {name!r} in the tree {self.tree}",
-                did_you_mean(name, self._branches),
+                did_you_mean(name, self.branches),
             )
-        info = self._describe(name, self._branches[name])
+        info = self.branches[name]
         if info.kind == "unsupported":
             raise DataError(
                 f"{self.name}: the branch {name} ({info.type}) can't be used:"
                 " it holds neither a number nor a list of numbers nor a text in every event",
                 "Use other branches.",
             )
-        with reading(self.name, name):
-            return Column(self._branches[name])
+        with reading(self._path, name):
+            return self._table.column(name)
 
     def _fetch(self) -> Any:
         """How a Reader gets bytes: local files by position into one buffer that is used again."""
         buffer = np.empty(0, np.uint8)
 
-        def local(ranges: list[tuple[int, int]]) -> Iterator[Any]:
+        def local(ranges: list[Place]) -> Iterator[Any]:
             nonlocal buffer
             spans = _join_near(ranges)
             total = sum(stop - start for start, stop in spans)
             if total > len(buffer):
                 buffer = np.empty(total, np.uint8)
             chunks, used = [], 0
-            with reading(self.name):
+            with reading(self._path):
                 for start, stop in spans:
                     view = buffer[used : used + stop - start]
                     self._read_into(view, start)
@@ -427,12 +385,14 @@ class RootFile:
             firsts = [start for start, _ in spans]
             return (chunks[bisect_right(firsts, start) - 1] for start, _ in ranges)
 
-        def remote(ranges: list[tuple[int, int]]) -> Iterator[Any]:
-            with reading(self.name):
-                whole = [(int(start), int(stop)) for start, stop in ranges]
-                return iter(self._file.file.source.chunks(whole, queue.Queue()))
+        def remote(ranges: list[Place]) -> Iterator[Any]:
+            with reading(self._path):
+                once = list(dict.fromkeys(ranges))
+                chunks = self._file.file.source.chunks(once, queue.Queue())
+                at = dict(zip(once, chunks, strict=True))
+                return iter([at[place] for place in ranges])
 
-        return remote if is_url(self.name) else local
+        return remote if is_url(self._path) else local
 
     def _read_into(self, view: np.ndarray, start: int) -> None:
         filled = 0
@@ -443,19 +403,10 @@ class RootFile:
             filled += count
 
 
-def _counter(branch: Any, found: Layout) -> str:
-    """The name of the leaf with the lengths of a branch's lists, if these vary."""
-    leaves = branch.member("fLeaves")
-    if found.kind != "jagged" or found.fixed or len(leaves) != 1:
-        return ""
-    leaf = leaves[0].member("fLeafCount")
-    return "" if leaf is None else str(leaf.member("fName"))
-
-
-def _join_near(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _join_near(ranges: list[Place]) -> list[Place]:
     """The byte ranges sorted, with those that lie close together as one."""
-    spans: list[tuple[int, int]] = []
-    for start, stop in sorted((int(a), int(b)) for a, b in ranges):
+    spans: list[Place] = []
+    for start, stop in sorted(ranges):
         if spans and start - spans[-1][1] <= _GAP:
             spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
         else:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from mlaas4hep.core.errors import DataError, did_you_mean
 from mlaas4hep.data.specs import by_reason
-from mlaas4hep.sources.columns import UnreadableError
-from mlaas4hep.sources.root import BranchInfo, RootFile
+from mlaas4hep.sources.columns import BranchInfo, UnreadableError
+from mlaas4hep.sources.root import RootFile
 
 IDENTIFIER = ("run", "event", "luminosityBlock")
 """Branches that identify an event, by CMS's names."""
@@ -207,7 +207,7 @@ def _stem(info: BranchInfo) -> str:
     """``Jet`` of ``Jet_pt``; empty if the branch has a counter, or lists of a fixed length."""
     if info.counter or info.fixed:
         return ""
-    start, *rest = re.split(r"[_./]", info.name, maxsplit=1)
+    start, *rest = re.split(r"[_./:]", info.name, maxsplit=1)
     return start if rest else ""
 
 

@@ -14,14 +14,15 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
     """Names of ROOT files from --files.
 
     ``text`` is a text file with one name per line (blank lines and ``#`` lines are dropped), or
-    names joined by commas. A ROOT file itself is a list of one. Raises UsageError.
+    names joined by commas. A ROOT file itself is a list of one. A name may be FILE:TREE. Raises
+    UsageError.
     """
     names = _read(text, cwd, "--files")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
             f"--files names {twice!r} twice",
-            "Its events would be in training and test at once. Two trees of one file: write each to"
-            " a file of its own, under one name.",
+            "Its events would be in training and test at once. Two trees of one file are FILE:TREE"
+            " each.",
         )
     return names
 

@@ -88,7 +88,11 @@ class Params(BaseModel):
         "a fraction for the test part, or {train, validation, test}",
         "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests.",
     )
-    branch: str = _key("Events", "the name of a tree", "Tree to read, with its folder if any.")
+    branch: str = _key(
+        "Events",
+        "the name of a tree",
+        "Tree to read, with its folder if any, of files that aren't named FILE:TREE.",
+    )
     identifier: tuple[str, ...] = _key(
         IDENTIFIER,
         "a list of branch names",

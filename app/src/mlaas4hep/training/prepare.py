@@ -130,14 +130,16 @@ def _opened(
 ) -> _Input:
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
+    _refuse_same(files)
+    trees = ", ".join(dict.fromkeys(file.tree for file in files))
     use = EventsToUse.of([file.entries for file in files], params.nevts)
     if not sum(use.counts):
         raise DataError(
-            f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}",
+            f"no events in the tree {trees} of {', '.join(f.name for f in files)}",
             "Give other files.",
         )
     selection = Selection(
-        tree=params.branch,
+        tree=trees,
         identifier=params.identifier,
         selected_branches=params.selected_branches,
         exclude_branches=params.exclude_branches,
@@ -147,6 +149,20 @@ def _opened(
         weight_branch=params.weights_key.branch if params.weights_key else None,
     )
     return _Input(files, use, selection, select(files, selection))
+
+
+def _refuse_same(files: Sequence[RootFile]) -> None:
+    """DataError where two inputs are one tree: its events would be in training and test at once."""
+    seen: dict[tuple[str, int | None, str, int], str] = {}
+    for file in files:
+        tree = file.tree.partition(";")[0]
+        key = file.uuid, file.size, tree, file.entries
+        if key in seen:
+            raise DataError(
+                f"{seen[key]} and {file.name} hold the same events, of the tree {tree}",
+                "They would be in training and test at once: give one of the two.",
+            )
+        seen[key] = file.name
 
 
 def _find_specs(
