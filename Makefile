@@ -136,6 +136,13 @@ deploy-check: .venv-stack/made build/collections  ## what `make deploy` would ch
 lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
 	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
+# ansible-test only runs in a collection's own folder, and installs its linters itself: `make lint-stack` needs no network.
+SANITY = build/sanity/ansible_collections/mlaas4hep/stack
+sanity: .venv-stack/made  ## ansible-test's checks of plugins/ (needs a network)
+	rm -rf build/sanity && mkdir -p $(SANITY)
+	git ls-files -z galaxy.yml meta plugins tests/sanity | xargs -0 cp --parents -t $(SANITY)
+	cd $(SANITY) && git init -q && git add . && PATH="$(CURDIR)/.venv-stack/bin:$$PATH" ansible-test sanity plugins/
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-stack .venv-core216 .venv-im .venv-root demo build
 
@@ -174,5 +181,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

@@ -3,16 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from http.client import HTTPException
-from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import ConnectionError, open_url
-
 DOCUMENTATION = """
 module: oidc_client
 short_description: Register a client at an OpenID Connect issuer, or update one
@@ -70,7 +60,7 @@ options:
   ca_path:
     description: PEM file of the certificate authorities to trust; by default the host's.
     type: path
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -94,6 +84,16 @@ scope:
   returned: success
   type: str
 """
+
+import json
+import os
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import ConnectionError, open_url
 
 # What an answer may leave out, because it doesn't change.
 LASTING = ("client_id", "client_secret", "registration_access_token", "registration_client_uri")
@@ -204,7 +204,7 @@ class Client:
 
     def scope(self):
         """What to request at sign-in: issuers refuse requests for a scope that the client lacks."""
-        _, missing = self.dropped()
+        missing = self.dropped()[1]
         return " ".join(s for s in self.params["scope"].split() if s not in missing)
 
     def _given_token(self):
