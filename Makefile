@@ -60,6 +60,9 @@ test-stack: test-engine test-images .venv-core216/made build/collections  ## the
 	$(STACK) molecule -c molecule/shared/base.yml reset -s default
 	$(STACK) molecule -c molecule/shared/base.yml test --all
 
+docs-img: export MLAAS4HEP_WRITE_PICTURES = 1
+docs-img: test-stack  ## take the pictures of docs/img anew, from the stack's tests (root)
+
 test-machine: .venv-stack/made .venv-core216/made build/collections  ## the role machine: accounts, bans, disks (root)
 	$(PARTS) up engine vm
 	$(STACK) pytest tests/machine
@@ -80,6 +83,8 @@ test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` to dest
 
 dodas-cli: .venv-im/made  ## whether the real command asks what the tests ask; DODAS_BIN=/path/to/dodas
 	@$(if $(DODAS_BIN),,echo "make dodas-cli needs DODAS_BIN=, the dodas command" >&2; exit 2;) \
+	  test -f "$(DODAS_BIN)" -a -x "$(DODAS_BIN)" || \
+	    { echo "DODAS_BIN is $(DODAS_BIN), which is not a program; it must be the path of the dodas command" >&2; exit 2; }; \
 	  env $$($(PARTS) environment) DODAS_BIN=$(DODAS_BIN) .venv-im/bin/python -m pytest tests/dodas/real_command.py
 
 lint: .venv/test  ## style, types, and who may import whom
@@ -136,6 +141,13 @@ deploy-check: .venv-stack/made build/collections  ## what `make deploy` would ch
 lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
 	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
+# ansible-test only runs in a collection's own folder, and installs its linters itself: `make lint-stack` needs no network.
+SANITY = build/sanity/ansible_collections/mlaas4hep/stack
+sanity: .venv-stack/made  ## ansible-test's checks of plugins/ (needs a network)
+	rm -rf build/sanity && mkdir -p $(SANITY)
+	git ls-files -z galaxy.yml meta plugins tests/sanity | xargs -0 cp --parents -t $(SANITY)
+	cd $(SANITY) && git init -q && git add . && PATH="$(CURDIR)/.venv-stack/bin:$$PATH" ansible-test sanity plugins/
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-stack .venv-core216 .venv-im .venv-root demo build
 
@@ -174,5 +186,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: docs-img sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

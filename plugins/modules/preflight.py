@@ -3,24 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
-import json
-import os
-import re
-import shutil
-import socket
-import ssl
-import time
-import urllib.request
-from email.utils import mktime_tz, parsedate_tz
-from pathlib import Path
-from urllib.parse import urlsplit
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
-from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
-
 DOCUMENTATION = """
 module: preflight
 short_description: List everything that is wrong with a host, before anything is changed
@@ -90,7 +72,7 @@ options:
       ansible_version:
         description: Version of ansible-core.
         type: str
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -113,6 +95,24 @@ warnings_found:
   type: list
   elements: str
 """
+
+import difflib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import time
+import urllib.request
+from email.utils import mktime_tz, parsedate_tz
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
+from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 
 STATE = Path("/var/lib/mlaas4hep")
 OLDEST_ANSIBLE = (2, 16)
@@ -200,9 +200,9 @@ def check_disk(found, needs):
         disks.setdefault(_existing(path).stat().st_dev, []).append((path, needed))
     for places in disks.values():
         free = shutil.disk_usage(_existing(places[0][0])).free // 10**9
-        needed = sum(needed for _, needed in places)
+        needed = sum(place[1] for place in places)
         if free < needed:
-            names = " and ".join(str(path) for path, _ in places)
+            names = " and ".join(str(place[0]) for place in places)
             found.problem(
                 f"{free} GB are free below {names}",
                 f"{needed} GB are needed",

@@ -161,6 +161,8 @@ CACHES = (
     "my-site/hosts.yml",
     "app/.pytest_cache/x",
     "app/.hypothesis/x",
+    "app/.mypy_cache/3.11/x.json",
+    "app/.import_linter_cache/x",
     "app/src/mlaas4hep/__pycache__/x.pyc",
     ".cache/x",
     "plugins/modules/__pycache__/x.pyc",

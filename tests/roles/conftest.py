@@ -33,6 +33,11 @@ def preflight() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def oidc_client() -> ModuleType:
+    return load("oidc_client")
+
+
+@pytest.fixture(scope="session")
 def engine() -> ModuleType:
     """What modules know of the container engine's settings."""
     return importlib.import_module(f"{COLLECTION}.plugins.module_utils.engine")

@@ -138,7 +138,7 @@ class TestClient:
         assert again.changed == []
         assert would.changed == ["Copy the client's secret"]
         assert kept == f"600 {len('browser-secret')}"
-        assert back.changed == ["Write the client's secret", *settings]
+        assert back.changed == ["Client at the issuer, registered or updated", *settings]
         assert clients(vm) == before
 
 
