@@ -58,6 +58,16 @@ def test_another_run_asks_for_no_other_certificate(vm: VM, tmp_path: Path) -> No
     assert served().serial_number == serial
 
 
+def test_metrics_are_for_the_sites_prometheus_only(vm: VM) -> None:
+    asked = "curl -sk -w '\\n%{{http_code}}' -H 'Authorization: Bearer {}' https://{}{}/metrics"
+    for path, metric in {"": "mlaas4hep_jobs", "/tfaas": "mlaas4hep_models_loaded"}.items():
+        said = vm.run(asked.format("'\"$(cat /root/metrics-token)\"'", DOMAIN, path))
+        assert metric in said
+        assert said.endswith("200")
+        assert metric not in vm.run(asked.format("another", DOMAIN, path))
+        assert metric not in vm.run(asked.format("", DOMAIN, path))
+
+
 def test_the_check_alone_finds_all_well_and_changes_nothing(tmp_path: Path) -> None:
     assert play(tmp_path, "--tags", "check").changed == []
 
