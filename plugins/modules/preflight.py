@@ -55,7 +55,13 @@ options:
         type: dict
       files:
         description: >-
-          Files that must exist; path, the option that names it, and secret, if it is only for root.
+          Files that must exist; path, the option that names it, secret, if it is only for root, and
+          token, if its first line is one.
+        type: list
+        elements: dict
+        default: []
+      networks:
+        description: Networks of options; network, and the option that names it.
         type: list
         elements: dict
         default: []
@@ -98,6 +104,7 @@ warnings_found:
 
 import difflib
 import errno
+import ipaddress
 import json
 import os
 import re
@@ -117,6 +124,8 @@ from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 STATE = Path("/var/lib/mlaas4hep")
 OLDEST_ANSIBLE = (2, 16)
 SOON_SECONDS = 14 * 86400
+SHORTEST_TOKEN = 16
+TOKEN = re.compile(rf"[A-Za-z0-9._~+/-]{{{SHORTEST_TOKEN},}}=*\n?")
 CLOCK_SECONDS = 30
 """As many as the services forgive a token that is not valid yet."""
 
@@ -474,11 +483,33 @@ def check_files(found, files):
                 "it must be one",
                 "Put it there, or correct the path",
             )
-        elif file.get("secret") and (mode := Path(file["path"]).stat().st_mode & 0o077):
+            continue
+        mode = Path(file["path"]).stat().st_mode & 0o077
+        if file.get("secret") and mode:
             found.problem(
                 f"others than its owner may open {file['path']} ({mode:03o})",
                 f"it is a secret ({file['option']})",
                 f"chmod 600 {file['path']}",
+            )
+        if file.get("token") and not TOKEN.fullmatch(Path(file["path"]).read_text("latin-1")):
+            found.problem(
+                f"{file['path']} has no token of {SHORTEST_TOKEN} or more characters of A-Z a-z 0-9"
+                " - . _ ~ + / and = at its end",
+                f"it is what others may not guess ({file['option']})",
+                f"umask 077; openssl rand -hex 32 >{file['path']}",
+            )
+
+
+def check_networks(found, networks):
+    """Ranges of addresses."""
+    for given in networks:
+        try:
+            ipaddress.ip_network(given["network"])
+        except ValueError as error:
+            found.problem(
+                f"{given['option']} has {given['network']!r} ({error})",
+                "it must be a list of networks",
+                "Write each as ADDRESS/BITS, such as 192.0.2.0/24, or as a single address",
             )
 
 
@@ -523,6 +554,7 @@ def check(params):
         check_engine(found, params["engine"])
     check_required(found, params["required"])
     check_files(found, params["files"])
+    check_networks(found, params["networks"])
     check_ports(found, params["ports"])
     if params["sign_in"]:
         check_sign_in(found, params["sign_in"])
@@ -549,6 +581,7 @@ def main():
         "domain": {"type": "dict"},
         "certificate": {"type": "dict"},
         "files": {"type": "list", "elements": "dict", "default": []},
+        "networks": {"type": "list", "elements": "dict", "default": []},
         "required": {"type": "list", "elements": "dict", "default": []},
         "variables": {"type": "dict"},
         "ansible_version": {"type": "str"},

@@ -299,7 +299,7 @@ def test_every_test_of_the_stack_is_named_by_a_scenario() -> None:
 def test_troubleshooting_has_every_problem_that_preflight_may_find() -> None:
     source = (ROOT / "plugins/modules/preflight.py").read_text()
     text = (ROOT / "docs/how-to/troubleshooting.md").read_text()
-    table = text[text.index("## Preflight") : text.index("## How a job ended")]
+    table = text[text.index("## Preflight") : text.index("## After the deployment")]
     said = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert said
     calls = []
@@ -318,3 +318,12 @@ def test_troubleshooting_has_every_problem_that_preflight_may_find() -> None:
         assert any(words in call for words in said), call
     for words in said:
         assert words in source, words
+
+
+def test_troubleshooting_has_what_the_check_after_the_deployment_says() -> None:
+    source = (ROOT / "plugins/modules/self_check.py").read_text()
+    text = (ROOT / "docs/how-to/troubleshooting.md").read_text()
+    table = text[text.index("## After the deployment") : text.index("## How a job ended")]
+    said = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(said) > 10
+    assert [words for words in said if words not in source] == []

@@ -17,6 +17,8 @@ LISTED = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())
 SERVICES, DOORS = LISTED["__common_services"], LISTED["__common_doors"]
 PARTS = [*SERVICES, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
+CHECKED = ["mlaas4hep", "tfaas", "gateway"]
+"""The parts that users ask, as is done after the deployment."""
 REPORT = "preflight report"
 
 
@@ -77,7 +79,10 @@ def test_site_looks_at_every_part_then_puts_up_each(
     found = reached(stack, "site", issuer=issuer)
     end = found.index(REPORT)
     assert sorted(found[:end]) == sorted(f"{part} preflight" for part in parts)
-    assert found[end + 1 :] == [name for part in parts for name in all_of(part)]
+    checked = [part for part in parts if part in CHECKED]
+    assert found[end + 1 :] == [name for part in parts for name in all_of(part)] + [
+        f"{part} check" for part in checked
+    ]
 
 
 def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None:
@@ -90,6 +95,7 @@ def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None
         ("tfaas", all_of("tfaas")),
         ("gateway", all_of("gateway")),
         ("tfaas_service", ["tfaas service", "service_container main"]),
+        ("check", [f"{part} check" for part in CHECKED]),
         ("mlaas4hep_configure,gateway_preflight", ["mlaas4hep configure", "gateway preflight"]),
     ],
 )  # fmt: skip

@@ -38,6 +38,11 @@ def oidc_client() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def self_check() -> ModuleType:
+    return load("self_check")
+
+
+@pytest.fixture(scope="session")
 def engine() -> ModuleType:
     """What modules know of the container engine's settings."""
     return importlib.import_module(f"{COLLECTION}.plugins.module_utils.engine")

@@ -41,7 +41,8 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
                 "sign_in",
             ]
         )
-        empty = {"ports": [], "files": [], "required": [], "ca_pem": "", "ca_file": ""}
+        empty = {"ports": [], "files": [], "networks": [], "required": []}
+        empty |= {"ca_pem": "", "ca_file": ""}
         return preflight.check(nothing | empty | given)
 
     return run
@@ -342,3 +343,19 @@ class TestOptions:
         assert "chmod 600" in only(look(files=[file | {"secret": True}]))
         (tmp_path / "key").chmod(0o600)
         assert not look(files=[file | {"secret": True}]).problems
+
+    @pytest.mark.parametrize("text", ["", "\n", "*", "short", "a" * 15, f"{'a' * 16}*", "a b" * 9])
+    def test_a_token_can_not_be_guessed(self, look: Any, tmp_path: Path, text: str) -> None:
+        file = {"path": str(tmp_path / "token"), "option": "gateway_metrics_token_file"}
+        (tmp_path / "token").write_text(text)
+        assert "openssl rand" in only(look(files=[file | {"token": True}]))
+        for good in ("a" * 16, "0123456789-._~+/aB==\n"):
+            (tmp_path / "token").write_text(good)
+            assert not look(files=[file | {"token": True}]).problems
+
+    @pytest.mark.parametrize("network", ["192.0.2.1/24", "prometheus", "", "192.0.2.0/33"])
+    def test_networks_are_addresses(self, look: Any, network: str) -> None:
+        given = {"network": network, "option": "gateway_metrics_networks"}
+        assert f"gateway_metrics_networks has {network!r}" in only(look(networks=[given]))
+        for good in ("192.0.2.0/24", "192.0.2.1", "2001:db8::/32"):
+            assert not look(networks=[given | {"network": good}]).problems

@@ -149,13 +149,14 @@ class TestSecrets:
     def files(self, vm: VM) -> list[str]:
         found = vm.run(
             "find /etc/mlaas4hep /var/lib/mlaas4hep/gateway -type f"
-            " '(' -name '*secret*' -o -name client.json -o -name '*.key' -o -name '*-key' ')'"
+            " '(' -name '*secret*' -o -name client.json -o -name '*.key' -o -name '*-key'"
+            " -o -name '*-token' ')'"
         ).split()
         names = {Path(file).name for file in found}
         # The last are keys: of the certificate, of the account at its authority, and of ours there.
         assert names >= {
             "cookie-secret", "client-secret", "client.json", "mlaas4hep.test.key", "admin.key",
-            "acme-eab-key",
+            "acme-eab-key", "metrics-token",
         }  # fmt: skip
         return found
 
