@@ -43,6 +43,11 @@ options:
           The container engine; its package, and defaults and options, as
           mlaas4hep.stack.engine_settings takes them.
         type: dict
+      registry:
+        description: >-
+          Where images are pulled; name, and logins, a file in the format of docker's config.json.
+          Both may be empty.
+        type: dict
       ports:
         description: Ports that the stack publishes; port, and the option that names it.
         type: list
@@ -292,6 +297,37 @@ def _installed(package):
     return asked.returncode == 0 and asked.stdout == "install ok installed"
 
 
+def check_registry(found, registry):
+    """The name of a registry, and a file with logins that docker can read."""
+    name, logins = registry["name"], Path(registry["logins"])
+    host = r"(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:))(:\d+)?"
+    if name and not re.fullmatch(rf"{host}(/[a-z0-9._-]+)*", name):
+        found.problem(
+            f"mlaas4hep_registry is {name!r}",
+            "it must be HOST[:PORT][/PATH], in small letters, without https:// or a / at its end",
+            "Set it, for example to registry.example.org/mirror",
+        )
+    if not registry["logins"] or not logins.is_file():  # check_files says it
+        return
+    if logins.name != "config.json":
+        found.problem(
+            f"mlaas4hep_registry_auth_file is {str(logins)!r}",
+            "docker reads logins only from a file with the name config.json",
+            "Rename it",
+        )
+    try:
+        there = json.loads(logins.read_text())
+        hosts = there.get("auths") or there.get("credHelpers") or there.get("credsStore")
+    except (OSError, ValueError, AttributeError):  # their words could show what is in it
+        hosts = None
+    if not hosts:
+        found.problem(
+            f"mlaas4hep_registry_auth_file {logins} has no logins",
+            'it must be JSON with "auths"',
+            f"Make it on the host: docker --config {logins.parent} login REGISTRY",
+        )
+
+
 def check_ports(found, ports):
     """Free, or held by the stack itself."""
     for wanted in ports:
@@ -521,6 +557,8 @@ def check(params):
         check_system(found, params["system"])
     if params["engine"]:
         check_engine(found, params["engine"])
+    if params["registry"]:
+        check_registry(found, params["registry"])
     check_required(found, params["required"])
     check_files(found, params["files"])
     check_ports(found, params["ports"])
@@ -541,6 +579,7 @@ def main():
     checks = {
         "system": {"type": "dict"},
         "engine": {"type": "dict"},
+        "registry": {"type": "dict"},
         "ports": {"type": "list", "elements": "dict", "default": []},
         "issuer": {"type": "dict"},
         "sign_in": {"type": "dict"},

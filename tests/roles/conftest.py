@@ -33,6 +33,12 @@ def preflight() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def from_registry() -> ModuleType:
+    """The filter that names an image."""
+    return importlib.import_module(f"{COLLECTION}.plugins.filter.from_registry")
+
+
+@pytest.fixture(scope="session")
 def engine() -> ModuleType:
     """What modules know of the container engine's settings."""
     return importlib.import_module(f"{COLLECTION}.plugins.module_utils.engine")

@@ -33,6 +33,7 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
             [
                 "system",
                 "engine",
+                "registry",
                 "issuer",
                 "domain",
                 "certificate",
@@ -181,6 +182,41 @@ class TestEngine:
     def test_other_users_in_containers_are_a_problem(self, look: Any, daemon: Path) -> None:
         daemon.write_text('{"userns-remap": "default"}')
         assert [p for p in look(engine=self.wanted()).problems if "userns-remap" in p]
+
+
+class TestRegistry:
+    """Where images are pulled, and the logins for it."""
+
+    LOGIN = json.dumps({"auths": {"registry.example.org": {"auth": "bmFtZTpzM2NyZXQ="}}})
+
+    @pytest.mark.parametrize("name", ["", "r.example.org", "r.example.org/a/b", "reg:5000/a"])
+    def test_a_good_name_is_no_problem(self, look: Any, name: str) -> None:
+        assert not look(registry={"name": name, "logins": ""}).problems
+
+    @pytest.mark.parametrize("name", ["https://r.example.org", "r.example.org/", "mirror", "R.org"])
+    def test_another_is_named(self, look: Any, name: str) -> None:
+        assert repr(name) in only(look(registry={"name": name, "logins": ""}))
+
+    def test_logins_that_docker_can_read_are_no_problem(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "config.json"
+        file.write_text(self.LOGIN)
+        assert not look(registry={"name": "", "logins": str(file)}).problems
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"auths": {}}', "name:s3cret"])
+    def test_a_file_without_logins_names_the_command(
+        self, look: Any, tmp_path: Path, text: str
+    ) -> None:
+        """And shows nothing of what is in it."""
+        file = tmp_path / "config.json"
+        file.write_text(text)
+        problem = only(look(registry={"name": "", "logins": str(file)}))
+        assert f"docker --config {tmp_path} login" in problem
+        assert "s3cret" not in problem
+
+    def test_docker_wants_its_own_name_of_the_file(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "auth.json"
+        file.write_text(self.LOGIN)
+        assert "config.json" in only(look(registry={"name": "", "logins": str(file)}))
 
 
 class TestPorts:

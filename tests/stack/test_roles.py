@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from pathlib import Path
@@ -58,6 +59,34 @@ def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
     assert played.changed == []
     assert vm.inspect("mlaas4hep-server")["Id"] == before
     assert vm.healthy("mlaas4hep-server")
+
+
+PULL = """
+- hosts: mlaas4hep
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: mlaas4hep.stack.image
+      vars:
+        image_name: private.test/library/debian:bookworm-slim
+"""
+
+
+def test_a_private_registry_wants_its_login(vm: VM, tmp_path: Path) -> None:
+    """Without one, the message names the option; with it the image is there."""
+    playbook = tmp_path / "pull.yml"
+    playbook.write_text(PULL)
+    image = "private.test/library/debian:bookworm-slim"
+    refused = play(tmp_path, playbook=playbook, expected=False, mlaas4hep_registry_auth_file="")
+    said = "\n".join(refused.messages)
+    assert f"{image} can't be pulled" in said
+    assert "mlaas4hep_registry_auth_file" in said
+    assert refused.changed == []
+    try:
+        assert play(tmp_path, playbook=playbook).changed == [f"Pull the image: {image}"]
+        assert play(tmp_path, playbook=playbook).changed == []
+    finally:
+        vm.run(f"docker image rm {image}", check=False)
 
 
 def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
@@ -173,7 +202,10 @@ class TestSecrets:
             " cat /proc/[0-9]*/environ >surroundings; true"
         )
         try:
-            for secret in self.contents(vm, files):
+            login = json.loads(vm.run("cat /root/registry/config.json"))["auths"]
+            logins = [auth["auth"] for auth in login.values()]
+            logins += [base64.b64decode(auth).decode().partition(":")[2] for auth in logins]
+            for secret in [*self.contents(vm, files), *logins]:
                 assert len(secret) >= 16
                 found = vm.ended(f"grep -lF -e {shlex.quote(secret)} -r /root/looked")
                 assert (found.returncode, found.stdout) == (1, ""), f"{secret[:3]}…: {found.stdout}"
