@@ -17,7 +17,7 @@ LISTED = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())
 SERVICES, DOORS = LISTED["__common_services"], LISTED["__common_doors"]
 PARTS = [*SERVICES, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
-REPORT = "preflight report"
+REPORT, PRUNE = "preflight report", "image prune"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_site_looks_at_every_part_then_puts_up_each(
     found = reached(stack, "site", issuer=issuer)
     end = found.index(REPORT)
     assert sorted(found[:end]) == sorted(f"{part} preflight" for part in parts)
-    assert found[end + 1 :] == [name for part in parts for name in all_of(part)]
+    assert found[end + 1 :] == [*(name for part in parts for name in all_of(part)), PRUNE]
 
 
 def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None:
@@ -96,4 +96,4 @@ def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None
 def test_tags_choose_roles_and_their_steps(stack: Path, tags: str, names: list[str]) -> None:
     """With what a step includes; after the look at everything, which every run begins with."""
     found = reached(stack, "site", "--tags", tags)
-    assert found[found.index(REPORT) + 1 :] == names
+    assert found[found.index(REPORT) + 1 :] == [*names, PRUNE]

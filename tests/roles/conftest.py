@@ -28,6 +28,11 @@ def data_disk() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def old_images() -> ModuleType:
+    return load("old_images")
+
+
+@pytest.fixture(scope="session")
 def preflight() -> ModuleType:
     return load("preflight")
 

@@ -89,6 +89,29 @@ def test_a_private_registry_wants_its_login(vm: VM, tmp_path: Path) -> None:
         vm.run(f"docker image rm {image}", check=False)
 
 
+def test_of_images_of_earlier_versions_the_one_before_stays(vm: VM, tmp_path: Path) -> None:
+    """Going back is possible; what the roles did not bring stays, too. uninstall.yml finds both."""
+    now = vm.inspect("mlaas4hep-tfaas")["Config"]["Image"]
+    ours = [f"mlaas4hep/tfaas:0.0.{number}" for number in (1, 2, 3)]
+    theirs = "theirs/tfaas:1"
+    for name in ours:
+        vm.run(f"docker build --quiet --tag {name} -", input=f"FROM {now}\nLABEL earlier={name}\n")
+    vm.run(f"docker tag {ours[0]} {theirs}")
+    brought = "".join(f"tfaas {name}\n" for name in ours)
+    vm.run("cat >>/etc/docker/mlaas4hep.images", input=brought)
+    prune = ["Remove images that are older than the version before"]
+    would = play(tmp_path, "--check", "--tags", "tfaas")
+    played = play(tmp_path, "--tags", "tfaas")
+    assert would.changed == played.changed == prune
+    assert "its images are kept: mlaas4hep/tfaas:0.0.3" in "\n".join(played.messages)
+    names = "docker images --format '{{.Repository}}:{{.Tag}}'"
+    left = vm.run(names).split()
+    assert {now, ours[2], theirs} <= set(left)
+    assert not {*ours[:2]} & set(left)
+    assert play(tmp_path, "--tags", "tfaas").changed == []
+    vm.run(f"docker image rm {theirs}")
+
+
 def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
     """In one message, before anything is changed."""
     state = (
