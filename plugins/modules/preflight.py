@@ -90,7 +90,7 @@ options:
       variables:
         description: >-
           Variables of the role; given, known, renamed (old name to new name), passwords (names of
-          those that have one in an address).
+          those that have one in an address), secrets (names of values that look like one).
         type: dict
       ansible_version:
         description: Version of ansible-core.
@@ -532,6 +532,12 @@ def check_variables(found, variables):
             f"{name} has a password in an address",
             "such a value stands in the environment of containers and builds, which is no secret",
             "Use an address without one, such as that of a proxy which knows the host",
+        )
+    for name in variables["secrets"]:
+        found.problem(
+            f"{name} looks like a secret",
+            "such a value stands in the environment of containers, in diffs and in logs",
+            "Take it out of the option; secrets are in files of mode 0600, which options name",
         )
     for name in sorted(variables["given"]):
         if name in variables["renamed"]:

@@ -343,12 +343,19 @@ class TestSystem:
 
 class TestOptions:
     def variables(self, given: str, known: str) -> dict[str, Any]:
-        return {"given": [given], "known": [known], "renamed": {}, "passwords": []}
+        return {"given": [given], "known": [known], "renamed": {}, "passwords": [], "secrets": []}
 
     def test_an_address_with_a_password_names_the_option_alone(self, look: Any) -> None:
         given = self.variables("mlaas4hep_http_proxy", "mlaas4hep_http_proxy")
         problem = only(look(variables=given | {"passwords": ["mlaas4hep_http_proxy"]}))
         assert "mlaas4hep_http_proxy has a password" in problem
+
+    def test_a_secret_is_named_by_its_option_alone(self, look: Any) -> None:
+        given = self.variables("container_engine_options", "container_engine_options")
+        secret = "container_engine_options: splunk-token"
+        assert f"{secret} looks like a secret" in only(
+            look(variables=given | {"secrets": [secret]})
+        )
 
     def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
         renamed = {"gateway_old": "gateway_new"}

@@ -109,7 +109,8 @@ def test_what_a_role_had_of_its_own_is_renamed_to_what_the_site_sets(
     assert f"{role}_http_proxy" in renamed
     assert set(known) == {*options_of(role), *options_of("common")}
     assert not set(renamed) & set(known)
-    assert set(renamed.values()) <= {*known, "gateway_https_port"}
+    elsewhere = {"gateway_https_port", "oauth2_proxy_initial_access_token_file"}
+    assert set(renamed.values()) <= {*known, *elsewhere}
 
 
 @pytest.mark.parametrize("given", [{}, {"max_upload_bytes": 5_000}, {"max_upload_bytes": "7000"}])
@@ -144,6 +145,43 @@ def test_every_option_that_may_hold_an_address_with_a_password_is_named(
     assert sorted(found) == sorted(asked)
     fine = dict.fromkeys(asked, "https://proxy.example.org:3128/a@b")
     assert templated(tmp_path, "__preflight_passwords", ("preflight",), **given | fine) == []
+
+
+@pytest.mark.parametrize("role", PUBLIC)
+def test_every_option_that_may_hold_a_secret_by_name_is_named(tmp_path: Path, role: str) -> None:
+    """Without the value; a path is no secret, and neither are the names in other values."""
+    asked = [name for name, option in options_of(role).items() if option["type"] == "dict"]
+    given = {"preflight_role": role, "role_path": str(ROLES / "preflight")}
+    secret = {"log-opts": {"splunk-token": "s3cret"}, "SMTP_PASSWORD": "s3cret"}
+    found = templated(
+        tmp_path, "__preflight_secrets", ("preflight",), **given | dict.fromkeys(asked, secret)
+    )
+    keys = ("splunk-token", "SMTP_PASSWORD")
+    assert sorted(found) == sorted(f"{name}: {key}" for name in asked for key in keys)
+    fine = {"max_jobs": 2, "token_file": "/root/token", "scope": "token", "secret": ""}
+    given |= dict.fromkeys(asked, fine)
+    assert templated(tmp_path, "__preflight_secrets", ("preflight",), **given) == []
+
+
+SECRET = re.compile("secret|token|passw|key|auth|credential")
+NO_SECRETS = {
+    "gateway_acme_eab_key_id": "the public name of a key",
+    "gateway_certificate_key": "a path",
+}
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in ROLES.iterdir()))
+def test_an_option_for_a_secret_is_the_path_of_a_file_that_preflight_looks_at(role: str) -> None:
+    """Or is kept out of all that Ansible shows."""
+    files = [*(ROLES / role).glob("vars/*.yml"), *(ROLES / role).glob("tasks/*.yml")]
+    if role == "common":
+        files = [ROLES / "container_engine/vars/main.yml"]
+    text = " ".join(" ".join(file.read_text().split()) for file in files)
+    for name, option in options_of(role).items():
+        if name in NO_SECRETS or not SECRET.search(name.removeprefix(role)):
+            continue
+        assert name.endswith("_file") or option.get("no_log"), name
+        assert option.get("no_log") or re.search(rf"'{name}'.*?'secret': true", text), name
 
 
 @pytest.mark.parametrize(
