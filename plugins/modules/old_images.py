@@ -83,14 +83,19 @@ def images(*filters):
     return [found for name in dict.fromkeys(listed) if (found := inspect(name))]
 
 
-def nameless():
-    """Builds whose name a newer one has, and stages from long before any build that is there."""
+def nameless(used):
+    """Builds whose name a newer one has, and stages from long before every build in use."""
     lost = [i for i in images("dangling=true", f"label={STAGE}=image") if not i["RepoDigests"]]
-    named = [i for i in images(f"label={STAGE}=image") if i["RepoTags"]]
+    built = [i for name in used if STAGE in labels(i := inspect(name))]
     # Builds take hours at most; younger stages are the cache of the next build.
-    oldest = min((created(i) for i in named), default=datetime.min + timedelta(days=1))
+    oldest = min((created(i) for i in built), default=datetime.min + timedelta(days=1))
     stages = images("dangling=true", f"label={STAGE}=build")
     return lost + [i for i in stages if created(i) < oldest - timedelta(days=1)]
+
+
+def labels(image):
+    """Its labels, if there are any."""
+    return image.get("Config", {}).get("Labels") or {}
 
 
 def created(image):
@@ -121,7 +126,7 @@ def main():
         kept, older = split(brought, module.params["used"])
     busy = in_use()
     old = {name: found for name in older if (found := inspect(name))}
-    old |= {found["Id"]: found for found in nameless()}
+    old |= {found["Id"]: found for found in nameless(module.params["used"].values())}
     removed = [name for name, found in old.items() if found["Id"] not in busy]
     if not module.check_mode:
         removed = [n for n in removed if ran("docker", "image", "rm", n).returncode == 0]

@@ -147,6 +147,32 @@ def test_every_option_that_may_hold_an_address_with_a_password_is_named(
     assert templated(tmp_path, "__preflight_passwords", ("preflight",), **given | fine) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "had", "current"),
+    [
+        ("", {}, True),
+        ("", {"org.mlaas4hep.refresh": "2026-10"}, True),
+        ("2026-11", {}, False),
+        ("2026-11", {"org.mlaas4hep.refresh": "2026-10"}, False),
+        ("2026-11", {"org.mlaas4hep.refresh": "2026-11"}, True),
+        (202611, {"org.mlaas4hep.refresh": "202611"}, True),
+    ],
+)
+def test_an_image_is_built_anew_once_for_each_word(
+    tmp_path: Path, word: str | int, had: dict[str, str], current: bool
+) -> None:
+    sources = {"org.mlaas4hep.context": "sha256"}
+    options = {
+        "mlaas4hep_refresh": word,
+        "__image_order": {"labels": sources},
+        "__image_built": {"images": [{"Config": {"Labels": {**sources, **had}}}]},
+    }
+    asked = "[__image_current | bool, __image_labels]"
+    found, labels = templated(tmp_path, asked, ("common", "image"), **options)
+    assert found is current
+    assert labels == sources | ({"org.mlaas4hep.refresh": str(word)} if word else {})
+
+
 @pytest.mark.parametrize("role", PUBLIC)
 def test_every_option_that_may_hold_a_secret_by_name_is_named(tmp_path: Path, role: str) -> None:
     """Without the value; a path is no secret, and neither are the names in other values."""

@@ -61,6 +61,27 @@ def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
     assert vm.healthy("mlaas4hep-server")
 
 
+def test_images_are_built_anew_for_security_updates_once(vm: VM, tmp_path: Path) -> None:
+    """The container follows; neither the same word nor none builds them again."""
+    options = ("--tags", "tfaas")
+    before = vm.inspect("mlaas4hep-tfaas")["Image"]
+    name = vm.inspect("mlaas4hep-tfaas")["Config"]["Image"]
+    would = play(tmp_path, "--check", *options, mlaas4hep_refresh="2001-01").changed
+    assert would == [f"The image would be built: {name}"]
+    changed = play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed
+    assert f"Build (minutes the first time): {name}" in changed
+    assert "Run mlaas4hep-tfaas" in changed
+    after = vm.inspect("mlaas4hep-tfaas")
+    assert after["Image"] != before
+    assert after["Config"]["Labels"]["org.mlaas4hep.refresh"] == "2001-01"
+    nameless = "--filter dangling=true --filter label=org.mlaas4hep.stage=image"
+    assert vm.run(f"docker image ls --quiet {nameless}") == ""
+    # Docker asks for its health after a whole interval.
+    until("it is healthy", lambda: vm.healthy("mlaas4hep-tfaas"))
+    assert play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed == []
+    assert play(tmp_path, *options).changed == []
+
+
 PULL = """
 - hosts: mlaas4hep
   gather_facts: false
