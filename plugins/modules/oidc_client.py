@@ -37,8 +37,8 @@ options:
     description: Scopes that the sign-in requests.
     type: str
     required: true
-  initial_access_token:
-    description: Token for registering a client.
+  initial_access_token_file:
+    description: File with the token for registering a client; empty if the issuer needs none.
     type: str
     default: ""
   client_id:
@@ -268,12 +268,14 @@ class Client:
                 f"The issuer {issuer} names no registration_endpoint, so that no client can be"
                 f" registered by itself. {remedy}"
             )
-        token = params["initial_access_token"]
+        file = params["initial_access_token_file"]
+        token = Path(file).read_text().strip() if file else ""
         answer = self._ask("POST", params["endpoint"], token, params["asks"])
         if not answer.ok:
             raise ClientError(
                 f"The issuer {issuer} did not register a client ({answer.reason}). If it wants an"
-                f" initial access token, set oauth2_proxy_initial_access_token. Otherwise: {remedy}"
+                f" initial access token, name a file with it as oauth2_proxy_initial_access_token_file."
+                f" Otherwise: {remedy}"
             )
         self.known, self.refused = {}, ""
         self._keep(answer)
@@ -363,7 +365,7 @@ def main():
             "endpoint": text,
             "asks": {"type": "dict", "required": True},
             "scope": {"type": "str", "required": True},
-            "initial_access_token": {**text, "no_log": True},
+            "initial_access_token_file": {**text, "no_log": False},
             "client_id": text,
             "token_file": {**text, "no_log": False},
             "address": text,

@@ -25,6 +25,11 @@ options:
           The container engine; its package, and defaults and options, as
           mlaas4hep.stack.engine_settings takes them.
         type: dict
+      registry:
+        description: >-
+          Where images are pulled; name, and logins, a file in the format of docker's config.json.
+          Both may be empty.
+        type: dict
       ports:
         description: Ports that the stack publishes; port, and the option that names it.
         type: list
@@ -73,7 +78,7 @@ options:
       variables:
         description: >-
           Variables of the role; given, known, renamed (old name to new name), passwords (names of
-          those that have one in an address).
+          those that have one in an address), secrets (names of values that look like one).
         type: dict
       ansible_version:
         description: Version of ansible-core.
@@ -299,6 +304,37 @@ def _check_package(found, package):
 def _installed(package):
     asked = ran("dpkg-query", "--show", "--showformat", "${Status}", package)
     return asked.returncode == 0 and asked.stdout == "install ok installed"
+
+
+def check_registry(found, registry):
+    """The name of a registry, and a file with logins that docker can read."""
+    name, logins = registry["name"], Path(registry["logins"])
+    host = r"(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:))(:\d+)?"
+    if name and not re.fullmatch(rf"{host}(/[a-z0-9._-]+)*", name):
+        found.problem(
+            f"mlaas4hep_registry is {name!r}",
+            "it must be HOST[:PORT][/PATH], in small letters, without https:// or a / at its end",
+            "Set it, for example to registry.example.org/mirror",
+        )
+    if not registry["logins"] or not logins.is_file():  # check_files says it
+        return
+    if logins.name != "config.json":
+        found.problem(
+            f"mlaas4hep_registry_auth_file is {str(logins)!r}",
+            "docker reads logins only from a file with the name config.json",
+            "Rename it",
+        )
+    try:
+        there = json.loads(logins.read_text())
+        hosts = there.get("auths") or there.get("credHelpers") or there.get("credsStore")
+    except (OSError, ValueError, AttributeError):  # their words could show what is in it
+        hosts = None
+    if not hosts:
+        found.problem(
+            f"mlaas4hep_registry_auth_file {logins} has no logins",
+            'it must be JSON with "auths"',
+            f"Make it on the host: docker --config {logins.parent} login REGISTRY",
+        )
 
 
 def check_ports(found, ports):
@@ -528,6 +564,12 @@ def check_variables(found, variables):
             "such a value stands in the environment of containers and builds, which is no secret",
             "Use an address without one, such as that of a proxy which knows the host",
         )
+    for name in variables["secrets"]:
+        found.problem(
+            f"{name} looks like a secret",
+            "such a value stands in the environment of containers, in diffs and in logs",
+            "Take it out of the option; secrets are in files of mode 0600, which options name",
+        )
     for name in sorted(variables["given"]):
         if name in variables["renamed"]:
             found.problem(
@@ -552,6 +594,8 @@ def check(params):
         check_system(found, params["system"])
     if params["engine"]:
         check_engine(found, params["engine"])
+    if params["registry"]:
+        check_registry(found, params["registry"])
     check_required(found, params["required"])
     check_files(found, params["files"])
     check_networks(found, params["networks"])
@@ -573,6 +617,7 @@ def main():
     checks = {
         "system": {"type": "dict"},
         "engine": {"type": "dict"},
+        "registry": {"type": "dict"},
         "ports": {"type": "list", "elements": "dict", "default": []},
         "issuer": {"type": "dict"},
         "sign_in": {"type": "dict"},

@@ -19,7 +19,7 @@ PARTS = [*SERVICES, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
 CHECKED = ["mlaas4hep", "tfaas", "gateway"]
 """The parts that users ask, as is done after the deployment."""
-REPORT = "preflight report"
+REPORT, PRUNE = "preflight report", "image prune"
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,10 @@ def test_site_looks_at_every_part_then_puts_up_each(
     end = found.index(REPORT)
     assert sorted(found[:end]) == sorted(f"{part} preflight" for part in parts)
     checked = [part for part in parts if part in CHECKED]
-    assert found[end + 1 :] == [name for part in parts for name in all_of(part)] + [
-        f"{part} check" for part in checked
+    assert found[end + 1 :] == [
+        *(name for part in parts for name in all_of(part)),
+        *(f"{part} check" for part in checked),
+        PRUNE,
     ]
 
 
@@ -102,4 +104,4 @@ def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None
 def test_tags_choose_roles_and_their_steps(stack: Path, tags: str, names: list[str]) -> None:
     """With what a step includes; after the look at everything, which every run begins with."""
     found = reached(stack, "site", "--tags", tags)
-    assert found[found.index(REPORT) + 1 :] == names
+    assert found[found.index(REPORT) + 1 :] == [*names, PRUNE]

@@ -37,7 +37,7 @@ def play(oidc_client: ModuleType, issuer: Registrar, tmp_path: Path) -> Callable
 
     def run(check: bool = False, **given: Any) -> tuple[dict[str, Any], str, list[str]]:
         nothing = dict.fromkeys(
-            ["initial_access_token", "client_id", "token_file", "address", "secret_file"], ""
+            ["initial_access_token_file", "client_id", "token_file", "address", "secret_file"], ""
         )
         params = nothing | {
             "folder": str(tmp_path),
@@ -263,7 +263,8 @@ class TestWhatTheIssuerDrops:
 
 class TestRegistration:
     def test_it_registers_once(self, play: Any, issuer: Registrar, tmp_path: Path) -> None:
-        result, warning, asked = play(initial_access_token="first")
+        (tmp_path / "initial").write_text("first\n")
+        result, warning, asked = play(initial_access_token_file=str(tmp_path / "initial"))
         assert (result["changed"], warning, asked) == (True, "", ["POST"])
         assert issuer.sent == [ASKS]
         assert (tmp_path / OWN).stat().st_mode & 0o777 == 0o600

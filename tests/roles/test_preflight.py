@@ -33,6 +33,7 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
             [
                 "system",
                 "engine",
+                "registry",
                 "issuer",
                 "domain",
                 "certificate",
@@ -184,6 +185,41 @@ class TestEngine:
         assert [p for p in look(engine=self.wanted()).problems if "userns-remap" in p]
 
 
+class TestRegistry:
+    """Where images are pulled, and the logins for it."""
+
+    LOGIN = json.dumps({"auths": {"registry.example.org": {"auth": "bmFtZTpzM2NyZXQ="}}})
+
+    @pytest.mark.parametrize("name", ["", "r.example.org", "r.example.org/a/b", "reg:5000/a"])
+    def test_a_good_name_is_no_problem(self, look: Any, name: str) -> None:
+        assert not look(registry={"name": name, "logins": ""}).problems
+
+    @pytest.mark.parametrize("name", ["https://r.example.org", "r.example.org/", "mirror", "R.org"])
+    def test_another_is_named(self, look: Any, name: str) -> None:
+        assert repr(name) in only(look(registry={"name": name, "logins": ""}))
+
+    def test_logins_that_docker_can_read_are_no_problem(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "config.json"
+        file.write_text(self.LOGIN)
+        assert not look(registry={"name": "", "logins": str(file)}).problems
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"auths": {}}', "name:s3cret"])
+    def test_a_file_without_logins_names_the_command(
+        self, look: Any, tmp_path: Path, text: str
+    ) -> None:
+        """And shows nothing of what is in it."""
+        file = tmp_path / "config.json"
+        file.write_text(text)
+        problem = only(look(registry={"name": "", "logins": str(file)}))
+        assert f"docker --config {tmp_path} login" in problem
+        assert "s3cret" not in problem
+
+    def test_docker_wants_its_own_name_of_the_file(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "auth.json"
+        file.write_text(self.LOGIN)
+        assert "config.json" in only(look(registry={"name": "", "logins": str(file)}))
+
+
 class TestPorts:
     def test_one_in_use_names_its_holder_and_the_option(self, look: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -308,12 +344,19 @@ class TestSystem:
 
 class TestOptions:
     def variables(self, given: str, known: str) -> dict[str, Any]:
-        return {"given": [given], "known": [known], "renamed": {}, "passwords": []}
+        return {"given": [given], "known": [known], "renamed": {}, "passwords": [], "secrets": []}
 
     def test_an_address_with_a_password_names_the_option_alone(self, look: Any) -> None:
         given = self.variables("mlaas4hep_http_proxy", "mlaas4hep_http_proxy")
         problem = only(look(variables=given | {"passwords": ["mlaas4hep_http_proxy"]}))
         assert "mlaas4hep_http_proxy has a password" in problem
+
+    def test_a_secret_is_named_by_its_option_alone(self, look: Any) -> None:
+        given = self.variables("container_engine_options", "container_engine_options")
+        secret = "container_engine_options: splunk-token"
+        assert f"{secret} looks like a secret" in only(
+            look(variables=given | {"secrets": [secret]})
+        )
 
     def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
         renamed = {"gateway_old": "gateway_new"}
