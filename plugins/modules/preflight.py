@@ -249,19 +249,19 @@ def check_engine(found, wanted):
         found.problem(
             f"{engine.DAEMON} sets {name} to {json.dumps(theirs)} already",
             f"the options of container_engine ask for {json.dumps(ours)}",
-            f"Take {name} out of one of the two",
+            f"Remove {name} from one of the two",
         )
     if refused := engine.refusal(settings.after):
         found.problem(
             f"the engine would not start with its settings: {refused}",
-            f"they are container_engine_options beside what {engine.DAEMON} has",
+            f"these are container_engine_options and what {engine.DAEMON} has",
             "Correct them",
         )
     if settings.after.get("userns-remap"):
         found.problem(
             "the engine gives containers other users (userns-remap)",
-            "the data belong to mlaas4hep_uid inside of containers and outside",
-            "Use another machine, or take userns-remap out of the engine's settings",
+            "mlaas4hep_uid must own the data inside containers and outside",
+            "Use another machine, or remove userns-remap from the engine's settings",
         )
     if not settings.after.get("live-restore"):
         _check_others(found)
@@ -295,7 +295,7 @@ def _check_package(found, package):
         )
     elif not _installed(package) and ran("docker", "version").returncode == 0:
         found.problem(
-            "a container engine is there that neither docker.io nor docker-ce brought",
+            "a container engine is installed that is neither docker.io nor docker-ce",
             f"{package} can't be installed beside it",
             "Remove it (snap, moby-engine), or use another machine",
         )
@@ -395,7 +395,7 @@ def check_issuer(found, issuer, trust):
         if said != url:
             found.problem(
                 f"the issuer calls itself {said!r}",
-                f"{option} is {url!r}, and the two must be equal to the letter",
+                f"{option} is {url!r}, and the two must be exactly equal",
                 f"Set {option} to {said!r}",
             )
         if clock and abs(skew := round(time.time() - clock)) > CLOCK_SECONDS:
@@ -403,7 +403,7 @@ def check_issuer(found, issuer, trust):
                 f"the host's clock is {abs(skew)} s {'ahead of' if skew > 0 else 'behind'} the"
                 " issuer's",
                 f"tokens are refused from {CLOCK_SECONDS} s on",
-                "Let the host keep time: apt install systemd-timesyncd, or chrony",
+                "Synchronize the host's clock: apt install systemd-timesyncd, or chrony",
             )
     if not issuer["allowed_groups"]:
         found.problem(
@@ -421,23 +421,23 @@ def check_issuer(found, issuer, trust):
 
 
 def check_sign_in(found, wanted):
-    """Whose data are seen by whom, where sign-in begins or ends."""
+    """Who sees whose data when sign-in is switched on or off."""
     signed_in = Path(wanted["made"]).exists()
     if signed_in and not wanted["issuer"] and not wanted["consent"]:
         found.problem(
             "mlaas4hep_issuer is empty, and users have signed in to this host",
-            "without sign-in everyone on the host sees, changes and deletes the data of all",
+            "without sign-in everybody on the host can see, change and delete all data",
             "Set mlaas4hep_issuer, or mlaas4hep_drop_sign_in to true if this is meant",
         )
     elif wanted["issuer"] and not signed_in and Path(wanted["data"]).exists():
         found.warning(
-            "the host has data from before sign-in: they belong to nobody, and no user sees them",
-            "Give them to users when they are to be used on: mlaas4hep-admin give NAME user:SUB",
+            "the host has data from before sign-in: nobody owns it, and no user sees it",
+            "To use it again, give it to users: mlaas4hep-admin give NAME user:SUB",
         )
 
 
 def _get(url, trust, issuer):
-    """What it answers, and what time it says that it is (0 when it says none)."""
+    """Its answer, and the time that it reports (0 if none)."""
     context = ssl.create_default_context()
     if any(trust.values()):
         context.load_verify_locations(**trust)
@@ -461,7 +461,7 @@ def check_domain(found, domain):
     if not re.fullmatch(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]+", name):
         found.problem(
             f"{option} is {name!r}",
-            "it must be the host's public name, in small letters and without https://",
+            "it must be the host's public name, in lower case and without https://",
             f"Set {option}, for example to mlaas.example.org",
         )
         return
@@ -476,7 +476,7 @@ def check_domain(found, domain):
                 "Enter it in the DNS, or choose another gateway_tls",
             )
         else:
-            found.warning(what, "See that users can resolve it")
+            found.warning(what, "Make sure that users can resolve it")
 
 
 def check_certificate(found, given):
@@ -523,7 +523,7 @@ def check_files(found, files):
         mode = Path(file["path"]).stat().st_mode & 0o077
         if file.get("secret") and mode:
             found.problem(
-                f"others than its owner may open {file['path']} ({mode:03o})",
+                f"users other than its owner may open {file['path']} ({mode:03o})",
                 f"it is a secret ({file['option']})",
                 f"chmod 600 {file['path']}",
             )
@@ -561,8 +561,8 @@ def check_variables(found, variables):
     for name in variables["passwords"]:
         found.problem(
             f"{name} has a password in an address",
-            "such a value stands in the environment of containers and builds, which is no secret",
-            "Use an address without one, such as that of a proxy which knows the host",
+            "the environment of containers and builds shows such a value to others",
+            "Use an address without one, such as a proxy that knows the host",
         )
     for name in variables["secrets"]:
         found.problem(

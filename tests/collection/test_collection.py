@@ -247,7 +247,7 @@ def test_the_readmes_way_to_deploy_works_from_a_fresh_checkout(
     """Its very lines; the playbook is read and its roles are found, but no host is changed."""
     text = (ROOT / "README.md").read_text()
     block = text[text.index("## Deploy it") :]
-    lines = re.findall(r"^ {4}(\S.*)$", block[: block.index("With the `dodas`")], re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S.*)$", block[: block.index("**You have an")], re.MULTILINE)
     assert lines[0].startswith("cp -r inventory/example ")
     assert lines[-1].startswith("ansible-playbook -i ")
     clone = tmp_path / "clone"

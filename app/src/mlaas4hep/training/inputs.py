@@ -20,8 +20,8 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
             f"--files names {twice!r} twice",
-            "Its events would be in training and test at once. Two trees of one file: write each to"
-            " a file of its own, under one name.",
+            "Its events would be in training and test at once. To use two trees of one file, write"
+            " each to a file of its own, under the same tree name.",
         )
     return names
 
