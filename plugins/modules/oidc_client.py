@@ -274,8 +274,8 @@ class Client:
         if not answer.ok:
             raise ClientError(
                 f"The issuer {issuer} did not register a client ({answer.reason}). If it wants an"
-                f" initial access token, name a file with it as oauth2_proxy_initial_access_token_file."
-                f" Otherwise: {remedy}"
+                " initial access token, name a file with it as"
+                f" oauth2_proxy_initial_access_token_file. Otherwise: {remedy}"
             )
         self.known, self.refused = {}, ""
         self._keep(answer)
