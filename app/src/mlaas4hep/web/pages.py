@@ -54,13 +54,13 @@ class Pages:
 
 
 def refusal(scope: Scope, error: MlaasError) -> Response | None:
-    """The page that tells a browser why access is denied; None if it asked for no page."""
+    """The page that tells a signed-in browser why access is denied; None for a script."""
     headers = dict(scope["headers"])
+    is_browser = b"x-forwarded-access-token" in headers  # oauth2-proxy passes it on
     wants_page = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
-    if not wants_page or scope["path"] not in ("/", "/docs"):
+    if not (is_browser and wants_page) or scope["path"] not in ("/", "/docs"):
         return None
-    leave = SIGN_OUT if b"x-forwarded-access-token" in headers else ""
-    page = Pages().show("refused.html", error=error, leave=leave)
+    page = Pages().show("refused.html", error=error, leave=SIGN_OUT)
     page.status_code = status_of(error)
     page.headers.update(challenge(error))
     return page
