@@ -12,8 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, MlaasError
 from mlaas4hep.core.files import write_json
+from mlaas4hep.data.derivation import Derivation
 from mlaas4hep.data.events import Events, Jagged
 
 VERSION = 1
@@ -51,7 +52,8 @@ class Specs:
     are the events looked at; ``selection`` is whatever decided what was read. A jagged branch that
     was empty in every event has jdim 0, no range and no column. ``collections`` are groups of
     jagged branches whose lists had the same lengths in every event, as they describe the same
-    objects; ``left_out`` says why other branches can't be used.
+    objects; ``left_out`` says why other branches can't be used. With a ``derivation``, all this is
+    of events to which it was applied, and ``flat`` and ``jagged`` hold the new variables too.
     """
 
     tree: str
@@ -67,6 +69,22 @@ class Specs:
     version: int = VERSION
     collections: list[list[str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    derivation: Derivation | None = None
+
+    @property
+    def inputs(self) -> tuple[list[str], list[str]]:
+        """The flat and the jagged branches that an event in the tree needs to become a row."""
+        jagged = [name for name in self.jagged if self.jdim[name]]
+        if not self.derivation:
+            return self.flat, jagged
+        kinds = {name: each.kind for name, each in self.derivation.without_selection.inputs.items()}
+        kinds |= dict.fromkeys(self.flat, "flat") | dict.fromkeys(jagged, "jagged")
+        for name in self.derivation.cuts.new_variables:
+            kinds.pop(name, None)
+        return (
+            sorted(k for k, kind in kinds.items() if kind == "flat"),
+            sorted(k for k, kind in kinds.items() if kind == "jagged"),
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -114,6 +132,7 @@ class Specs:
             "selection": self.selection,
             "collections": self.collections,
             "left_out": self.left_out,
+            **({"derivation": self.derivation.to_json()} if self.derivation else {}),
         }
 
     def _zero(self, branch: str) -> float:
@@ -169,6 +188,7 @@ class Specs:
             selection=read.get("selection", dict),
             collections=read.collections([k for k in jagged if jdim[k]]),
             left_out=read.texts("left_out"),
+            derivation=read.derivation(flat, jagged),
         )
 
     def save(self, path: Path) -> None:
@@ -298,6 +318,25 @@ class _Reader:
                 raise self.wrong("collections", "expected lists of jagged branches")
         return [list(group) for group in groups if len(group) > 1]
 
+    def derivation(self, flat: Sequence[str], jagged: Sequence[str]) -> Derivation | None:
+        """What was done to the events; None where the key is absent."""
+        if "derivation" not in self._value:
+            return None
+        try:
+            found = Derivation.from_json(self._value["derivation"])
+        except (ValueError, MlaasError) as error:
+            raise self.wrong("derivation", str(error)) from None
+        kinds = {name: each.kind for name, each in found.inputs.items()}
+        new = dict.fromkeys(found.flat, "flat") | dict.fromkeys(found.jagged, "jagged")
+        for names, kind in ((flat, "flat"), (jagged, "jagged")):
+            for name in names:
+                if (new | kinds).get(name, kind) != kind:
+                    raise self.wrong("derivation", f"{name!r} is {kind} as a feature")
+        for name in new:
+            if name in kinds or name not in (*flat, *jagged):
+                raise self.wrong("derivation", f"{name!r} can't be a new variable")
+        return found
+
     def files(self) -> list[FileRecord]:
         records = []
         for item in self.get("files", list):
@@ -360,14 +399,19 @@ class SpecsScan:
         files: Sequence[FileRecord] = (),
         selection: Mapping[str, Any] | None = None,
         collections: Iterable[Sequence[str]] = (),
+        derivation: Derivation | None = None,
     ) -> None:
-        """``collections`` are the jagged branches whose lists may be of the same lengths."""
+        """``collections`` are the jagged branches whose lists may be of the same lengths.
+
+        With a ``derivation``, events to which it was applied are added.
+        """
         self._tree = tree
         self._flat = {k: BranchRange() for k in sorted(flat)}
         self._jagged = {k: BranchRange() for k in sorted(jagged)}
         self._files = list(files)
         self._selection = dict(selection or {})
         self._collections = [list(group) for group in collections]
+        self._derivation = derivation
         self.scanned: dict[int, int] = {}
         """Events seen so far, by the file's position."""
 
@@ -452,6 +496,7 @@ class SpecsScan:
                 for names in self._collections
                 if len(group := [k for k in names if self._jagged[k].longest]) > 1
             ],
+            derivation=self._derivation,
         )
 
 

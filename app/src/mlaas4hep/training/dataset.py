@@ -153,17 +153,21 @@ class Dataset:
     def _readers(self) -> list[SpreadReader]:
         task = self.task
         label = task.labels.branch
-        branches = [*task.specs.flat, *task.specs.jagged, *([label] if label else [])]
+        flat, jagged = task.specs.inputs
+        branches = dict.fromkeys([*flat, *jagged, *([label] if label else [])])
         used = task.use.counts
         mixed_over = self._held if task.params.shuffle else self._block
         return [
             file.spread(
-                branches,
+                list(branches),
                 ranges,
                 READ_BYTES // len(task.files),
-                mixed_over * events // sum(used),  # so that there are some of each place
+                mixed_over * entries // sum(used),  # so that there are some of each place
+                passing,
             )
-            for file, ranges, events in zip(task.files, task.use.ranges, used, strict=True)
+            for file, ranges, entries, passing in zip(
+                task.files, task.use.ranges, task.use.entries, task.use.passing, strict=True
+            )
         ]
 
     def _chunks(
@@ -178,8 +182,9 @@ class Dataset:
             at = 0
             for index, (begin, end) in enumerate(plan):
                 for start, stop, events in readers[index].take(end - begin):
-                    piece = slice(at, at + stop - start)
-                    encoder.encode(events, out=rows[piece])
+                    piece = slice(at, at + task.use.passing[index].count(start, stop))
+                    events = encoder.derive(events)
+                    encoder.fill(events, out=rows[piece])
                     classes[piece] = task.labels.of_events(events, index)
                     parts[piece] = task.parts(index, start, stop)
                     if sample is not None:

@@ -9,12 +9,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
-from mlaas4hep.data import Split
+from mlaas4hep.data import Cuts, Split
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.selection import IDENTIFIER
 
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
+HABITS = {
+    **dict.fromkeys(("cut", "cuts", "filter", "select", "preselection"), "selection"),
+    **dict.fromkeys(("variables", "define", "defines", "features", "expressions"), "new_variables"),
+    **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
+}
+"""Keys that others have for what ours do in another form."""
 LISTS = ("identifier", "selected_branches", "exclude_branches")
 
 
@@ -75,6 +81,24 @@ class Params(BaseModel):
         '"same" or "common"',
         "If the files' branches differ: same is an error, common uses those that all have.",
     )
+    objects: dict[str, str] = _key(
+        {},
+        'an object such as {"Jet": "Jet_pt > 30"}',
+        "Which entries of lists are kept, by collection, in all its branches: conditions on each"
+        " entry ([expressions](../explanation/expressions.md)). Applied first.",
+    )
+    new_variables: dict[str, str] = _key(
+        {},
+        'an object such as {"HT": "sum(Jet_pt)"}',
+        "Features that are computed, by name, of what objects left; later ones may use earlier"
+        " ones. Applied second.",
+    )
+    selection: str = _key(
+        "",
+        'a text such as "count(Jet_pt) > 1 and MET_pt > 50"',
+        "Events to use: one condition per event, of branches and new variables; empty means all."
+        " Applied last; nevts, split and specs are of what it leaves.",
+    )
     redirector: str = _key(
         "",
         "the address of a server, such as root://xrootd-cms.infn.it",
@@ -101,6 +125,11 @@ class Params(BaseModel):
         return Split.parse(self.split)
 
     @property
+    def cuts(self) -> Cuts:
+        """``objects``, ``new_variables`` and ``selection``, parsed."""
+        return Cuts.parse(self.objects, self.new_variables, self.selection)
+
+    @property
     def plan(self) -> FitPlan:
         """What the framework needs to know."""
         return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose)
@@ -121,8 +150,10 @@ class Params(BaseModel):
         values = dict(values)
         warnings = _rename(values, where)
         for key in set(values) - set(cls.model_fields):
+            meant = f"Use {HABITS[key]!r}: see docs/reference/params.md." if key in HABITS else ""
             raise UsageError(
-                f"{where}: unknown key {key!r}", did_you_mean(key, [*cls.model_fields, *ALIASES])
+                f"{where}: unknown key {key!r}",
+                meant or did_you_mean(key, [*cls.model_fields, *ALIASES]),
             )
         for key in LISTS:
             if key in values:
@@ -136,6 +167,7 @@ class Params(BaseModel):
             if params.nevts == 0:
                 raise _wrong(where, "nevts", 0)
             params.parts  # noqa: B018  (checks the fractions)
+            params.cuts  # noqa: B018  (checks the expressions)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
             raise _wrong(where, key, values[key]) from None

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import TEST, EventsToUse, Specs, file_key, membership
+from mlaas4hep.data import TEST, Derivation, EventsToUse, Passing, Specs, file_key, membership
+from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.scan import scan
+from mlaas4hep.sources.scan import scan, selected_by
 from mlaas4hep.sources.selection import Selected, Selection, select
 from mlaas4hep.training.labels import Labels, label_branch
 from mlaas4hep.training.params import Params
@@ -26,12 +27,15 @@ _STEP = 1 << 20  # entries that are counted at once
 
 @dataclass(frozen=True)
 class _Input:
-    """Open files, and the entries and branches of them that are used."""
+    """Open files, the entries and branches of them that are used, and what is made of these."""
 
     files: list[RootFile]
     use: EventsToUse
     selection: Selection
     selected: Selected
+    derivation: Derivation | None
+    cut_flow: CutFlow | None
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Task:
     """All that decides what a model is trained on; the events themselves are read by a Dataset.
 
     ``counts`` are the events of each class in each part (training, validation, test): int64 of
-    shape (classes, 3). ``warnings`` are what was odd, but allowed.
+    shape (classes, 3). ``warnings`` are what was odd, but allowed. ``cut_flow`` is None without a
+    selection.
     """
 
     files: list[RootFile]
@@ -49,6 +54,7 @@ class Task:
     params: Params
     counts: NDArray[np.int64]
     warnings: list[str]
+    cut_flow: CutFlow | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -56,8 +62,8 @@ class Task:
         return self.labels.names
 
     def parts(self, file: int, start: int, stop: int) -> NDArray[np.uint8]:
-        """The part of each entry ``start:stop`` of a file, by its position; see ``membership``."""
-        return _parts(self.files, self.params, file, start, stop)
+        """The parts of those entries ``start:stop`` of a file that pass; see ``membership``."""
+        return _parts(self.files, self.use, self.params, file, start, stop)
 
 
 def prepare(
@@ -69,7 +75,7 @@ def prepare(
     specs_file: Path | None = None,
     progress: Progress = silent,
 ) -> Task:
-    """Open the files, select, find classes and specs, and count; phase "specs".
+    """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
 
     ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
     global-specs.json in ``cwd`` if they fit, else new ones, which are written there. The same
@@ -78,19 +84,22 @@ def prepare(
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, and on a class without an event to train on.
     """
-    given = _opened(names, labels, params, cwd, stack)
-    classes = Labels.of(labels, given.selection.label_branch, given.files, given.use)
+    given = _opened(names, labels, params, cwd, stack, progress)
+    label = given.selection.label_branch
+    classes = Labels.of(labels, label, given.files, _labelled(given, label))
+    counts = _count(given, classes, params)
+    _check_selection(given, classes, counts)
     specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
-    counts = _count(given, classes, params)
     warnings = [
         *given.selected.warnings,
+        *given.warnings,
         *told,
         *_warnings_of(specs, given),
         *_check_counts(counts, classes.names),
     ]
-    return Task(given.files, given.use, classes, specs, params, counts, warnings)
+    return Task(given.files, given.use, classes, specs, params, counts, warnings, given.cut_flow)
 
 
 def scan_files(
@@ -106,18 +115,22 @@ def scan_files(
     labels every branch may be one.
     """
     with ExitStack() as stack:
-        given = _opened(names, labels, params, cwd, stack)
-        specs = scan(given.files, given.selection, given.use, progress)
-        return specs, given.selected.warnings + _warnings_of(specs, given)
+        given = _opened(names, labels, params, cwd, stack, progress)
+        specs = scan(given.files, given.selection, given.use, progress, given.derivation)
+        return specs, given.selected.warnings + given.warnings + _warnings_of(specs, given)
 
 
 def _opened(
-    names: Sequence[str], labels: Sequence[str], params: Params, cwd: Path, stack: ExitStack
+    names: Sequence[str],
+    labels: Sequence[str],
+    params: Params,
+    cwd: Path,
+    stack: ExitStack,
+    progress: Progress,
 ) -> _Input:
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
-    use = EventsToUse.of([file.entries for file in files], params.nevts)
-    if not sum(use.counts):
+    if not any(file.entries for file in files):
         raise DataError(
             f"no events in the tree {params.branch} of {', '.join(f.name for f in files)}",
             "Give other files.",
@@ -130,7 +143,53 @@ def _opened(
         branches=params.branches,
         label_branch=label_branch(labels, files),
     )
-    return _Input(files, use, selection, select(files, selection))
+    selected = select(files, selection)
+    cuts = params.cuts
+    derivation, warnings = derivation_of(files, cuts, selected, selection.label_branch)
+    passing: list[Passing] = []
+    flow = None
+    if derivation and cuts.selection:
+        passing, flow = find_passing(files, derivation, progress)
+        if not flow.events[-1].any():
+            raise DataError(
+                f"the selection leaves none of {flow.events[0].sum()} events: {_told(flow)}",
+                "Loosen the condition behind which none is left.",
+            )
+    use = EventsToUse.of([file.entries for file in files], params.nevts, passing)
+    return _Input(files, use, selection, selected, derivation, flow, warnings)
+
+
+def _told(flow: CutFlow) -> str:
+    """The numbers of events, cut by cut."""
+    steps = zip(flow.cuts, flow.events[1:].sum(axis=1), strict=True)
+    return "; ".join(f"{events} after {cut}" for cut, events in steps)
+
+
+def _labelled(given: _Input, label: str | None) -> EventsToUse:
+    """The events whose labels are the classes: also those that are cut away, unless by the label.
+
+    So a class of which the selection leaves nothing is noticed.
+    """
+    cuts = given.derivation and given.derivation.cuts
+    if cuts and cuts.selection and label not in cuts.selection.names:
+        return EventsToUse.of([file.entries for file in given.files])
+    return given.use
+
+
+def _check_selection(given: _Input, classes: Labels, counts: NDArray[np.int64]) -> None:
+    """DataError naming a class of which the selection leaves no event."""
+    if given.cut_flow is None:
+        return
+    for number, name in enumerate(classes.names):
+        if counts[number].sum():
+            continue
+        mine = [at for at, one in enumerate(classes.per_file) if one == number]
+        flow = CutFlow(given.cut_flow.cuts, given.cut_flow.events[:, mine])
+        of = f" of its {flow.events[0].sum()}: {_told(flow)}" if mine else ""
+        raise DataError(
+            f"the selection leaves no event of the class {name!r}{of}",
+            "Loosen it, or leave out the class.",
+        )
 
 
 def _find_specs(
@@ -138,7 +197,7 @@ def _find_specs(
 ) -> tuple[Specs, list[str]]:
     """Specs that fit: of the file ``wanted``, else of ``path``, else of a new scan; warnings."""
     records = [file.record for file in given.files]
-    selection = given.selection.as_dict() | given.use.as_dict()
+    selection = selected_by(given.selection, given.use, given.derivation)
     if wanted is not None:
         specs = Specs.load(wanted)
         specs.check_fits(records, selection)
@@ -152,7 +211,7 @@ def _find_specs(
             warnings.append(f"{path.name} is made again: {error.message}")
         else:
             return specs, []
-    specs = scan(given.files, given.selection, given.use, progress)
+    specs = scan(given.files, given.selection, given.use, progress, given.derivation)
     try:
         specs.save(path)
     except OSError as error:
@@ -166,10 +225,11 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
 
 
 def _parts(
-    files: Sequence[RootFile], params: Params, file: int, start: int, stop: int
+    files: Sequence[RootFile], use: EventsToUse, params: Params, file: int, start: int, stop: int
 ) -> NDArray[np.uint8]:
     key = file_key(file, files[file].uuid)
-    return membership(params.seed, key, start, stop, params.parts)
+    parts = membership(params.seed, key, start, stop, params.parts)
+    return use.passing[file].rows(parts, start, stop)
 
 
 def _count(given: _Input, labels: Labels, params: Params) -> NDArray[np.int64]:
@@ -177,8 +237,9 @@ def _count(given: _Input, labels: Labels, params: Params) -> NDArray[np.int64]:
     counts = np.zeros((len(labels.names), 3), np.int64)
     branches = [labels.branch] if labels.branch else []
     for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
-        for start, stop, events in file.blocks(branches, ranges, _STEP):
-            parts = _parts(given.files, params, index, start, stop)
+        passing = given.use.passing[index]
+        for start, stop, events in file.blocks(branches, ranges, _STEP, passing):
+            parts = _parts(given.files, given.use, params, index, start, stop)
             places = labels.of_events(events, index) * 3 + parts
             counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
     return counts

@@ -175,6 +175,7 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "metrics": trained.metrics,
         "warnings": trained.warnings,
         "counts": trained.task.counts.tolist(),
+        "cut_flow": trained.task.cut_flow.as_list() if trained.task.cut_flow else [],
         "tree": specs.tree,
         "flat": specs.flat,
         "jagged": specs.jagged,
@@ -217,6 +218,7 @@ def _run(trained: Trained) -> dict[str, Any]:
             name: dict(zip(("train", "validation", "test"), row, strict=True))
             for name, row in zip(task.classes, task.counts.tolist(), strict=True)
         },
+        "cut_flow": task.cut_flow.as_list() if task.cut_flow else [],
         "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
         "warnings": trained.warnings,
     }

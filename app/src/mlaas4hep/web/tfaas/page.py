@@ -61,6 +61,7 @@ def _example(bundle: Bundle) -> str:
     """A body of /predict/events: one event in the middle of every branch's range."""
     specs = bundle.specs
     middle = {k: float(f"{(specs.minv[k] + specs.maxv[k]) / 2:.3g}") for k in specs.minv}
-    event: dict[str, Any] = {k: middle[k] for k in specs.flat}
-    event |= {k: [middle[k]] for k in specs.jagged if specs.jdim[k]}
+    flat, jagged = specs.inputs
+    event: dict[str, Any] = {k: middle.get(k, 0) for k in flat}
+    event |= {k: [middle.get(k, 0)] for k in jagged}
     return json.dumps({"model": bundle.name, "events": [event]})
