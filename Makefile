@@ -32,9 +32,9 @@ test: lint lint-stack  ## what CI runs: all tests (root)
 	$(MAKE) --jobs=2 --output-sync=target test-one-half test-other-half
 
 # Two halves of about the same length: the stack mostly waits, the application's tests compute.
-test-one-half:  ## half of make test: what mostly waits (root)
+test-one-half:  ## half of make test: the tests that mostly wait (root)
 	$(MAKE) --jobs=1 test-stack
-test-other-half:  ## half of make test: what mostly computes (root)
+test-other-half:  ## half of make test: the tests that mostly compute (root)
 	$(MAKE) --jobs=1 test-collection test-tosca test-app test-machine test-dodas
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
@@ -42,7 +42,7 @@ test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the t
 test-app: .venv/test root-files  ## the tests of the application
 	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
 
-test-hostile: .venv/test  ## what strangers tried, and how it ends now
+test-hostile: .venv/test  ## attacks, and how each ends now
 	cd app && ../$(BIN)/pytest -m hostile tests
 
 root-files: .venv-root/made  ## the files that ROOT writes for the tests, once, into the cache
@@ -56,11 +56,14 @@ test-images: .venv-stack/made  ## the container images (root)
 	$(PARTS) up engine
 	$(STACK) pytest tests/images
 
-test-stack: test-engine test-images .venv-core216/made build/collections  ## these, and the whole stack on a machine made for it (root)
+test-stack: test-engine test-images .venv-core216/made build/collections  ## test-engine, test-images, and the whole stack on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) docker rm --force mlaas4hep-test-vm
 	$(STACK) molecule -c molecule/shared/base.yml reset -s default
 	$(STACK) molecule -c molecule/shared/base.yml test --all
+
+docs-img: export MLAAS4HEP_WRITE_PICTURES = 1
+docs-img: test-stack  ## take the pictures of docs/img anew, from the stack's tests (root)
 
 test-machine: .venv-stack/made .venv-core216/made build/collections  ## the role machine: accounts, bans, disks (root)
 	$(PARTS) up engine vm
@@ -80,11 +83,13 @@ test-dodas: .venv/test .venv-stack/made .venv-im/made  ## `dodas create` to dest
 	$(PARTS) up pki node neighbour registry keycloak pebble images
 	$(ENGINE) .venv-im/bin/python -m pytest tests/dodas
 
-dodas-cli: .venv-im/made  ## whether the real command asks what the tests ask; DODAS_BIN=/path/to/dodas
+dodas-cli: .venv-im/made  ## whether the real command sends the same requests as the tests; DODAS_BIN=/path/to/dodas
 	@$(if $(DODAS_BIN),,echo "make dodas-cli needs DODAS_BIN=, the dodas command" >&2; exit 2;) \
+	  test -f "$(DODAS_BIN)" -a -x "$(DODAS_BIN)" || \
+	    { echo "DODAS_BIN is $(DODAS_BIN), which is not a program; it must be the path of the dodas command" >&2; exit 2; }; \
 	  env $$($(PARTS) environment) DODAS_BIN=$(DODAS_BIN) .venv-im/bin/python -m pytest tests/dodas/real_command.py
 
-lint: .venv/test  ## style, types, and who may import whom
+lint: .venv/test  ## style, types, and which package may import which
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
 soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments
@@ -94,30 +99,30 @@ bench: .venv/test  ## speed of the data path, of training and of serving, as rat
 	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/training.py &&) \
 	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE))
 
-docs: .venv/app .venv-stack/made  ## write docs/reference and the roles' options anew from the code
+docs: .venv/app .venv-stack/made  ## generate docs/reference, the roles' READMEs and the templates from the code
 	$(BIN)/python docs/generate.py && .venv-stack/bin/python docs/roles.py && .venv-stack/bin/python tosca/generate.py
 
 PROTO = app/src/mlaas4hep/web/tfaas
 # Generates for protobuf 6.31, which all later versions of 6 take.
-proto:  ## write tfaas_pb2.py anew from tfaas.proto
+proto:  ## generate tfaas_pb2.py from tfaas.proto
 	$(PYTHON) -m venv build/proto && build/proto/bin/pip install -q --disable-pip-version-check grpcio-tools==1.76.0
 	build/proto/bin/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) tfaas.proto
 
-release: .venv-stack/made  ## what IM and operators fetch: VERSION=1.2.3 RELEASE_URL=https://... [ARGS="--image service_image=..."]
+release: .venv-stack/made  ## the files that the IM and operators fetch: VERSION=1.2.3 RELEASE_URL=https://... [ARGS="--image service_image=..."]
 	@$(if $(RELEASE_URL),,echo "make release needs RELEASE_URL=, where the files will be put" >&2; exit 2;) \
 	  .venv-stack/bin/python tosca/release.py --release-url $(RELEASE_URL) $(if $(VERSION),--version $(VERSION)) $(ARGS)
 
-images:  ## the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
+images:  ## build the container images mlaas4hep/service, tfaas and job; IMAGES="tfaas job-gpu" ARGS="--network host" (docker/README.md)
 	@$(PYTHON) docker/build.py $(IMAGES) $(ARGS)
 
 LOCK_TO = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 UPGRADE = $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
-lock:  ## choose versions anew, of PACKAGE=name only or of all (needs uv)
+lock:  ## update the locked versions, of PACKAGE=name only or of all (needs uv)
 	cd app && $(LOCK_TO) $(UPGRADE) --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
 	cd app && $(LOCK_TO) $(UPGRADE) --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
 	$(MAKE) lock-images lock-stack
 
-lock-images:  ## what each image installs: the versions of app/locks/app.txt
+lock-images:  ## the lock of each image, with the versions of app/locks/app.txt
 	cd app && printf 'hatchling\nuv\n' | $(LOCK_TO) --no-annotate -c locks/app.txt - -o locks/build.txt
 	cd app && $(LOCK_TO) --extra server -c locks/app.txt pyproject.toml -o locks/service.txt
 	cd app && $(LOCK_TO) --extra serve -c locks/app.txt pyproject.toml -o locks/tfaas.txt
@@ -125,11 +130,11 @@ lock-images:  ## what each image installs: the versions of app/locks/app.txt
 	cd app && sed -n 's/^tensorflow-cpu==\([^ ]*\).*/tensorflow[and-cuda]==\1/p' locks/app.txt | $(LOCK_TO) --no-annotate --extra train \
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
-lock-stack:  ## the tools of the stack's tests
+lock-stack:  ## update the lock of the tools of the stack's tests
 	for name in stack core216 im node root; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
 	cd tests/stack && npm install --package-lock-only --silent
 
-deploy: .venv-stack/made build/collections  ## the stack on this machine; ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
+deploy: .venv-stack/made build/collections  ## install the stack on this machine (root); ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users
 	$(PLAY) $(DEPLOY_OPTIONS) playbooks/site.yml
 
 deploy-check: .venv-stack/made build/collections  ## what `make deploy` would change
@@ -138,7 +143,14 @@ deploy-check: .venv-stack/made build/collections  ## what `make deploy` would ch
 lint-stack: .venv-stack/made build/collections  ## style of roles and playbooks
 	.venv-stack/bin/yamllint --strict . && ANSIBLE_HOME=build/ansible ANSIBLE_COLLECTIONS_PATH=build/collections .venv-stack/bin/ansible-lint --offline -q
 
-clean:  ## remove what the other targets made
+# ansible-test only runs in a collection's own folder, and installs its linters itself: `make lint-stack` needs no network.
+SANITY = build/sanity/ansible_collections/mlaas4hep/stack
+sanity: .venv-stack/made  ## ansible-test's checks of plugins/ (needs a network)
+	rm -rf build/sanity && mkdir -p $(SANITY)
+	git ls-files -z galaxy.yml meta plugins tests/sanity | xargs -0 cp --parents -t $(SANITY)
+	cd $(SANITY) && git init -q && git add . && PATH="$(CURDIR)/.venv-stack/bin:$$PATH" ansible-test sanity plugins/
+
+clean:  ## remove everything that the other targets made
 	rm -rf .venv .venv-stack .venv-core216 .venv-im .venv-root demo build
 
 # The environment: exactly the versions of the lock, each file checked against its hash.
@@ -148,7 +160,7 @@ clean:  ## remove what the other targets made
 	@$(PYTHON) -m venv .venv && touch $@
 
 .venv/app: app/locks/app.txt app/pyproject.toml | .venv/made
-	@echo "Installing what the application needs into .venv (2 GB; a minute or two the first time)"
+	@echo "Installing what the application needs into .venv (2 GB; the first time it takes minutes, without output)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r app/locks/app.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e app
 	@touch $@
@@ -176,5 +188,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: docs-img sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

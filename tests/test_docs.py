@@ -128,7 +128,8 @@ BANNED = """Two doors; No life and no result; banning of who guesses; Who may co
 sets no limit of its own; what lacks; it said last; before one's eyes; Forget the engine;
 born on the host; its model is served on; the old ones do; the same ones;
 such names are not given here; when that is mended; is no file of the host;
-somebody else's; what it lacks"""
+somebody else's; what it lacks; equal to the letter; in small letters; to be used on;
+whom the runner runs as; leaves those of"""
 EXEMPT = ("CHANGELOG.md", "tests/test_docs.py")
 
 

@@ -87,3 +87,16 @@ def test_without_a_compiler_for_root_it_names_debians_package(folder: Path) -> N
     )
     assert ended.returncode == 2
     assert "apt install g++" in ended.stderr
+
+
+@pytest.mark.parametrize("given", ["/nonexistent", "/etc", "/etc/passwd"])
+def test_a_dodas_command_that_is_none_is_named(folder: Path, given: str) -> None:
+    ended = subprocess.run(
+        ["make", "-o", ".venv-im/made", "dodas-cli", f"DODAS_BIN={given}"],
+        cwd=folder,
+        env=environment(os.environ["PATH"]),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert f"DODAS_BIN is {given}, which is not a program" in ended.stderr

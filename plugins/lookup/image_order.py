@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import tempfile
-from pathlib import Path
-
-from ansible import constants
-from ansible.errors import AnsibleError
-from ansible.plugins.lookup import LookupBase
-
 DOCUMENTATION = """
 name: image_order
 short_description: What to build an image of MLaaS4HEP from
@@ -35,7 +26,7 @@ options:
     description: Text of the certificates that the build and the image trust, in PEM.
     type: str
     default: ""
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -53,6 +44,15 @@ _raw:
   type: list
   elements: dict
 """
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
 
 BUILD = Path(__file__).parents[2] / "docker/build.py"
 

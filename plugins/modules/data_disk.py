@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-import re
-import stat
-import subprocess
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-
 DOCUMENTATION = """
 module: data_disk
 short_description: Find the disk that is a volume for data
@@ -28,7 +21,7 @@ options:
     description: Whether the volume is to be encrypted (LUKS).
     type: bool
     default: false
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -47,6 +40,13 @@ empty:
   returned: success
   type: bool
 """
+
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
 
 DISKS = re.compile(r"(sd|vd|xvd)[a-z]+|nvme\d+n\d+")
 

@@ -3,12 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
-
 DOCUMENTATION = """
 module: engine_settings
 short_description: Write settings of the container engine beside those of others
@@ -26,7 +20,7 @@ options:
     description: Settings for what others have not set.
     type: dict
     default: {}
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -44,6 +38,12 @@ settings:
   returned: success
   type: dict
 """
+
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
 
 
 def write(file, settings):
@@ -71,7 +71,7 @@ def main():
     except ValueError as error:
         module.fail_json(msg=f"{engine.DAEMON} or {engine.OURS} can't be read: {error}")
     if found.conflicts:
-        names = ", ".join(name for name, _, _ in found.conflicts)
+        names = ", ".join(conflict[0] for conflict in found.conflicts)
         module.fail_json(msg=f"{engine.DAEMON} has another value for {names}")
     if found.changed:
         if refused := engine.refusal(found.after):

@@ -3,24 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
-import json
-import os
-import re
-import shutil
-import socket
-import ssl
-import time
-import urllib.request
-from email.utils import mktime_tz, parsedate_tz
-from pathlib import Path
-from urllib.parse import urlsplit
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
-from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
-
 DOCUMENTATION = """
 module: preflight
 short_description: List everything that is wrong with a host, before anything is changed
@@ -42,6 +24,11 @@ options:
         description: >-
           The container engine; its package, and defaults and options, as
           mlaas4hep.stack.engine_settings takes them.
+        type: dict
+      registry:
+        description: >-
+          Where images are pulled; name, and logins, a file in the format of docker's config.json.
+          Both may be empty.
         type: dict
       ports:
         description: Ports that the stack publishes; port, and the option that names it.
@@ -73,7 +60,13 @@ options:
         type: dict
       files:
         description: >-
-          Files that must exist; path, the option that names it, and secret, if it is only for root.
+          Files that must exist; path, the option that names it, secret, if it is only for root, and
+          token, if its first line is one.
+        type: list
+        elements: dict
+        default: []
+      networks:
+        description: Networks of options; network, and the option that names it.
         type: list
         elements: dict
         default: []
@@ -85,12 +78,12 @@ options:
       variables:
         description: >-
           Variables of the role; given, known, renamed (old name to new name), passwords (names of
-          those that have one in an address).
+          those that have one in an address), secrets (names of values that look like one).
         type: dict
       ansible_version:
         description: Version of ansible-core.
         type: str
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -114,9 +107,30 @@ warnings_found:
   elements: str
 """
 
+import difflib
+import errno
+import ipaddress
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import time
+import urllib.request
+from email.utils import mktime_tz, parsedate_tz
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.stack.plugins.module_utils import engine
+from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
+
 STATE = Path("/var/lib/mlaas4hep")
 OLDEST_ANSIBLE = (2, 16)
 SOON_SECONDS = 14 * 86400
+SHORTEST_TOKEN = 16
+TOKEN = re.compile(rf"[A-Za-z0-9._~+/-]{{{SHORTEST_TOKEN},}}=*\n?")
 CLOCK_SECONDS = 30
 """As many as the services forgive a token that is not valid yet."""
 
@@ -200,9 +214,9 @@ def check_disk(found, needs):
         disks.setdefault(_existing(path).stat().st_dev, []).append((path, needed))
     for places in disks.values():
         free = shutil.disk_usage(_existing(places[0][0])).free // 10**9
-        needed = sum(needed for _, needed in places)
+        needed = sum(place[1] for place in places)
         if free < needed:
-            names = " and ".join(str(path) for path, _ in places)
+            names = " and ".join(str(place[0]) for place in places)
             found.problem(
                 f"{free} GB are free below {names}",
                 f"{needed} GB are needed",
@@ -235,19 +249,19 @@ def check_engine(found, wanted):
         found.problem(
             f"{engine.DAEMON} sets {name} to {json.dumps(theirs)} already",
             f"the options of container_engine ask for {json.dumps(ours)}",
-            f"Take {name} out of one of the two",
+            f"Remove {name} from one of the two",
         )
     if refused := engine.refusal(settings.after):
         found.problem(
             f"the engine would not start with its settings: {refused}",
-            f"they are container_engine_options beside what {engine.DAEMON} has",
+            f"these are container_engine_options and what {engine.DAEMON} has",
             "Correct them",
         )
     if settings.after.get("userns-remap"):
         found.problem(
             "the engine gives containers other users (userns-remap)",
-            "the data belong to mlaas4hep_uid inside of containers and outside",
-            "Use another machine, or take userns-remap out of the engine's settings",
+            "mlaas4hep_uid must own the data inside containers and outside",
+            "Use another machine, or remove userns-remap from the engine's settings",
         )
     if not settings.after.get("live-restore"):
         _check_others(found)
@@ -281,7 +295,7 @@ def _check_package(found, package):
         )
     elif not _installed(package) and ran("docker", "version").returncode == 0:
         found.problem(
-            "a container engine is there that neither docker.io nor docker-ce brought",
+            "a container engine is installed that is neither docker.io nor docker-ce",
             f"{package} can't be installed beside it",
             "Remove it (snap, moby-engine), or use another machine",
         )
@@ -290,6 +304,37 @@ def _check_package(found, package):
 def _installed(package):
     asked = ran("dpkg-query", "--show", "--showformat", "${Status}", package)
     return asked.returncode == 0 and asked.stdout == "install ok installed"
+
+
+def check_registry(found, registry):
+    """The name of a registry, and a file with logins that docker can read."""
+    name, logins = registry["name"], Path(registry["logins"])
+    host = r"(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:))(:\d+)?"
+    if name and not re.fullmatch(rf"{host}(/[a-z0-9._-]+)*", name):
+        found.problem(
+            f"mlaas4hep_registry is {name!r}",
+            "it must be HOST[:PORT][/PATH], in small letters, without https:// or a / at its end",
+            "Set it, for example to registry.example.org/mirror",
+        )
+    if not registry["logins"] or not logins.is_file():  # check_files says it
+        return
+    if logins.name != "config.json":
+        found.problem(
+            f"mlaas4hep_registry_auth_file is {str(logins)!r}",
+            "docker reads logins only from a file with the name config.json",
+            "Rename it",
+        )
+    try:
+        there = json.loads(logins.read_text())
+        hosts = there.get("auths") or there.get("credHelpers") or there.get("credsStore")
+    except (OSError, ValueError, AttributeError):  # their words could show what is in it
+        hosts = None
+    if not hosts:
+        found.problem(
+            f"mlaas4hep_registry_auth_file {logins} has no logins",
+            'it must be JSON with "auths"',
+            f"Make it on the host: docker --config {logins.parent} login REGISTRY",
+        )
 
 
 def check_ports(found, ports):
@@ -350,7 +395,7 @@ def check_issuer(found, issuer, trust):
         if said != url:
             found.problem(
                 f"the issuer calls itself {said!r}",
-                f"{option} is {url!r}, and the two must be equal to the letter",
+                f"{option} is {url!r}, and the two must be exactly equal",
                 f"Set {option} to {said!r}",
             )
         if clock and abs(skew := round(time.time() - clock)) > CLOCK_SECONDS:
@@ -358,7 +403,7 @@ def check_issuer(found, issuer, trust):
                 f"the host's clock is {abs(skew)} s {'ahead of' if skew > 0 else 'behind'} the"
                 " issuer's",
                 f"tokens are refused from {CLOCK_SECONDS} s on",
-                "Let the host keep time: apt install systemd-timesyncd, or chrony",
+                "Synchronize the host's clock: apt install systemd-timesyncd, or chrony",
             )
     if not issuer["allowed_groups"]:
         found.problem(
@@ -376,23 +421,23 @@ def check_issuer(found, issuer, trust):
 
 
 def check_sign_in(found, wanted):
-    """Whose data are seen by whom, where sign-in begins or ends."""
+    """Who sees whose data when sign-in is switched on or off."""
     signed_in = Path(wanted["made"]).exists()
     if signed_in and not wanted["issuer"] and not wanted["consent"]:
         found.problem(
             "mlaas4hep_issuer is empty, and users have signed in to this host",
-            "without sign-in everyone on the host sees, changes and deletes the data of all",
+            "without sign-in everybody on the host can see, change and delete all data",
             "Set mlaas4hep_issuer, or mlaas4hep_drop_sign_in to true if this is meant",
         )
     elif wanted["issuer"] and not signed_in and Path(wanted["data"]).exists():
         found.warning(
-            "the host has data from before sign-in: they belong to nobody, and no user sees them",
-            "Give them to users when they are to be used on: mlaas4hep-admin give NAME user:SUB",
+            "the host has data from before sign-in: nobody owns it, and no user sees it",
+            "To use it again, give it to users: mlaas4hep-admin give NAME user:SUB",
         )
 
 
 def _get(url, trust, issuer):
-    """What it answers, and what time it says that it is (0 when it says none)."""
+    """Its answer, and the time that it reports (0 if none)."""
     context = ssl.create_default_context()
     if any(trust.values()):
         context.load_verify_locations(**trust)
@@ -416,7 +461,7 @@ def check_domain(found, domain):
     if not re.fullmatch(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]+", name):
         found.problem(
             f"{option} is {name!r}",
-            "it must be the host's public name, in small letters and without https://",
+            "it must be the host's public name, in lower case and without https://",
             f"Set {option}, for example to mlaas.example.org",
         )
         return
@@ -431,7 +476,7 @@ def check_domain(found, domain):
                 "Enter it in the DNS, or choose another gateway_tls",
             )
         else:
-            found.warning(what, "See that users can resolve it")
+            found.warning(what, "Make sure that users can resolve it")
 
 
 def check_certificate(found, given):
@@ -474,11 +519,33 @@ def check_files(found, files):
                 "it must be one",
                 "Put it there, or correct the path",
             )
-        elif file.get("secret") and (mode := Path(file["path"]).stat().st_mode & 0o077):
+            continue
+        mode = Path(file["path"]).stat().st_mode & 0o077
+        if file.get("secret") and mode:
             found.problem(
-                f"others than its owner may open {file['path']} ({mode:03o})",
+                f"users other than its owner may open {file['path']} ({mode:03o})",
                 f"it is a secret ({file['option']})",
                 f"chmod 600 {file['path']}",
+            )
+        if file.get("token") and not TOKEN.fullmatch(Path(file["path"]).read_text("latin-1")):
+            found.problem(
+                f"{file['path']} has no token of {SHORTEST_TOKEN} or more characters of A-Z a-z 0-9"
+                " - . _ ~ + / and = at its end",
+                f"it is what others may not guess ({file['option']})",
+                f"umask 077; openssl rand -hex 32 >{file['path']}",
+            )
+
+
+def check_networks(found, networks):
+    """Ranges of addresses."""
+    for given in networks:
+        try:
+            ipaddress.ip_network(given["network"])
+        except ValueError as error:
+            found.problem(
+                f"{given['option']} has {given['network']!r} ({error})",
+                "it must be a list of networks",
+                "Write each as ADDRESS/BITS, such as 192.0.2.0/24, or as a single address",
             )
 
 
@@ -494,8 +561,14 @@ def check_variables(found, variables):
     for name in variables["passwords"]:
         found.problem(
             f"{name} has a password in an address",
-            "such a value stands in the environment of containers and builds, which is no secret",
-            "Use an address without one, such as that of a proxy which knows the host",
+            "the environment of containers and builds shows such a value to others",
+            "Use an address without one, such as a proxy that knows the host",
+        )
+    for name in variables["secrets"]:
+        found.problem(
+            f"{name} looks like a secret",
+            "such a value stands in the environment of containers, in diffs and in logs",
+            "Take it out of the option; secrets are in files of mode 0600, which options name",
         )
     for name in sorted(variables["given"]):
         if name in variables["renamed"]:
@@ -521,8 +594,11 @@ def check(params):
         check_system(found, params["system"])
     if params["engine"]:
         check_engine(found, params["engine"])
+    if params["registry"]:
+        check_registry(found, params["registry"])
     check_required(found, params["required"])
     check_files(found, params["files"])
+    check_networks(found, params["networks"])
     check_ports(found, params["ports"])
     if params["sign_in"]:
         check_sign_in(found, params["sign_in"])
@@ -541,6 +617,7 @@ def main():
     checks = {
         "system": {"type": "dict"},
         "engine": {"type": "dict"},
+        "registry": {"type": "dict"},
         "ports": {"type": "list", "elements": "dict", "default": []},
         "issuer": {"type": "dict"},
         "sign_in": {"type": "dict"},
@@ -549,6 +626,7 @@ def main():
         "domain": {"type": "dict"},
         "certificate": {"type": "dict"},
         "files": {"type": "list", "elements": "dict", "default": []},
+        "networks": {"type": "list", "elements": "dict", "default": []},
         "required": {"type": "list", "elements": "dict", "default": []},
         "variables": {"type": "dict"},
         "ansible_version": {"type": "str"},

@@ -79,6 +79,7 @@ class TestOptions:
         known |= {f"{role.name}_{path.stem}" for path in (role / "tasks").glob("*.yml")}
         if role.name == "preflight":  # which says that one became the other
             known |= {"oauth2_proxy_https_port", "gateway_https_port"}
+            known |= {f"oauth2_proxy_initial_access_token{end}" for end in ("", "_file")}
             known |= {f"service_container_log_{what}" for what in ("", "files", "size")}
         names = "|".join(other.name for other in ROLES)
         option = rf"(?<![\w.])(?:{names})_[a-z0-9_]+\b(?!:| \| default\()"
@@ -149,7 +150,7 @@ def test_secrets_are_not_logged() -> None:
             }
             writes = {"ansible.builtin.copy", "ansible.builtin.template", "ansible.builtin.uri"}
             text = json.dumps(values)
-            if set(values) & writes and secret.search(text.replace("client_secret_file", "")):
+            if set(values) & writes and secret.search(re.sub(r"\w+_(secret|token)_file", "", text)):
                 assert task.get("no_log") is not None, f"{path}: {task['name']}"
 
 
@@ -161,6 +162,8 @@ CACHES = (
     "my-site/hosts.yml",
     "app/.pytest_cache/x",
     "app/.hypothesis/x",
+    "app/.mypy_cache/3.11/x.json",
+    "app/.import_linter_cache/x",
     "app/src/mlaas4hep/__pycache__/x.pyc",
     ".cache/x",
     "plugins/modules/__pycache__/x.pyc",
@@ -244,7 +247,7 @@ def test_the_readmes_way_to_deploy_works_from_a_fresh_checkout(
     """Its very lines; the playbook is read and its roles are found, but no host is changed."""
     text = (ROOT / "README.md").read_text()
     block = text[text.index("## Deploy it") :]
-    lines = re.findall(r"^ {4}(\S.*)$", block[: block.index("With the `dodas`")], re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S.*)$", block[: block.index("**You have an")], re.MULTILINE)
     assert lines[0].startswith("cp -r inventory/example ")
     assert lines[-1].startswith("ansible-playbook -i ")
     clone = tmp_path / "clone"
@@ -297,7 +300,7 @@ def test_every_test_of_the_stack_is_named_by_a_scenario() -> None:
 def test_troubleshooting_has_every_problem_that_preflight_may_find() -> None:
     source = (ROOT / "plugins/modules/preflight.py").read_text()
     text = (ROOT / "docs/how-to/troubleshooting.md").read_text()
-    table = text[text.index("## Preflight") : text.index("## How a job ended")]
+    table = text[text.index("## Preflight") : text.index("## After the deployment")]
     said = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert said
     calls = []
@@ -316,3 +319,12 @@ def test_troubleshooting_has_every_problem_that_preflight_may_find() -> None:
         assert any(words in call for words in said), call
     for words in said:
         assert words in source, words
+
+
+def test_troubleshooting_has_what_the_check_after_the_deployment_says() -> None:
+    source = (ROOT / "plugins/modules/self_check.py").read_text()
+    text = (ROOT / "docs/how-to/troubleshooting.md").read_text()
+    table = text[text.index("## After the deployment") : text.index("## How a job ended")]
+    said = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(said) > 10
+    assert [words for words in said if words not in source] == []

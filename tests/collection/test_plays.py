@@ -17,7 +17,9 @@ LISTED = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())
 SERVICES, DOORS = LISTED["__common_services"], LISTED["__common_doors"]
 PARTS = [*SERVICES, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
-REPORT = "preflight report"
+CHECKED = ["mlaas4hep", "tfaas", "gateway"]
+"""The parts that users ask, as is done after the deployment."""
+REPORT, PRUNE = "preflight report", "image prune"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,12 @@ def test_site_looks_at_every_part_then_puts_up_each(
     found = reached(stack, "site", issuer=issuer)
     end = found.index(REPORT)
     assert sorted(found[:end]) == sorted(f"{part} preflight" for part in parts)
-    assert found[end + 1 :] == [name for part in parts for name in all_of(part)]
+    checked = [part for part in parts if part in CHECKED]
+    assert found[end + 1 :] == [
+        *(name for part in parts for name in all_of(part)),
+        *(f"{part} check" for part in checked),
+        PRUNE,
+    ]
 
 
 def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None:
@@ -90,10 +97,11 @@ def test_uninstall_takes_down_the_same_parts_the_last_first(stack: Path) -> None
         ("tfaas", all_of("tfaas")),
         ("gateway", all_of("gateway")),
         ("tfaas_service", ["tfaas service", "service_container main"]),
+        ("check", [f"{part} check" for part in CHECKED]),
         ("mlaas4hep_configure,gateway_preflight", ["mlaas4hep configure", "gateway preflight"]),
     ],
 )  # fmt: skip
 def test_tags_choose_roles_and_their_steps(stack: Path, tags: str, names: list[str]) -> None:
     """With what a step includes; after the look at everything, which every run begins with."""
     found = reached(stack, "site", "--tags", tags)
-    assert found[found.index(REPORT) + 1 :] == names
+    assert found[found.index(REPORT) + 1 :] == [*names, PRUNE]

@@ -122,3 +122,5 @@ def stop() -> None:
         raise PartError(f"dockerd (process {number}) did not end within a minute; see {LOG}")
     for table, chain, rule in RULES:
         subprocess.run(["iptables", "-w", "-t", table, "-D", chain, *rule], capture_output=True)
+    # dockerd leaves it, and makes it again for the network that it finds in the cache.
+    subprocess.run(["ip", "link", "delete", BRIDGE, "type", "bridge"], capture_output=True)

@@ -18,13 +18,20 @@ IMAGES = HERE / "images"
 DIGESTS = CACHE / "digests.json"
 
 REGISTRY = "mlaas4hep-test-registry"
+PRIVATE = "mlaas4hep-test-private-registry"
 KEYCLOAK = "mlaas4hep-test-keycloak"
 PEBBLE = "mlaas4hep-test-pebble"
-ADDRESSES = {REGISTRY: "10.213.0.2", KEYCLOAK: "10.213.0.3", PEBBLE: "10.213.0.4"}
+ADDRESSES = {
+    REGISTRY: "10.213.0.2",
+    KEYCLOAK: "10.213.0.3",
+    PEBBLE: "10.213.0.4",
+    PRIVATE: "10.213.0.5",
+}
 NAMES = {
     REGISTRY: ("registry-1.docker.io", "quay.io", "mirror.test"),
     KEYCLOAK: ("iam.test",),
     PEBBLE: ("acme.test",),
+    PRIVATE: ("private.test",),
 }
 # What a deployment pulls, under its publisher's name, and the image here that stands for it.
 PUBLISHED = {
@@ -88,9 +95,18 @@ def wait(name: str, url: str) -> None:
 
 
 def registry() -> None:
-    """A registry that has what a deployment pulls, under the publishers' names."""
-    start(REGISTRY, build("registry"), "-v", f"{REGISTRY}:/var/lib/registry")
+    """A registry that has what a deployment pulls, under the publishers' names.
+
+    Another has the same, for who logs in (images/registry/login.json).
+    """
+    image = build("registry")
+    start(REGISTRY, image, "-v", f"{REGISTRY}:/var/lib/registry")
     wait(REGISTRY, "/v2/")
+    login = {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_REALM": "tests",
+             "REGISTRY_AUTH_HTPASSWD_PATH": "/etc/registry.htpasswd"}  # fmt: skip
+    start(PRIVATE, image, "-v", f"{REGISTRY}:/var/lib/registry:ro",
+          *(word for pair in login.items() for word in ("-e", "=".join(pair))))  # fmt: skip
+    wait(PRIVATE, "/")
     for name in ("caddy", "oauth2-proxy"):
         build(name, downloads.go(name))
     digests = {

@@ -28,8 +28,29 @@ def data_disk() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def old_images() -> ModuleType:
+    return load("old_images")
+
+
+@pytest.fixture(scope="session")
 def preflight() -> ModuleType:
     return load("preflight")
+
+
+@pytest.fixture(scope="session")
+def oidc_client() -> ModuleType:
+    return load("oidc_client")
+
+
+@pytest.fixture(scope="session")
+def self_check() -> ModuleType:
+    return load("self_check")
+
+
+@pytest.fixture(scope="session")
+def from_registry() -> ModuleType:
+    """The filter that names an image."""
+    return importlib.import_module(f"{COLLECTION}.plugins.filter.from_registry")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
             [
                 "system",
                 "engine",
+                "registry",
                 "issuer",
                 "domain",
                 "certificate",
@@ -41,7 +42,8 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
                 "sign_in",
             ]
         )
-        empty = {"ports": [], "files": [], "required": [], "ca_pem": "", "ca_file": ""}
+        empty = {"ports": [], "files": [], "networks": [], "required": []}
+        empty |= {"ca_pem": "", "ca_file": ""}
         return preflight.check(nothing | empty | given)
 
     return run
@@ -183,6 +185,41 @@ class TestEngine:
         assert [p for p in look(engine=self.wanted()).problems if "userns-remap" in p]
 
 
+class TestRegistry:
+    """Where images are pulled, and the logins for it."""
+
+    LOGIN = json.dumps({"auths": {"registry.example.org": {"auth": "bmFtZTpzM2NyZXQ="}}})
+
+    @pytest.mark.parametrize("name", ["", "r.example.org", "r.example.org/a/b", "reg:5000/a"])
+    def test_a_good_name_is_no_problem(self, look: Any, name: str) -> None:
+        assert not look(registry={"name": name, "logins": ""}).problems
+
+    @pytest.mark.parametrize("name", ["https://r.example.org", "r.example.org/", "mirror", "R.org"])
+    def test_another_is_named(self, look: Any, name: str) -> None:
+        assert repr(name) in only(look(registry={"name": name, "logins": ""}))
+
+    def test_logins_that_docker_can_read_are_no_problem(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "config.json"
+        file.write_text(self.LOGIN)
+        assert not look(registry={"name": "", "logins": str(file)}).problems
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"auths": {}}', "name:s3cret"])
+    def test_a_file_without_logins_names_the_command(
+        self, look: Any, tmp_path: Path, text: str
+    ) -> None:
+        """And shows nothing of what is in it."""
+        file = tmp_path / "config.json"
+        file.write_text(text)
+        problem = only(look(registry={"name": "", "logins": str(file)}))
+        assert f"docker --config {tmp_path} login" in problem
+        assert "s3cret" not in problem
+
+    def test_docker_wants_its_own_name_of_the_file(self, look: Any, tmp_path: Path) -> None:
+        file = tmp_path / "auth.json"
+        file.write_text(self.LOGIN)
+        assert "config.json" in only(look(registry={"name": "", "logins": str(file)}))
+
+
 class TestPorts:
     def test_one_in_use_names_its_holder_and_the_option(self, look: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -307,12 +344,19 @@ class TestSystem:
 
 class TestOptions:
     def variables(self, given: str, known: str) -> dict[str, Any]:
-        return {"given": [given], "known": [known], "renamed": {}, "passwords": []}
+        return {"given": [given], "known": [known], "renamed": {}, "passwords": [], "secrets": []}
 
     def test_an_address_with_a_password_names_the_option_alone(self, look: Any) -> None:
         given = self.variables("mlaas4hep_http_proxy", "mlaas4hep_http_proxy")
         problem = only(look(variables=given | {"passwords": ["mlaas4hep_http_proxy"]}))
         assert "mlaas4hep_http_proxy has a password" in problem
+
+    def test_a_secret_is_named_by_its_option_alone(self, look: Any) -> None:
+        given = self.variables("container_engine_options", "container_engine_options")
+        secret = "container_engine_options: splunk-token"
+        assert f"{secret} looks like a secret" in only(
+            look(variables=given | {"secrets": [secret]})
+        )
 
     def test_a_renamed_variable_names_the_new_one(self, look: Any) -> None:
         renamed = {"gateway_old": "gateway_new"}
@@ -342,3 +386,19 @@ class TestOptions:
         assert "chmod 600" in only(look(files=[file | {"secret": True}]))
         (tmp_path / "key").chmod(0o600)
         assert not look(files=[file | {"secret": True}]).problems
+
+    @pytest.mark.parametrize("text", ["", "\n", "*", "short", "a" * 15, f"{'a' * 16}*", "a b" * 9])
+    def test_a_token_can_not_be_guessed(self, look: Any, tmp_path: Path, text: str) -> None:
+        file = {"path": str(tmp_path / "token"), "option": "gateway_metrics_token_file"}
+        (tmp_path / "token").write_text(text)
+        assert "openssl rand" in only(look(files=[file | {"token": True}]))
+        for good in ("a" * 16, "0123456789-._~+/aB==\n"):
+            (tmp_path / "token").write_text(good)
+            assert not look(files=[file | {"token": True}]).problems
+
+    @pytest.mark.parametrize("network", ["192.0.2.1/24", "prometheus", "", "192.0.2.0/33"])
+    def test_networks_are_addresses(self, look: Any, network: str) -> None:
+        given = {"network": network, "option": "gateway_metrics_networks"}
+        assert f"gateway_metrics_networks has {network!r}" in only(look(networks=[given]))
+        for good in ("192.0.2.0/24", "192.0.2.1", "2001:db8::/32"):
+            assert not look(networks=[given | {"network": good}]).problems

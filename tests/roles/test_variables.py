@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def played(folder: Path, play: dict[str, Any], **options: Any) -> Any:
     program = Path(sys.executable).with_name("ansible-playbook")
     options |= {"ansible_python_interpreter": sys.executable}
     words = [program, "-i", "localhost,", "-c", "local", "-e", json.dumps(options), book]
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder)}
+    collections = f"{folder}:{ROLES.parent / 'build/collections'}"
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": collections}
     ended = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((folder / "said.json").read_text())
@@ -52,10 +54,11 @@ def templated(folder: Path, asked: str, roles: tuple[str, ...], **options: Any) 
 
 def test_a_container_gets_what_the_site_sets(tmp_path: Path) -> None:
     """Through the roles as they depend on each other: only the last task is another."""
-    roles = tmp_path / "ansible_collections/mlaas4hep/stack/roles"
-    shutil.copytree(ROLES, roles)
+    stack = tmp_path / "ansible_collections/mlaas4hep/stack"
+    for part in ("roles", "plugins"):
+        shutil.copytree(ROLES.parent / part, stack / part)
     asked = "[service_container_env, service_container_volumes, service_container_networks]"
-    last = roles / "service_container/tasks/main.yml"
+    last = stack / "roles/service_container/tasks/main.yml"
     last.write_text(json.dumps([saying(tmp_path, asked)]))
     role = {"name": "mlaas4hep.stack.tfaas", "tasks_from": "service"}
     env, volumes, networks = played(
@@ -106,7 +109,8 @@ def test_what_a_role_had_of_its_own_is_renamed_to_what_the_site_sets(
     assert f"{role}_http_proxy" in renamed
     assert set(known) == {*options_of(role), *options_of("common")}
     assert not set(renamed) & set(known)
-    assert set(renamed.values()) <= {*known, "gateway_https_port"}
+    elsewhere = {"gateway_https_port", "oauth2_proxy_initial_access_token_file"}
+    assert set(renamed.values()) <= {*known, *elsewhere}
 
 
 @pytest.mark.parametrize("given", [{}, {"max_upload_bytes": 5_000}, {"max_upload_bytes": "7000"}])
@@ -141,3 +145,112 @@ def test_every_option_that_may_hold_an_address_with_a_password_is_named(
     assert sorted(found) == sorted(asked)
     fine = dict.fromkeys(asked, "https://proxy.example.org:3128/a@b")
     assert templated(tmp_path, "__preflight_passwords", ("preflight",), **given | fine) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "had", "current"),
+    [
+        ("", {}, True),
+        ("", {"org.mlaas4hep.refresh": "2026-10"}, True),
+        ("2026-11", {}, False),
+        ("2026-11", {"org.mlaas4hep.refresh": "2026-10"}, False),
+        ("2026-11", {"org.mlaas4hep.refresh": "2026-11"}, True),
+        (202611, {"org.mlaas4hep.refresh": "202611"}, True),
+    ],
+)
+def test_an_image_is_built_anew_once_for_each_word(
+    tmp_path: Path, word: str | int, had: dict[str, str], current: bool
+) -> None:
+    sources = {"org.mlaas4hep.context": "sha256"}
+    options = {
+        "mlaas4hep_refresh": word,
+        "__image_order": {"labels": sources},
+        "__image_built": {"images": [{"Config": {"Labels": {**sources, **had}}}]},
+    }
+    asked = "[__image_current | bool, __image_labels]"
+    found, labels = templated(tmp_path, asked, ("common", "image"), **options)
+    assert found is current
+    assert labels == sources | ({"org.mlaas4hep.refresh": str(word)} if word else {})
+
+
+@pytest.mark.parametrize("role", PUBLIC)
+def test_every_option_that_may_hold_a_secret_by_name_is_named(tmp_path: Path, role: str) -> None:
+    """Without the value; a path is no secret, and neither are the names in other values."""
+    asked = [name for name, option in options_of(role).items() if option["type"] == "dict"]
+    given = {"preflight_role": role, "role_path": str(ROLES / "preflight")}
+    secret = {"log-opts": {"splunk-token": "s3cret"}, "SMTP_PASSWORD": "s3cret"}
+    found = templated(
+        tmp_path, "__preflight_secrets", ("preflight",), **given | dict.fromkeys(asked, secret)
+    )
+    keys = ("splunk-token", "SMTP_PASSWORD")
+    assert sorted(found) == sorted(f"{name}: {key}" for name in asked for key in keys)
+    fine = {"max_jobs": 2, "token_file": "/root/token", "scope": "token", "secret": ""}
+    given |= dict.fromkeys(asked, fine)
+    assert templated(tmp_path, "__preflight_secrets", ("preflight",), **given) == []
+
+
+SECRET = re.compile("secret|token|passw|key|auth|credential")
+NO_SECRETS = {
+    "gateway_acme_eab_key_id": "the public name of a key",
+    "gateway_certificate_key": "a path",
+}
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in ROLES.iterdir()))
+def test_an_option_for_a_secret_is_the_path_of_a_file_that_preflight_looks_at(role: str) -> None:
+    """Or is kept out of all that Ansible shows."""
+    files = [*(ROLES / role).glob("vars/*.yml"), *(ROLES / role).glob("tasks/*.yml")]
+    if role == "common":
+        files = [ROLES / "container_engine/vars/main.yml"]
+    text = " ".join(" ".join(file.read_text().split()) for file in files)
+    for name, option in options_of(role).items():
+        if name in NO_SECRETS or not SECRET.search(name.removeprefix(role)):
+            continue
+        assert name.endswith("_file") or option.get("no_log"), name
+        assert option.get("no_log") or re.search(rf"'{name}'.*?'secret': true", text), name
+
+
+@pytest.mark.parametrize(
+    ("registry", "image", "pulled"),
+    [
+        ("", "docker.io/library/caddy:2@sha256:f2a1", "docker.io/library/caddy:2@sha256:f2a1"),
+        ("r.org", "docker.io/library/caddy:2@sha256:f2a1", "r.org/library/caddy:2@sha256:f2a1"),
+        ("r.org/m", "quay.io/oauth2-proxy/oauth2-proxy:7", "r.org/m/oauth2-proxy/oauth2-proxy:7"),
+        ("r.org", "debian:12", "r.org/library/debian:12"),
+        ("r.org", "mlaas4hep/job:1", "r.org/mlaas4hep/job:1"),
+        ("r.org:5000", "localhost/job@sha256:f2a1", "r.org:5000/job@sha256:f2a1"),
+        ("r.org:5000", "other:5000/a/b:1", "r.org:5000/a/b:1"),
+        ("r.org/mirror", "r.org/mirror/a:1", "r.org/mirror/a:1"),
+    ],
+)  # fmt: skip
+def test_an_image_is_named_as_the_registry_of_the_site_has_it(
+    registry: str, image: str, pulled: str, from_registry: ModuleType
+) -> None:
+    assert from_registry.from_registry(image, registry) == pulled
+
+
+@pytest.mark.parametrize("images", ["build", "pull"])
+def test_every_image_that_is_pulled_comes_from_the_registry_of_the_site(
+    tmp_path: Path, images: str
+) -> None:
+    roles = ("common", "image", "mlaas4hep", "tfaas", "oauth2_proxy", "gateway")
+    environments = {"torch": "ghcr.io/a/torch:2", "big": {"image": "a/big:1", "gpus": 1}}
+    ours, *pulled, given = templated(
+        tmp_path,
+        "[[__mlaas4hep_service_image, __mlaas4hep_job_image, __tfaas_image],"
+        " __gateway_image, __oauth2_proxy_image, __image_base, __mlaas4hep_environments]",
+        roles,
+        mlaas4hep_images=images,
+        mlaas4hep_registry="r.example.org/m",
+        mlaas4hep_environments=environments,
+    )
+    place = "r.example.org/m/" if images == "pull" else ""
+    assert [name.rpartition(":")[0] for name in ours] == [
+        f"{place}mlaas4hep/{name}" for name in ("service", "job", "tfaas")
+    ]
+    assert all(name.startswith("r.example.org/m/") for name in pulled)
+    assert given == {
+        "default": {"image": ours[1], "gpus": 0},
+        "torch": {"image": "r.example.org/m/a/torch:2"},
+        "big": {"image": "r.example.org/m/a/big:1", "gpus": 1},
+    }

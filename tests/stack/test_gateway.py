@@ -58,6 +58,37 @@ def test_another_run_asks_for_no_other_certificate(vm: VM, tmp_path: Path) -> No
     assert served().serial_number == serial
 
 
+def test_metrics_are_for_the_sites_prometheus_only(vm: VM) -> None:
+    asked = "curl -sk -w '\\n%{{http_code}}' -H 'Authorization: Bearer {}' https://{}{}/metrics"
+    for path, metric in {"": "mlaas4hep_jobs", "/tfaas": "mlaas4hep_models_loaded"}.items():
+        said = vm.run(asked.format("'\"$(cat /root/metrics-token)\"'", DOMAIN, path))
+        assert metric in said
+        assert said.endswith("200")
+        assert metric not in vm.run(asked.format("another", DOMAIN, path))
+        assert metric not in vm.run(asked.format("", DOMAIN, path))
+
+
+def test_the_check_alone_finds_all_well_and_changes_nothing(tmp_path: Path) -> None:
+    assert play(tmp_path, "--tags", "check").changed == []
+
+
+def test_without_a_certificate_the_check_fails_and_says_why(vm: VM, tmp_path: Path) -> None:
+    """With an address that is no ACME directory; the certificate of before is kept meanwhile."""
+    serial, wrong = served().serial_number, "https://acme.test/wrong"
+    try:
+        played = play(
+            tmp_path, "--tags", "gateway,check", expected=False,
+            gateway_acme_directory=wrong, mlaas4hep_check_seconds=6,
+        )  # fmt: skip
+    finally:
+        gateway(vm, tmp_path)
+    (said,) = [text for text in played.messages if "The stack was deployed, but" in text]
+    assert f"The gateway has no certificate for {DOMAIN}" in said
+    assert wrong in said
+    assert "gateway_acme_directory" in said
+    assert served().serial_number == serial
+
+
 def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
     """Files of the host, also renewed; its own authority; then the kept one of ACME again."""
     serial = served().serial_number

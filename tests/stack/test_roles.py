@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from pathlib import Path
@@ -58,6 +59,78 @@ def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
     assert played.changed == []
     assert vm.inspect("mlaas4hep-server")["Id"] == before
     assert vm.healthy("mlaas4hep-server")
+
+
+def test_images_are_built_anew_for_security_updates_once(vm: VM, tmp_path: Path) -> None:
+    """The container follows; neither the same word nor none builds them again."""
+    options = ("--tags", "tfaas")
+    before = vm.inspect("mlaas4hep-tfaas")["Image"]
+    name = vm.inspect("mlaas4hep-tfaas")["Config"]["Image"]
+    would = play(tmp_path, "--check", *options, mlaas4hep_refresh="2001-01").changed
+    assert would == [f"The image would be built: {name}"]
+    changed = play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed
+    assert f"Build (minutes the first time): {name}" in changed
+    assert "Run mlaas4hep-tfaas" in changed
+    after = vm.inspect("mlaas4hep-tfaas")
+    assert after["Image"] != before
+    assert after["Config"]["Labels"]["org.mlaas4hep.refresh"] == "2001-01"
+    nameless = "--filter dangling=true --filter label=org.mlaas4hep.stage=image"
+    assert vm.run(f"docker image ls --quiet {nameless}") == ""
+    # Docker asks for its health after a whole interval.
+    until("it is healthy", lambda: vm.healthy("mlaas4hep-tfaas"))
+    assert play(tmp_path, *options, mlaas4hep_refresh="2001-01").changed == []
+    assert play(tmp_path, *options).changed == []
+
+
+PULL = """
+- hosts: mlaas4hep
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: mlaas4hep.stack.image
+      vars:
+        image_name: private.test/library/debian:bookworm-slim
+"""
+
+
+def test_a_private_registry_wants_its_login(vm: VM, tmp_path: Path) -> None:
+    """Without one, the message names the option; with it the image is there."""
+    playbook = tmp_path / "pull.yml"
+    playbook.write_text(PULL)
+    image = "private.test/library/debian:bookworm-slim"
+    refused = play(tmp_path, playbook=playbook, expected=False, mlaas4hep_registry_auth_file="")
+    said = "\n".join(refused.messages)
+    assert f"{image} can't be pulled" in said
+    assert "mlaas4hep_registry_auth_file" in said
+    assert refused.changed == []
+    try:
+        assert play(tmp_path, playbook=playbook).changed == [f"Pull the image: {image}"]
+        assert play(tmp_path, playbook=playbook).changed == []
+    finally:
+        vm.run(f"docker image rm {image}", check=False)
+
+
+def test_of_images_of_earlier_versions_the_one_before_stays(vm: VM, tmp_path: Path) -> None:
+    """Going back is possible; what the roles did not bring stays, too. uninstall.yml finds both."""
+    now = vm.inspect("mlaas4hep-tfaas")["Config"]["Image"]
+    ours = [f"mlaas4hep/tfaas:0.0.{number}" for number in (1, 2, 3)]
+    theirs = "theirs/tfaas:1"
+    for name in ours:
+        vm.run(f"docker build --quiet --tag {name} -", input=f"FROM {now}\nLABEL earlier={name}\n")
+    vm.run(f"docker tag {ours[0]} {theirs}")
+    brought = "".join(f"tfaas {name}\n" for name in ours)
+    vm.run("cat >>/etc/docker/mlaas4hep.images", input=brought)
+    prune = ["Remove images that are older than the version before"]
+    would = play(tmp_path, "--check", "--tags", "tfaas")
+    played = play(tmp_path, "--tags", "tfaas")
+    assert would.changed == played.changed == prune
+    assert "its images are kept: mlaas4hep/tfaas:0.0.3" in "\n".join(played.messages)
+    names = "docker images --format '{{.Repository}}:{{.Tag}}'"
+    left = vm.run(names).split()
+    assert {now, ours[2], theirs} <= set(left)
+    assert not {*ours[:2]} & set(left)
+    assert play(tmp_path, "--tags", "tfaas").changed == []
+    vm.run(f"docker image rm {theirs}")
 
 
 def test_preflight_says_everything_that_is_wrong_at_once(vm: VM, tmp_path: Path) -> None:
@@ -138,7 +211,7 @@ class TestClient:
         assert again.changed == []
         assert would.changed == ["Copy the client's secret"]
         assert kept == f"600 {len('browser-secret')}"
-        assert back.changed == ["Write the client's secret", *settings]
+        assert back.changed == ["Client at the issuer, registered or updated", *settings]
         assert clients(vm) == before
 
 
@@ -149,13 +222,14 @@ class TestSecrets:
     def files(self, vm: VM) -> list[str]:
         found = vm.run(
             "find /etc/mlaas4hep /var/lib/mlaas4hep/gateway -type f"
-            " '(' -name '*secret*' -o -name client.json -o -name '*.key' -o -name '*-key' ')'"
+            " '(' -name '*secret*' -o -name client.json -o -name '*.key' -o -name '*-key'"
+            " -o -name '*-token' ')'"
         ).split()
         names = {Path(file).name for file in found}
         # The last are keys: of the certificate, of the account at its authority, and of ours there.
         assert names >= {
             "cookie-secret", "client-secret", "client.json", "mlaas4hep.test.key", "admin.key",
-            "acme-eab-key",
+            "acme-eab-key", "metrics-token",
         }  # fmt: skip
         return found
 
@@ -173,7 +247,10 @@ class TestSecrets:
             " cat /proc/[0-9]*/environ >surroundings; true"
         )
         try:
-            for secret in self.contents(vm, files):
+            login = json.loads(vm.run("cat /root/registry/config.json"))["auths"]
+            logins = [auth["auth"] for auth in login.values()]
+            logins += [base64.b64decode(auth).decode().partition(":")[2] for auth in logins]
+            for secret in [*self.contents(vm, files), *logins]:
                 assert len(secret) >= 16
                 found = vm.ended(f"grep -lF -e {shlex.quote(secret)} -r /root/looked")
                 assert (found.returncode, found.stdout) == (1, ""), f"{secret[:3]}…: {found.stdout}"

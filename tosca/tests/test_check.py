@@ -6,13 +6,16 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import check
 import pytest
+import strict
 import yaml
-from test_templates import SLIPS
+from test_templates import SLIPS, at
 
 from conftest import MADE, TEMPLATES, filled
 
@@ -68,19 +71,42 @@ def test_what_is_no_template(text: str) -> None:
     assert problem.startswith("it is ")
 
 
-def test_versions_nodes_and_inputs_that_there_are_not(template: dict[str, Any]) -> None:
-    tree = filled(template)
+def without_server(tree: dict[str, Any]) -> None:
     tree["topology_template"]["node_templates"]["stack"]["requirements"] = [{"host": "nowhere"}]
-    assert '"nowhere" was not found' in problems(tree)[0]
-    tree = filled(copy.deepcopy(TEMPLATES[NAME]))
-    tree["tosca_definitions_version"] = "tosca_simple_yaml_9_9"
-    assert "tosca_simple_yaml_9_9" in problems(tree)[0]
-    tree = filled(copy.deepcopy(TEMPLATES[NAME]))
-    SLIPS["property"](tree)
-    assert '"issuers"' in problems(tree)[0]
-    tree = filled(copy.deepcopy(TEMPLATES[NAME]))
+
+
+def input_of_nothing(tree: dict[str, Any]) -> None:
     tree["topology_template"]["inputs"]["isuer"] = {"type": "string", "default": "x"}
-    assert problems(tree) == ["isuer is no input of this release"]
+
+
+LET_PASS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "certificate": (partial(filled, certificate="acne"), "certificate is 'acne'; it must be one"),
+    "cores": (partial(filled, num_cpus="four"), "num_cpus is 'four'"),
+    "memory without a unit": (partial(filled, mem_size=8), "mem_size is 8"),
+    "image without ost://": (partial(filled, image="0b2c1d4e"), "image is '0b2c1d4e'; it must be"),
+    "empty image": (partial(filled, image=""), "image is ''; it must be like ost://"),
+    "users_cidr": (partial(filled, users_cidr="all"), "users_cidr is 'all'; it must be like"),
+    "empty issuer": (partial(filled, issuer=""), "issuer is ''; it must be like https://"),
+    "version": (at(tosca_definitions_version="tosca_simple_yaml_9_9"), "tosca_simple_yaml_9_9"),
+    "requirement": (without_server, '"nowhere" was not found'),
+    "input": (input_of_nothing, "isuer is no input of this release"),
+}
+"""Changes of a template that dodas finds right, and what the check says of each."""
+
+
+@pytest.mark.parametrize("name", LET_PASS)
+def test_what_dodas_lets_pass(name: str) -> None:
+    change, says = LET_PASS[name]
+    template = filled(copy.deepcopy(TEMPLATES[NAME]))
+    change(template)
+    strict.validate(yaml.safe_dump(template))
+    assert says in problems(template)[0]
+
+
+def test_a_property_that_there_is_not() -> None:
+    template = filled(copy.deepcopy(TEMPLATES[NAME]))
+    SLIPS["property"](template)
+    assert '"issuers"' in problems(template)[0]
 
 
 def test_the_command(tmp_path: Path) -> None:

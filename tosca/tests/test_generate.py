@@ -14,10 +14,6 @@ import yaml
 from conftest import MADE, TEMPLATES, TOSCA, URL
 
 STACK = generate.STACK
-# Named here, each with its reason: a public option of a role that no input may set.
-NOT_BY_TEMPLATE = {
-    "oauth2_proxy_initial_access_token": "a secret: for ansible-playbook only",
-}
 INTERNAL = ("image_", "preflight_", "service_container_")
 SCHEMAS = yaml.safe_load((TOSCA / "dashboard.schema.yml").read_text())
 
@@ -142,11 +138,9 @@ class TestInputs:
 
 
 def test_every_option_of_the_roles_can_be_reached() -> None:
-    """By an input of its own, or by role_variables; those that may not are secrets, and named."""
+    """By an input of its own, or by role_variables; none is a secret."""
     known = {name for name in generate.role_options() if not name.startswith(INTERNAL)}
-    assert set(NOT_BY_TEMPLATE) <= known
-    secret = {name for name in known if re.search("token|password|secret$", name)}
-    assert secret == set(NOT_BY_TEMPLATE)
+    assert not {name for name in known if re.search("(token|password|secret)$", name)}
     named = {option["variable"] for option in generate.options().values() if "variable" in option}
     assert named <= known
     first_needs = {

@@ -39,7 +39,7 @@ def test_delete_free_and_backup(command, store, tmp_path):
     assert " deleted" in command("admin", "delete", "luca", "--yes", "--store", store).out
     assert not (store / "models/luca_1").exists()
     ended = command("admin", "free", "luca", "--store", store)
-    assert ended.out == "the name luca is free; it was of (none)\n"
+    assert ended.out == "the name luca is free; it belonged to (none)\n"
     assert command("admin", "backup", tmp_path / "copy.sqlite", "--store", store).code == 0
     assert (tmp_path / "copy.sqlite").stat().st_size > 0
 

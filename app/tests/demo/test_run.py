@@ -94,7 +94,7 @@ def test_the_demo_ends_with_a_good_auc(demo):
 
 
 def test_it_says_where_things_are_and_they_are_there(demo):
-    for line in ("Bundle", "ROC picture", "Report page"):
+    for line in ("Bundle", "ROC curve", "Report page"):
         path = Path(re.search(rf"^{line} +(\S+)$", demo.out, re.M)[1])
         assert path.exists()
         assert path.is_relative_to(demo.folder)

@@ -85,7 +85,11 @@ def test_a_model_that_can_not_be_served_is_kept_but_not_published(service: Servi
             *("many in bundle", "the bundle holds more than 1000 files and folders", ""),
             marks=pytest.mark.hostile("a bundle of 12,000 files"),
         ),
-        ("pipe", "the model can't be published: the bundle holds what is no file: pipe", ""),
+        (
+            "pipe",
+            "the model can't be published: the bundle holds something that is not a file: pipe",
+            "",
+        ),
         (
             "giant",
             "the model can't be published: bundle.json in the bundle luca_1 is larger than 4 MB",

@@ -61,7 +61,7 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
         (files, ["1", "0", "0"], UsageError, "3 labels for 2 files"),
         (files, ["1"], UsageError, "1 labels for 2 files"),
         (files, ["sig"], UsageError, "1 labels for 2 files"),
-        (files, ["1", "1"], UsageError, "all files have the label '1': there is one class"),
+        (files, ["1", "1"], UsageError, "all files have the label '1': there is only one class"),
         (files[:1], ["1"], UsageError, "all files have the label '1'"),
         (files[:1], ["knd"], UsageError, r"'knd' is not a branch.*\n.*'kind'"),
         ([odd], ["score"], DataError, r"label branch score holds 0\.02.*not a whole number"),

@@ -84,7 +84,7 @@ class IssuerKeys:
         return self._keys
 
     async def keys_again(self) -> Keys:
-        """The keys, fetched anew unless that was done just now: some key was unknown."""
+        """The keys, fetched again because one was unknown, unless that was done just now."""
         if fetching := self._start():
             await asyncio.shield(fetching)
         return self._keys

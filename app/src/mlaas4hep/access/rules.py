@@ -58,7 +58,7 @@ class Rules:
             known = f"known groups: {_shown(groups)}"
         raise ForbiddenError(
             f"{caller.name} is in none of the groups that may use this service ({known})",
-            "Ask its operator to allow one of your groups, or the issuer's to put you into one; "
+            "Ask its operator to allow one of your groups, or the issuer's to add you to one; "
             "then get a new token.",
         )
 

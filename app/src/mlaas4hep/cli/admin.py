@@ -79,7 +79,7 @@ def delete(what: What, yes: Yes = False, store: Store = None) -> None:
 @app.command()
 def give(
     name: Name,
-    owner: Annotated[str, typer.Argument(help="Whose it becomes: user:SUB or client:ID.")],
+    owner: Annotated[str, typer.Argument(help="New owner: user:SUB or client:ID.")],
     yes: Yes = False,
     store: Store = None,
 ) -> None:
@@ -93,20 +93,20 @@ def give(
 
 @app.command()
 def free(name: Name, store: Store = None) -> None:
-    """Let anybody use a name again that has nothing left; until then it is its first user's."""
+    """Free a name that has nothing left, for anybody to use; before, only its first user may."""
     with _administration(store) as administration:
         before = administration.free(name)
-    typer.echo(f"the name {name} is free; it was of {before or '(none)'}")
+    typer.echo(f"the name {name} is free; it belonged to {before or '(none)'}")
 
 
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="New file for the copy.")], store: Store = None
 ) -> None:
-    """Copy the database of folders and jobs, whole, while the services work.
+    """Copy the whole database of folders and jobs while the services run.
 
-    To go back to it, stop server and runner, and put it in the place of the database, without the
-    files -wal and -shm beside that.
+    To restore it, stop server and runner, replace the database with it, and remove the files -wal
+    and -shm beside the database.
     """
     with _administration(store) as administration:
         administration.backup(file)

@@ -21,7 +21,7 @@ def specs(
     labels: Annotated[
         str,
         typer.Option(
-            help="As for train: needed if a branch holds the label, so that it is no feature."
+            help="As for train: needed if a branch holds the label, to keep it out of the features."
         ),
     ] = "",
     fout: Annotated[Path, typer.Option(help="File to write.")] = Path("global-specs.json"),

@@ -169,7 +169,7 @@ class SignIn:
         except OSError as error:
             raise UsageError(
                 f"the certificates can't be read: {error}",
-                "Does SSL_CERT_FILE (or SSL_CERT_DIR) name a file of them?",
+                "Make sure that SSL_CERT_FILE names a PEM file, or SSL_CERT_DIR a folder of them.",
             ) from error
         with http:
             yield _TokenIssuer(self, http)
@@ -296,7 +296,7 @@ class _TokenIssuer:
                 break
             elif error != "authorization_pending":
                 raise self._refused(answer, "end the sign-in", "device authorization grant")
-        raise MlaasError("nobody has signed in before the code expired", "Try again.")
+        raise MlaasError("nobody signed in before the code expired", "Try again.")
 
     def _post(
         self, endpoint: str, form: dict[str, str], login: httpx.BasicAuth | None = None
@@ -360,7 +360,7 @@ class _TokenIssuer:
         return MlaasError(
             f"the issuer {self._name} doesn't {what}: {error}"
             + (f" ({described})" if described else ""),
-            remedies.get(error, f"The client is {client!r}; the issuer's operator knows more."),
+            remedies.get(error, f"The client is {client!r}; ask the issuer's operator."),
         )
 
 

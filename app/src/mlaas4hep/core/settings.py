@@ -100,7 +100,7 @@ class SignInSettings(_Section):
     groups_claim: str = Field(
         "groups,wlcg.groups,entitlements,eduperson_entitlement",
         description="Claims that hold a user's groups (comma list), also as a path to a nested one:"
-        " `realm_access.roles`. Without any of them in the token, the issuer's userinfo is asked.",
+        " `realm_access.roles`. If the token has none of them, the issuer's userinfo is read.",
     )
     allowed_groups: str = Field(
         "",
@@ -154,7 +154,7 @@ class JobSettings(StoreSettings):
     )
     job_offline: bool = Field(
         False,
-        description="Refuse trainings all sockets but Unix ones: they read local files only."
+        description="Deny trainings all sockets except Unix ones: they read local files only."
         " Always on for containers whose network is none.",
     )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")

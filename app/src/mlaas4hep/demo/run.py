@@ -138,7 +138,7 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
             ]
             auc = area_under_curve(truth, np.concatenate(answers))
             console.print(
-                f"   {len(truth)} events, AUC [bold]{auc:.3f}[/], by scikit-learn from the answers"
+                f"   {len(truth)} events, AUC [bold]{auc:.3f}[/] (scikit-learn, on the answers)"
             )
 
         console.print("\n", steps.table())
@@ -243,17 +243,17 @@ def area_under_curve(truth: NDArray[np.generic], scores: NDArray[np.float32]) ->
 
 def closing(bundle: Path, services: Services | None) -> str:
     """Where the results are, the pages of ``services`` if they stay, and what to try next."""
-    pages = "make demo KEEP=1 leaves those of server and TFaaS open"
+    pages = "make demo KEEP=1 keeps the pages of server and TFaaS open"
     if services:
         pages = f"{services.server_url}/ (jobs)   {services.tfaas_url}/ (models)"
     return f"""
 Bundle       {bundle}
-ROC picture  {bundle / "roc.png"}
+ROC curve    {bundle / "roc.png"}
 Report page  {bundle / "report.html"}
 Pages        {pages}
 
 Try next
   make demo FILES=signal.root,background.root LABELS=1,0 BRANCH=events        your own files
   .venv/bin/mlaas4hep inspect demo/signal.root
-  .venv/bin/mlaas4hep --help        docs/tutorial/first-model.md goes on from here
+  .venv/bin/mlaas4hep --help        docs/tutorial/first-model.md continues from here
 """

@@ -234,7 +234,7 @@ class Model:
                     request.answers.set_result(part)
             else:
                 message = f"the model {self.name} answers with a number that isn't finite"
-                request.fail(ModelError(message, "Look at the values of this event."))
+                request.fail(ModelError(message, "Check the values of this event."))
 
     def _explained(self, values: Sequence[Any], keys: Sequence[str]) -> list[float]:
         """The values in the model's order, missing ones 0; UsageError says what is wrong."""
@@ -254,7 +254,7 @@ class Model:
             lacking = [c for c in self.columns if c not in seen][:5] if keys else []
             raise UsageError(
                 f"the model {self.name} takes {self.width} values, {len(values)} were given",
-                f"Missing are: {', '.join(lacking)}."
+                f"Missing: {', '.join(lacking)}."
                 if lacking
                 else f"GET /params/{self.name} and columns.json of its bundle describe them.",
             )

@@ -28,6 +28,13 @@ MOST_ANSWERS = 1 << 20
 _NUMBERS = {int, float, bool, type(None)}
 
 
+def example(specs: Specs) -> dict[str, Any]:
+    """An event in the middle of every branch's range, as a client would send it."""
+    middle = {k: float(f"{(specs.minv[k] + specs.maxv[k]) / 2:.3g}") for k in specs.minv}
+    flat = {k: middle[k] for k in specs.flat}
+    return flat | {k: [middle[k]] for k in specs.jagged if specs.jdim[k]}
+
+
 class EventTable:
     """Events as plain lists: ``[{branch: value or list}]`` or ``{branch: [value or list]}``.
 

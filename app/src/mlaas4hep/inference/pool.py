@@ -361,7 +361,7 @@ class Pool:
             self._again(call, process)
 
     def _again(self, call: _Call, process: _Process) -> None:
-        """Submit a call anew that waited in a worker which it can't stay in."""
+        """Resubmit a call that waited in a worker where it can't stay."""
         graph = call.graph
         if graph.worker is process and graph.number not in process.graphs:
             graph.worker = None
@@ -369,7 +369,7 @@ class Pool:
             self._submit(call)
 
     def lost(self, process: _Process) -> None:
-        """A worker has ended: blame the model that it was at work for, answer the others anew."""
+        """A worker has ended: blame the model that it was running, and resubmit the others."""
         process.process.kill()
         code = process.process.wait()
         call, process.call = process.call, None

@@ -190,4 +190,4 @@ def check_plain(bundle: Path, most: int) -> None:
         if stat.S_ISLNK(found.status.st_mode):
             raise BundleError(f"the bundle holds a link: {found.name}")
         if not (found.is_file or found.is_folder):
-            raise BundleError(f"the bundle holds what is no file: {found.name}")
+            raise BundleError(f"the bundle holds something that is not a file: {found.name}")

@@ -198,7 +198,7 @@ def check_size(file: Path, name: str) -> None:
     if name in _MOST_BYTES and file.stat().st_size > _MOST_BYTES[name]:
         raise LimitError(
             f"{name} in the bundle {file.parent.name} is larger than {size(_MOST_BYTES[name])}",
-            "Leave out of it whatever predictions don't need.",
+            "Leave out whatever predictions don't need.",
         )
 
 

@@ -28,8 +28,8 @@ class Reader:
     Data is read in windows that end where baskets do: a window holds every basket that starts in
     it, so none is decompressed twice. Memory, whatever the size of the file: twice
     ``window_bytes`` (as on disk, and unpacked), the events asked for at a time, and one basket per
-    branch where baskets of different branches don't end together. uproot's own table of baskets
-    (about 24 bytes each) comes on top.
+    branch where baskets of different branches don't end together; also uproot's own table of
+    baskets (about 24 bytes each).
     """
 
     def __init__(

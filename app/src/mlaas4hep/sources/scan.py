@@ -24,7 +24,7 @@ def scan(
 ) -> Specs:
     """The specs of the events to use (None: all), in one pass.
 
-    Branches that uproot can't read are left out, and the pass begins anew; one that is selected by
+    Branches that uproot can't read are left out, and the pass starts again; one that is selected by
     its exact name is an error. Memory is that of a Reader, independent of the size of the files.
     Raises DataError as ``select`` and ``SpecsScan.result`` do.
     """

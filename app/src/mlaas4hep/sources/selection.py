@@ -190,7 +190,7 @@ def _nothing_left(where: str, left_out: dict[str, str]) -> DataError:
         return DataError(message, "Loosen selected_branches, exclude_branches or identifier.")
     return DataError(
         f"{message}: {by_reason(left_out)}",
-        "Select branches of numbers or lists of numbers, or write files that have such.",
+        "Select branches of numbers or lists of numbers, or write files that have some.",
     )
 
 

@@ -77,7 +77,7 @@ class Labels:
             names = sorted(set(labels))
         if len(names) == 1:
             raise UsageError(
-                f"all files have the label {names[0]!r}: there is one class only",
+                f"all files have the label {names[0]!r}: there is only one class",
                 "Give files of at least two classes, or the name of a label branch.",
             )
         return cls(names, [names.index(label) for label in labels])

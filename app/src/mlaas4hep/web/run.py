@@ -47,7 +47,7 @@ def listen(settings: Settings, port: int) -> socket.socket:
     except OSError as error:
         raise UsageError(
             f"can't listen on {host}:{port}: {error.strerror}",
-            "Stop what listens there, or choose another port; 0 takes a free one.",
+            "Stop the program that listens there, or choose another port; 0 takes a free one.",
         ) from None
 
 

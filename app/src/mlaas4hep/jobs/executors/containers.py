@@ -280,7 +280,7 @@ def _user(store: Path) -> tuple[int, int]:
     if status.st_uid == 0:
         raise UsageError(
             f"the store {store} belongs to root, so trainings would run as root",
-            "Give it to a user of its own (chown -R mlaas4hep: STORE), whom the runner runs as.",
+            "Give it to a user of its own (chown -R mlaas4hep: STORE), and run the runner as it.",
         )
     return status.st_uid, status.st_gid
 

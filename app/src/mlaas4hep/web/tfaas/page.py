@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlaas4hep.inference.events import example
 from mlaas4hep.inference.service import Service
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.web.pages import Pages
@@ -58,9 +58,5 @@ def _numbers(bundle: Bundle) -> dict[str, float]:
 
 
 def _example(bundle: Bundle) -> str:
-    """A body of /predict/events: one event in the middle of every branch's range."""
-    specs = bundle.specs
-    middle = {k: float(f"{(specs.minv[k] + specs.maxv[k]) / 2:.3g}") for k in specs.minv}
-    event: dict[str, Any] = {k: middle[k] for k in specs.flat}
-    event |= {k: [middle[k]] for k in specs.jagged if specs.jdim[k]}
-    return json.dumps({"model": bundle.name, "events": [event]})
+    """A body of /predict/events."""
+    return json.dumps({"model": bundle.name, "events": [example(bundle.specs)]})
