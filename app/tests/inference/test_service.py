@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mlaas4hep.core.errors import ConflictError, NotFoundError, UsageError
+from mlaas4hep.core.errors import ConflictError, LimitError, NotFoundError, UsageError
 from mlaas4hep.core.settings import Settings
+from mlaas4hep.data import Cuts, Derivation, Specs
+from mlaas4hep.data.derivation import Input
 from mlaas4hep.inference.service import EVENTS_AT_ONCE, Service
 from mlaas4hep.models.bundle import pack
-from support.bundles import constant, layer, make_bundle, onnx_graph
+from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
 
 MiB = 1 << 20
 ROW = [0.5] * 8
@@ -52,6 +56,46 @@ def test_rows_and_events_are_answered(tmp_path: Path) -> None:
         assert found.truncated == 6  # one of each jagged branch in three events
         with pytest.raises(UsageError, match="takes 8 values, 1 were given"):
             await service.predict("luca_1", "luca", [1.0])
+
+    run(tmp_path, work)
+
+
+LONG = " + ".join(["(" + " + ".join(["sum(jet_pt)"] * 11) + ")"] * 10)
+
+
+def derived(expression: str) -> Specs:
+    cuts = Cuts.parse({"jet": "jet_pt > 30"}, {"n": expression}, "met > 1e6")
+    inputs = {"met": Input("flat", "float32"), "jet_pt": Input("jagged", "float32")}
+    derivation = Derivation(cuts, inputs, {"jet": ["jet_pt"]})
+    return replace(make_specs(("n",), {}), derivation=derivation)
+
+
+def test_expressions_are_applied_but_for_the_selection(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        identity = [(np.ones((1, 1), np.float32), np.zeros(1, np.float32))]
+        graph = onnx_graph(identity, last="Identity")
+        specs = derived("100 * count(jet_pt)")
+        await publish(service, tmp_path, "luca_1", "luca", graph=graph, specs=specs)
+        events = [{"jet_pt": [50, 20, 40]}, {"jet_pt": None}, {"jet_pt": [31]}]
+        found = await service.predict_events("luca_1", "luca", events)
+        assert found.predictions.tolist() == [[2], [0], [1]]  # of a range from 0 to 100
+        with pytest.raises(UsageError, match="event 1 lacks the branch 'jet_pt'"):
+            await service.predict_events("luca_1", "luca", [events[0], {"n": 3}])
+
+    run(tmp_path, work)
+
+
+@pytest.mark.hostile
+def test_expressions_that_would_take_long_are_refused(tmp_path: Path) -> None:
+    """A model of many operations, asked about a long list, can't occupy the service."""
+
+    async def work(service: Service) -> None:
+        specs = derived(LONG)
+        await publish(service, tmp_path, "luca_1", "luca", specs=specs)
+        with pytest.raises(LimitError, match="too many or too long for the expressions of luca_1"):
+            await service.predict_events("luca_1", "luca", {"jet_pt": [[1.0] * 500_000]})
+        found = await service.predict_events("luca_1", "luca", {"jet_pt": [[1.0] * 5000]})
+        assert len(found.predictions) == 1
 
     run(tmp_path, work)
 

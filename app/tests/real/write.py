@@ -501,6 +501,36 @@ def opinions(ROOT: object, name: str, tree: str) -> dict[str, dict[str, float | 
     }
 
 
+DERIVED = {
+    "good": "Jet_pt > 30 && abs(Jet_eta) < 2.4",
+    "pt": "1.0 * Jet_pt[good]",
+    "eta": "1.0 * Jet_eta[good]",
+    "phi": "1.0 * Jet_phi[good]",
+    "HT": "Sum(pt, 0.)",
+    "lead": "pt.size() ? pt[0] : NAN",
+    "dphi": "pt.size() ? ROOT::VecOps::DeltaPhi(double(MET_phi), phi[0]) : NAN",
+    "dr": "pt.size() > 1 ? ROOT::VecOps::DeltaR(eta[0], eta[1], phi[0], phi[1]) : NAN",
+    "nbits": "double(Sum((Jet_puId[good] & 4) == 4))",
+    "most": "double(pt.size())",
+    "selected": "pt.size() >= 2 && HT > 100 && !HLT_IsoMu20",
+}
+"""What tests of expressions compare with: objects, new variables and a selection."""
+
+
+def derived(ROOT: object) -> dict[str, list[float]]:
+    """The flat ones of DERIVED for every event of nanoaod.root; NaN is null."""
+    frame = ROOT.RDataFrame("Events", "nanoaod.root")
+    for name, expression in DERIVED.items():
+        frame = frame.Define(name, expression)
+    flat = [name for name in DERIVED if name not in ("good", "pt", "eta", "phi")]
+    taken = {name: frame.Define(f"{name}_", f"double({name})").Take["double"](f"{name}_")
+             for name in flat}  # fmt: skip
+    return {
+        name: [None if x != x else float(x) for x in values.GetValue()]
+        for name, values in taken.items()
+    }
+
+
 def write(into: Path) -> None:
     """Write all files and opinions into the current folder ``into``."""
     warnings.filterwarnings("ignore", "(?s).*alpha stage")
@@ -533,6 +563,7 @@ def write(into: Path) -> None:
     for name in {name for name, _ in trees}:
         found = {tree: opinions(ROOT, name, tree) for n, tree in trees if n == name}
         Path(name).with_suffix(".json").write_text(json.dumps(found, indent=1))
+    Path("nanoaod.derived.json").write_text(json.dumps(derived(ROOT)))
 
 
 def main() -> None:

@@ -27,6 +27,10 @@ def values(**changes: Any) -> dict[str, Any]:
         "warnings": ["<b>careful</b>"],
         "metrics": measure(scores, np.array([0, 1, 1, 1]), classes),
         "classes": classes,
+        "cut_flow": [
+            {"cut": "all", "events": 70, "by_file": [70]},
+            {"cut": "met > 5", "events": 60, "by_file": [60]},
+        ],
         "counts": [[10, 3, 1], [20, 6, 3]],
         "columns": 3,
         "tree": "Events",
@@ -44,6 +48,7 @@ def values(**changes: Any) -> dict[str, Any]:
 def test_the_page_holds_all_and_leads_nowhere() -> None:
     page = report_html(values(), PICTURES)
     assert "1234 rows" in page
+    assert "met &gt; 5</code>: 60 events" in page
     assert "0.7500" in page
     assert "<th>efficiency</th>" in page
     assert "<td>0.6667</td>" in page

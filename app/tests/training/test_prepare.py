@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import uproot
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.data import TRAIN, file_key, membership
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import scan_files
@@ -178,3 +179,148 @@ class TestSpecsFile:
         assert seen.warnings == [
             f"{dropped} values beyond the longest list of the specs were dropped"
         ]
+
+
+def arrays(paths: list[Path]) -> ak.Array:
+    trees = []
+    for path in paths:
+        with uproot.open(path) as file:
+            trees.append(file["Events"].arrays())
+    return ak.concatenate(trees)
+
+
+CUTS: dict[str, Any] = {
+    "identifier": ["run", "id"],
+    "objects": {"jet": "jet_pt > 15"},
+    "new_variables": {"ht": "sum(jet_pt)", "twice": "2 * jet_pt"},
+    "selection": "count(jet_pt) > 0 and met > 20 and id % 3 != 0",
+}
+
+
+def cut(events: ak.Array) -> ak.Array:
+    """What CUTS leave, and with which new variables, by awkward."""
+    hard = events.jet_pt > 15
+    events["jet_id"], events["jet_pt"] = events.jet_id[hard], events.jet_pt[hard]
+    pt = ak.values_astype(events.jet_pt, np.float64)
+    events["ht"], events["twice"] = ak.sum(pt, axis=1), 2 * pt
+    return events[(ak.num(pt) > 0) & (events.met > 20) & (events.id % 3 != 0)]
+
+
+class TestCuts:
+    @pytest.mark.parametrize("nevts", [-1, 200])
+    def test_everything_is_of_the_events_that_pass(
+        self, tmp_path: Path, stack: ExitStack, nevts: int
+    ) -> None:
+        files = two(tmp_path)
+        each = [cut(arrays([path])) for path in files]
+        data, seen = streamed(stack, files, nevts=nevts, **CUTS)
+        task, specs = data.task, data.task.specs
+        assert task.cut_flow
+        assert task.cut_flow.events[-1].tolist() == [len(part) for part in each]
+        total = sum(map(len, each))
+        if nevts > 0:
+            assert abs(specs.scanned - nevts) <= 1
+            each = [_spread(part, round(len(part) * nevts / total)) for part in each]
+        left = ak.concatenate(each)
+        assert specs.scanned == len(left)
+        assert task.counts.sum(axis=1).tolist() == [len(part) for part in each]
+        assert specs.jdim == {
+            k: int(ak.max(ak.num(left.jet_pt))) for k in ("jet_id", "jet_pt", "twice")
+        }
+        assert {"ht", "met"} < set(specs.flat)
+        assert "id" not in specs.flat
+        for name in ("ht", "twice", "jet_id", "met"):
+            values = ak.drop_none(ak.nan_to_none(left[name]), axis=-1)
+            assert (specs.minv[name], specs.maxv[name]) == (ak.min(values), ak.max(values))
+        with uproot.open(files[1]) as file:
+            key = file_key(1, str(file.file.uuid))
+        ids = ak.values_astype(each[1].id, int) - 20_000
+        parts = membership(21, key, 0, 600)[ids.to_numpy()]
+        assert task.counts[1].tolist() == [int((parts == part).sum()) for part in range(3)]
+
+        rows = np.concatenate([rows for rows, _, _ in data.chunks()])
+        at = specs.columns.index("ht")
+        ht = rows[:, at].astype(float) * (specs.maxv["ht"] - specs.minv["ht"]) + specs.minv["ht"]
+        np.testing.assert_allclose(np.sort(ht), np.sort(left.ht), rtol=1e-5, atol=1e-4)
+        cached = [block for block, _ in data.epoch(0)]
+        streaming, _ = streamed(stack, files, nevts=nevts, cache_bytes=0, **CUTS)
+        np.testing.assert_array_equal(
+            np.concatenate(cached), np.concatenate([block for block, _ in streaming.epoch(0)])
+        )
+        assert len(np.concatenate(cached)) == data.train_events
+        assert len(seen.sample.rows) == min(len(left), 10_000)
+
+    def test_an_rntuple_gives_the_rows_of_a_tree(self, tmp_path: Path, stack: ExitStack) -> None:
+        """With lists of records there; here they are branches of their own, each with a counter."""
+        branches = content(900, 1)
+        tree = write(tmp_path / "tree.root", branches)
+        new = tmp_path / "new.root"
+        jets = ak.zip({"pt": branches["jet_pt"], "id": branches["jet_id"]})
+        flat = {k: v for k, v in branches.items() if not k.startswith("jet")}
+        with uproot.recreate(new) as file:
+            fields = ak.Array(flat | {"jet": jets})
+            file.mkrntuple("Events", fields)
+        dotted = json.loads(json.dumps(CUTS).replace("jet_pt", "`jet.pt`"))
+        rows = []
+        for path, cuts in ((tree, CUTS | {"exclude_branches": ["njet_*"]}), (new, dotted)):
+            data, _ = streamed(stack, [path], ["half"], **cuts)
+            found = np.concatenate([chunk[0] for chunk in data.chunks()])
+            rows.append(found[np.lexsort(found.T)])
+        assert len(rows[0]) > 50
+        np.testing.assert_array_equal(*rows)
+
+    def test_new_lists_get_the_columns_that_were_asked_for(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = two(tmp_path)
+        for sizes, jdim in (
+            ({"twice": 1}, {"jet_id": 3, "jet_pt": 3, "twice": 1}),
+            ({"jet": 2, "tw*": 1}, {"jet_id": 2, "jet_pt": 2, "twice": 1}),
+        ):
+            task = prepared(stack, files, max_vec_sizes=sizes, **CUTS)
+            assert task.specs.jdim == jdim
+        with pytest.raises(DataError, match="max_vec_sizes: 'ht' is no jagged branch"):
+            prepared(stack, files, max_vec_sizes={"ht": 1}, **CUTS)
+
+    def test_specs_fit_as_long_as_the_cuts_are_the_same(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = two(tmp_path)
+        first = prepared(stack, files, **CUTS)
+        again = prepared(stack, files, **CUTS)
+        assert again.specs.to_json() == first.specs.to_json()
+        assert again.warnings == []
+        assert again.cut_flow
+        other = prepared(stack, files, **CUTS | {"selection": "met > 20"})
+        assert "selection was 'count(jet_pt) > 0" in " ".join(other.warnings)
+
+    def test_what_leaves_nothing_is_named_with_the_count(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = two(tmp_path)
+        told = "leaves none of 1500 events: 1500 after run > 0; 0 after met > 1e6"
+        with pytest.raises(DataError, match=told):
+            prepared(stack, files, selection="run > 0 and met > 1e6")
+        told = "leaves no event of the class 'sig' of its 600: 0 after run == 1"
+        with pytest.raises(DataError, match=told):
+            prepared(stack, files, ["bkg", "sig"], selection="run == 1")
+        with pytest.raises(DataError, match="objects: jet: jet_pt > 1e9 leaves no entry in any"):
+            prepared(stack, files, objects={"jet": "jet_pt > 1e9"})
+
+    def test_classes_of_a_label_branch(self, tmp_path: Path, stack: ExitStack) -> None:
+        files = two(tmp_path)[:1]
+        with pytest.raises(DataError, match="leaves no event of the class"):
+            prepared(stack, files, ["kind"], selection="id < 10002")
+        task = prepared(stack, files, ["kind"], selection="kind >= 0")
+        assert task.classes == ["0", "1"]
+        events = arrays(files)
+        assert task.counts.sum(axis=1).tolist() == [ak.sum(events.kind == k) for k in (0, 1)]
+        with pytest.raises(UsageError, match="kind is the label"):
+            prepared(stack, files, ["kind"], new_variables={"x": "kind + 1"})
+
+
+def _spread(events: ak.Array, used: int) -> ak.Array:
+    """``used`` of the events, from 16 places."""
+    done = [used * place // 16 for place in range(17)]
+    places = [len(events) * begin // used + np.arange(end - begin) for begin, end in pairwise(done)]
+    return events[np.concatenate(places)]

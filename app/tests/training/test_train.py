@@ -9,14 +9,18 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import onnxruntime
 import pytest
 import uproot
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
+from mlaas4hep.cli.main import app
 from mlaas4hep.core.errors import DataError, LimitError, MlaasError, ModelError, UsageError
 from mlaas4hep.data import Encoder, file_key, held_out
+from mlaas4hep.inference.events import EventTable
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training import dataset
@@ -512,3 +516,68 @@ def test_tensorflow_is_quiet_and_user_code_runs_in_this_process_only(tmp_path: P
     assert first == second
     assert ran.stderr == ""
     assert (tmp_path / "trained_model/bundle.json").exists()
+
+
+@each("nanoaod")
+def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
+    tmp_path: Path, real: RealFile
+) -> None:
+    cuts = {
+        "objects": {"Jet": "Jet_pt > 20 and abs(Jet_eta) < 2.4"},
+        "new_variables": {
+            "HT": "sum(Jet_pt)",
+            "dphi": "abs(delta_phi(Jet_phi[0], MET_phi))",
+            "ratio": "Jet_pt / HT",
+        },
+        "selection": "count(Jet_pt) >= 1 and MET_pt > 10",
+    }
+    label = "HLT_IsoMu20"
+    branches = ["MET_pt", "Jet_eta", "nMuon"]
+    result = run(
+        tmp_path, str(real.path), label, SKLEARN, selected_branches=branches, **cuts
+    )  # fmt: skip
+    bundle = Bundle.open(result.bundle)
+    assert set(bundle.specs.flat) == {"MET_pt", "nMuon", "HT", "dphi"}
+    assert set(bundle.specs.jagged) == {"Jet_eta", "ratio"}
+    events_in = json.loads((result.bundle / "provenance/run.json").read_text())["cut_flow"]
+    assert [step["cut"] for step in events_in] == ["all", "count(Jet_pt) >= 1", "MET_pt > 10"]
+    assert result.cut_flow == events_in
+    assert events_in[0]["events"] > events_in[1]["events"] > events_in[2]["events"]
+    assert events_in[-1]["events"] == bundle.specs.scanned
+    assert "MET_pt &gt; 10" in (result.bundle / "report.html").read_text()
+
+    needed = [name for names in bundle.specs.inputs for name in names]
+    assert set(needed) == {"MET_pt", "MET_phi", "nMuon", "Jet_pt", "Jet_eta", "Jet_phi"}
+    with uproot.open(real.path) as file:
+        events = file["Events"].arrays(needed)
+    with RootFile(str(real.path), "Events") as file:
+        read = file.read([*needed, "MET_pt"])
+    rows = Encoder(bundle.specs).encode(read)
+    sent = EventTable(json.loads(json.dumps(events.to_list())), bundle.specs)
+    new = [i for i, name in enumerate(bundle.columns) if name.startswith(("HT", "dphi", "ratio"))]
+    served = Encoder(bundle.specs).encode(sent.read(0, len(sent)))
+    np.testing.assert_array_equal(served[:, new].view(np.int32), rows[:, new].view(np.int32))
+    np.testing.assert_allclose(served, rows, rtol=1e-6, atol=1e-6)
+    # As clients print float32: in decimal, as short as can be.
+    short = [
+        {name: np.vectorize(lambda x: float(str(np.float32(x))), otypes=[float])(value).tolist()
+         for name, value in event.items()}
+        for event in events[:50].to_list()
+    ]  # fmt: skip
+    served = Encoder(bundle.specs).encode(EventTable(short, bundle.specs).read(0, 50))
+    np.testing.assert_array_equal(served[:, new].view(np.int32), rows[:50, new].view(np.int32))
+
+    pt, eta = (ak.values_astype(events[f"Jet_{k}"], np.float64) for k in ("pt", "eta"))
+    good = (pt > 20) & (abs(eta) < 2.4)
+    selected = ak.any(good, axis=1) & (events.MET_pt > 10)
+    marked = CliRunner().invoke(
+        app,
+        ["predict", "--model", str(result.bundle), "--files", str(real.path),
+         "--fout", str(tmp_path / "scores.root")],
+    )  # fmt: skip
+    assert marked.exit_code == 0, marked.output
+    with uproot.open(tmp_path / "scores.root") as file:
+        scores = file["scores"].arrays()
+    np.testing.assert_array_equal(scores.selected, selected)
+    assert ak.sum(selected) == bundle.specs.scanned
+    np.testing.assert_array_equal(scores.score_1, answers(result.bundle, rows)[:, 0])

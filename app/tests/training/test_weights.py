@@ -131,14 +131,15 @@ def test_factors_make_the_mean_1_and_balance_the_classes() -> None:
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("cuts", [{}, {"selection": "met > 20 and count(jet_pt) > 0"}])
 def test_each_event_keeps_its_weight(
-    tmp_path: Path, stack: ExitStack, cache_bytes: int, shuffle: bool
+    tmp_path: Path, stack: ExitStack, cache_bytes: int, shuffle: bool, cuts: dict[str, Any]
 ) -> None:
     files = with_weights(tmp_path)
     numbers = {"background": 3, "signal.root": 0.5}
     data, _ = streamed(
         stack, files, labels=["background", "signal"], cache_bytes=cache_bytes, shuffle=shuffle,
-        weights={"branch": "gen", "files": numbers},
+        weights={"branch": "gen", "files": numbers}, **cuts,
     )  # fmt: skip
     assert "gen" not in data.task.specs.columns
     of_id = {
@@ -153,6 +154,39 @@ def test_each_event_keeps_its_weight(
         ids = np.rint(rows[:, column].astype(float) * (high - low) + low).astype(int)
         raw = np.array([of_id[i] for i in ids])
         np.testing.assert_allclose(weights, raw if number == TEST else raw / raw.mean())
+
+
+def test_yields_are_of_the_selected_events(tmp_path: Path, stack: ExitStack) -> None:
+    """The sum of weights that a cross section is divided by is that of all, and given."""
+    files = with_weights(tmp_path)
+    task = prepared(
+        stack, files, ["background", "signal"], selection="met > 20",
+        weights={"branch": "gen", "files": [SAMPLE, 2]},
+    )  # fmt: skip
+    for found, file, factor in zip(task.yields, files, (0.5, 2), strict=True):
+        with uproot.open(file) as opened:
+            events = opened["Events"].arrays(["met", "gen"], library="np")
+        weights = events["gen"][events["met"] > 20] * factor
+        assert found["events"] == len(weights)
+        assert found["yield"] == pytest.approx(weights.sum())
+        assert found["error"] == pytest.approx(np.sqrt((weights**2).sum()))
+
+
+def test_features_are_not_made_of_weights(tmp_path: Path, stack: ExitStack) -> None:
+    files = with_weights(tmp_path)
+    names = ["background", "signal"]
+    with pytest.raises(UsageError, match="gen is the weight: what the model is given"):
+        prepared(stack, files, names, weights="gen", new_variables={"x": "gen * met"})
+    assert prepared(stack, files, names, weights="gen", selection="gen > 0").counts.sum() < 1500
+
+
+def test_a_bad_weight_is_named_by_its_entry(tmp_path: Path, stack: ExitStack) -> None:
+    files = with_weights(tmp_path, bad=np.nan)
+    with uproot.open(files[1]) as opened:
+        met = opened["Events/met"].array(library="np")[77]
+    for selection in ("", f"met > {met / 2}"):
+        with pytest.raises(DataError, match=r"signal\.root: event 77: the weight branch gen holds"):
+            prepared(stack, files, weights="gen", selection=selection)
 
 
 def test_a_weighted_training_from_end_to_end(tmp_path: Path) -> None:

@@ -24,31 +24,46 @@ def predict(
     branch: Annotated[
         str, typer.Option(help="The tree, if it is not the one of the training.")
     ] = "",
+    selected: Annotated[
+        bool,
+        typer.Option(
+            help="If the training had a selection, write the column `selected`, which needs the"
+            " selection's branches."
+        ),
+    ] = True,
 ) -> None:
     """Predict for the events of ROOT files; they are padded and normalised as in the training.
 
     One entry per event, in the order of the files: `score_CLASS` is the probability of CLASS, the
-    second of two classes; with more classes there is one for each.
+    second of two classes; with more classes there is one for each. If the training had a selection,
+    `selected` is 1 for events that pass it, 0 for others; all are predicted.
 
     For example:
 
         mlaas4hep predict --model my_model --files new.root --fout scores.root
     """
-    from mlaas4hep.inference.offline import LocalAnswers, predict_files, score_file
+    from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
     from mlaas4hep.models.bundle import opened, score_meaning, score_names
     from mlaas4hep.training.inputs import read_files_option
 
     inputs = read_files_option(files, Path.cwd())
     with opened(model) as bundle:
-        branches = [*bundle.specs.flat, *bundle.specs.jagged]
+        flat, jagged = bundle.specs.inputs
+        branches = [*flat, *jagged]
         names, meaning = score_names(bundle.classes), score_meaning(bundle.classes)
         tree = branch or bundle.specs.tree
-        answer = LocalAnswers(bundle)
+        local = LocalAnswers(bundle)
+        answer: Answer = local
+        derivation = bundle.specs.derivation
+        if selected and derivation and derivation.cuts.selection:
+            answer = marked = Marked(local, derivation)
+            branches += [name for name in marked.branches if name not in branches]
+            names.append("selected")
         with Bars() as bars, score_file(fout, names) as add:
             for scores in predict_files(inputs, tree, branches, answer, bars):
                 add(scores)
-    if answer.truncated:
-        warn(f"{answer.truncated} values beyond the longest list of the specs were dropped")
+    if local.truncated:
+        warn(f"{local.truncated} values beyond the longest list of the specs were dropped")
     if fout:
         typer.echo(f"{fout}: {', '.join(names)}")
     typer.echo(meaning, err=True)

@@ -116,6 +116,8 @@ def _telling(told: list[str]) -> Callable[[str], None]:
 
 
 def _show_outcome(result: TrainResult, told: list[str]) -> None:
+    for step in result.cut_flow:
+        typer.echo(f"{step['events']:>12} events: {step['cut']}")
     for warning in result.warnings:
         if warning not in told:
             warn(warning)
@@ -148,6 +150,7 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
             "servable": result.servable,
             "why_not": result.why_not,
             "warnings": result.warnings,
+            "cut_flow": result.cut_flow,
         }
     except MlaasError as error:
         show(error)

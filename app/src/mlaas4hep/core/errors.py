@@ -45,8 +45,12 @@ class EventError(DataError):
 
     def after(self, events: int, file: str = "") -> EventError:
         """The same with ``events`` others before it, in that file."""
+        return self.at(self.event + events, file)
+
+    def at(self, event: int, file: str = "") -> EventError:
+        """The same about that event of the file."""
         where = f"{file}: " if file else ""
-        return EventError(self.event + events, self.about, self.remedy, where)
+        return EventError(event, self.about, self.remedy, where)
 
 
 class ModelError(MlaasError):

@@ -25,7 +25,7 @@ class Progress(Protocol):
     """Called by long work, often: an implementation limits its own rate."""
 
     def __call__(self, phase: str, done: int, total: int, **figures: float) -> None:
-        """``done`` of ``total`` events of ``phase`` ("specs", "training", "testing", "publishing").
+        """``done`` of ``total`` events of ``phase`` ("selection", "specs", "training", ...).
 
         ``figures`` are numbers worth showing beside the bar, such as epoch, loss, val_loss.
         """

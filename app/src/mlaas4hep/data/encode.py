@@ -24,7 +24,7 @@ class Encoder:
     A value x becomes (x - min) / (max - min): from 0 to 1 for what the specs were made from, beyond
     for what lies beyond (nothing is clipped). A constant branch becomes 0; padding and missing
     values (NaN, infinite) become PADDING. Lists are padded at the right; values beyond the longest
-    list of the specs are dropped and counted in ``truncated``.
+    list of the specs are dropped and, unless the branch is limited, counted in ``truncated``.
 
     Branches of float16 and float32 whose range is exact in float32 are computed in float32, others
     (integers, bool, doubles) in float64; 64-bit integers beyond 2**53 are rounded to it first.
@@ -48,18 +48,32 @@ class Encoder:
                 scale = _Scale(specs.minv[branch], specs.maxv[branch])
                 self._jagged.append((branch, scale, column, length))
                 column += length
+        self._limited = set(specs.limited)
+        self._derivation = specs.derivation and specs.derivation.without_selection
+        self.operations = self._derivation.nodes if self._derivation else 0
+        """Those of the expressions, for each event or each entry of its lists."""
         self._first_of = {k: group[0] for group in specs.collections for k in group[1:]}
         self._branches = [*(k for k, _ in self._flat), *(item[0] for item in self._jagged)]
 
     def encode(self, events: Events, out: Values | None = None, mask: Mask | None = None) -> Values:
-        """The events as a C-contiguous matrix of shape (n, width) and the encoder's dtype.
+        """Events, as they are in the tree, as a C-contiguous matrix of shape (n, width).
 
-        ``out``, such a matrix, is filled and returned if given. ``mask``, int8 of the same shape,
-        is set to 1 where there was padding or a missing value, to 0 elsewhere. Branches beyond
-        those of the specs are ignored. Raises DataError naming a branch that is absent, not
-        numeric, jagged where it should be flat (or the other way round), or of another length;
-        EventError naming two branches whose lists, of one collection, differ in length.
+        Cuts on objects and new variables of the specs are applied first; the selection is not.
+        ``out``, such a matrix of the encoder's dtype, is filled and returned if given. ``mask``,
+        int8 of the same shape, is set to 1 where there was padding or a missing value, to 0
+        elsewhere. Branches beyond those of the specs are ignored. Raises DataError naming a branch
+        that is absent, not numeric, jagged where it should be flat (or the other way round), or of
+        another length; EventError naming two branches whose lists, of one collection, differ in
+        length.
         """
+        return self.fill(self.derive(events), out, mask)
+
+    def derive(self, events: Events) -> Events:
+        """The events after cuts on objects and with new variables, which ``fill`` takes."""
+        return self._derivation.derive(events) if self._derivation else events
+
+    def fill(self, events: Events, out: Values | None = None, mask: Mask | None = None) -> Values:
+        """``encode`` for events that ``derive`` gave."""
         n = self._count(events)
         if out is None:
             out = np.empty((n, self.width), self.dtype)
@@ -99,7 +113,8 @@ class Encoder:
             index, kept = lists.within(length)
             scaled, missing = scale(values.content[offsets[0] : offsets[-1]])
             if kept is not None:
-                self.truncated += len(scaled) - len(index)
+                if branch not in self._limited:
+                    self.truncated += len(scaled) - len(index)
                 scaled = scaled[kept]
                 missing = None if missing is None else missing[kept]
             cells[column:][index] = scaled

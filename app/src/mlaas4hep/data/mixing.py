@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlaas4hep.data.passing import Passing
 
 PLACES = 16
 """Places of a file, evenly spaced along it, that ``nevts`` takes events from and that are mixed."""
@@ -22,29 +24,51 @@ Arrays = tuple[NDArray[Any], ...]
 
 @dataclass(frozen=True)
 class EventsToUse:
-    """The entries of each file that are used, as ranges in ascending order.
+    """The entries of each file that are used: those in ``ranges``, which ascend, that pass.
 
-    All, or ``nevts`` in proportion to the files' entries, taken from ``PLACES`` places evenly
-    spaced along each file. A file that has events contributes at least one.
+    All that pass, or ``nevts`` of them in proportion to the files' numbers, taken from ``PLACES``
+    places evenly spaced along each file. A file that has such events contributes at least one.
     """
 
     nevts: int
     ranges: tuple[tuple[Range, ...], ...]
+    passing: tuple[Passing, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, entries: Sequence[int], nevts: int = -1) -> EventsToUse:
-        """Those of files with so many ``entries``; ``nevts`` is -1 (all) or at least 1."""
+    def of(
+        cls, entries: Sequence[int], nevts: int = -1, passing: Sequence[Passing] = ()
+    ) -> EventsToUse:
+        """Those of files with so many ``entries``; ``nevts`` is -1 (all) or at least 1.
+
+        ``passing`` says of each file which entries may be used; without it, all.
+        """
+        if passing:
+            numbers = cls.of([p.count(0, n) for p, n in zip(passing, entries, strict=True)], nevts)
+            ranges = (
+                tuple((each.entry(start), each.entry(stop - 1) + 1) for start, stop in used)
+                for each, used in zip(passing, numbers.ranges, strict=True)
+            )
+            return cls(nevts, tuple(ranges), tuple(passing))
+        passing = tuple(Passing() for _ in entries)
         if nevts == 0 or nevts < -1:
             raise ValueError(f"nevts is {nevts}; expected -1 (all) or at least 1")
         total = sum(entries)
         if nevts == -1 or nevts >= total:
-            return cls(nevts, tuple(((0, rows),) if rows else () for rows in entries))
+            return cls(nevts, tuple(((0, rows),) if rows else () for rows in entries), passing)
         shares = [min(rows, max(1, round(rows * nevts / total))) for rows in entries]
-        return cls(nevts, tuple(map(_spread, entries, shares)))
+        return cls(nevts, tuple(map(_spread, entries, shares)), passing)
 
     @property
     def counts(self) -> list[int]:
         """How many events of each file are used."""
+        return [
+            sum(passing.count(start, stop) for start, stop in ranges)
+            for ranges, passing in zip(self.ranges, self.passing, strict=True)
+        ]
+
+    @property
+    def entries(self) -> list[int]:
+        """How many entries the ranges of each file span, passing or not."""
         return [sum(stop - start for start, stop in ranges) for ranges in self.ranges]
 
     def as_dict(self) -> dict[str, int]:

@@ -12,8 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, MlaasError
 from mlaas4hep.core.files import write_json
+from mlaas4hep.data.derivation import Derivation
 from mlaas4hep.data.events import Events, Jagged
 
 VERSION = 1
@@ -53,7 +54,9 @@ class Specs:
     whatever decided what was read. A jagged branch that was empty in every event has jdim 0, no
     range and no column. ``collections`` are groups of jagged branches whose lists had the same
     lengths in every event, as they describe the same objects; ``left_out`` says why other branches
-    can't be used.
+    can't be used; ``limited`` are the jagged branches of which columns were asked for, so that
+    values beyond them are dropped on purpose. With a ``derivation``, all this is of events to which
+    it was applied, and ``flat`` and ``jagged`` hold the new variables too.
     """
 
     tree: str
@@ -69,6 +72,23 @@ class Specs:
     version: int = VERSION
     collections: list[list[str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    limited: list[str] = field(default_factory=list)
+    derivation: Derivation | None = None
+
+    @property
+    def inputs(self) -> tuple[list[str], list[str]]:
+        """The flat and the jagged branches that an event in the tree needs to become a row."""
+        jagged = [name for name in self.jagged if self.jdim[name]]
+        if not self.derivation:
+            return self.flat, jagged
+        kinds = {name: each.kind for name, each in self.derivation.without_selection.inputs.items()}
+        kinds |= dict.fromkeys(self.flat, "flat") | dict.fromkeys(jagged, "jagged")
+        for name in self.derivation.cuts.new_variables:
+            kinds.pop(name, None)
+        return (
+            sorted(k for k, kind in kinds.items() if kind == "flat"),
+            sorted(k for k, kind in kinds.items() if kind == "jagged"),
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -116,6 +136,8 @@ class Specs:
             "selection": self.selection,
             "collections": self.collections,
             "left_out": self.left_out,
+            **({"limited": self.limited} if self.limited else {}),
+            **({"derivation": self.derivation.to_json()} if self.derivation else {}),
         }
 
     def _zero(self, branch: str) -> float:
@@ -171,6 +193,8 @@ class Specs:
             selection=read.get("selection", dict),
             collections=read.collections([k for k in jagged if jdim[k]]),
             left_out=read.texts("left_out"),
+            limited=read.limited(jagged),
+            derivation=read.derivation(flat, jagged),
         )
 
     def save(self, path: Path) -> None:
@@ -300,6 +324,32 @@ class _Reader:
                 raise self.wrong("collections", "expected lists of jagged branches")
         return [list(group) for group in groups if len(group) > 1]
 
+    def limited(self, jagged: Sequence[str]) -> list[str]:
+        """Names of jagged branches; none where the key is absent."""
+        found = self.names("limited") if "limited" in self._value else []
+        if unknown := set(found) - set(jagged):
+            raise self.wrong("limited", f"{min(unknown)!r} is not in jkeys")
+        return found
+
+    def derivation(self, flat: Sequence[str], jagged: Sequence[str]) -> Derivation | None:
+        """What was done to the events; None where the key is absent."""
+        if "derivation" not in self._value:
+            return None
+        try:
+            found = Derivation.from_json(self._value["derivation"])
+        except (ValueError, MlaasError) as error:
+            raise self.wrong("derivation", str(error)) from None
+        kinds = {name: each.kind for name, each in found.inputs.items()}
+        new = dict.fromkeys(found.flat, "flat") | dict.fromkeys(found.jagged, "jagged")
+        for names, kind in ((flat, "flat"), (jagged, "jagged")):
+            for name in names:
+                if (new | kinds).get(name, kind) != kind:
+                    raise self.wrong("derivation", f"{name!r} is {kind} as a feature")
+        for name in new:
+            if name in kinds or name not in (*flat, *jagged):
+                raise self.wrong("derivation", f"{name!r} can't be a new variable")
+        return found
+
     def files(self) -> list[FileRecord]:
         """The files; where they don't say their tree, as in earlier releases, it is the specs'."""
         records = []
@@ -365,10 +415,12 @@ class SpecsScan:
         selection: Mapping[str, Any] | None = None,
         collections: Iterable[Sequence[str]] = (),
         sizes: Mapping[str, int] | None = None,
+        derivation: Derivation | None = None,
     ) -> None:
         """``collections`` are the jagged branches whose lists may be of the same lengths.
 
         ``sizes``: the columns of jagged branches, where they aren't those of the longest list.
+        With a ``derivation``, events to which it was applied are added.
         """
         self._tree = tree
         self._flat = {k: BranchRange() for k in sorted(flat)}
@@ -377,6 +429,7 @@ class SpecsScan:
         self._selection = dict(selection or {})
         self._collections = [list(group) for group in collections]
         self._sizes = dict(sizes or {})
+        self._derivation = derivation
         self.scanned: dict[int, int] = {}
         """Events seen so far, by the file's position."""
 
@@ -464,6 +517,8 @@ class SpecsScan:
                 for names in self._collections
                 if len(group := [k for k in names if self._jagged[k].longest]) > 1
             ],
+            limited=sorted(self._sizes),
+            derivation=self._derivation,
         )
 
 

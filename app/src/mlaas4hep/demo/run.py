@@ -186,7 +186,7 @@ def five_files(upload: Path, inputs: Inputs) -> Path:
 
 def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64]]:
     """Events with the branches that the model wants, and the index of each one's class."""
-    branches = [*bundle.specs.flat, *bundle.specs.jagged]
+    branches = [name for names in bundle.specs.inputs for name in names]
     if inputs.predict:
         with RootFile(str(inputs.predict), inputs.tree) as file:
             events = dict(file.read([*branches, "truth"]))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import EventError, LimitError, UsageError, did_you_mean
-from mlaas4hep.data.events import Branch, Jagged
+from mlaas4hep.data.events import Branch, Events, Jagged
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.inference.engine import Answers, Model
 
@@ -24,6 +24,8 @@ MOST_CELLS = 64 << 20
 """Numbers, events times the model's columns, of one request."""
 MOST_ANSWERS = 1 << 20
 """Numbers, events times the model's classes, of one answer."""
+MOST_DERIVED = 64 << 20
+"""Operations of the model's expressions on the values of one request."""
 
 _NUMBERS = {int, float, bool, type(None)}
 
@@ -31,8 +33,8 @@ _NUMBERS = {int, float, bool, type(None)}
 def example(specs: Specs) -> dict[str, Any]:
     """An event in the middle of every branch's range, as a client would send it."""
     middle = {k: float(f"{(specs.minv[k] + specs.maxv[k]) / 2:.3g}") for k in specs.minv}
-    flat = {k: middle[k] for k in specs.flat}
-    return flat | {k: [middle[k]] for k in specs.jagged if specs.jdim[k]}
+    flat, jagged = specs.inputs  # what only expressions read has no range
+    return {k: middle.get(k, 0) for k in flat} | {k: [middle.get(k, 0)] for k in jagged}
 
 
 class EventTable:
@@ -43,8 +45,7 @@ class EventTable:
     """
 
     def __init__(self, content: Any, specs: Specs) -> None:
-        self._flat = specs.flat
-        self._jagged = [name for name in specs.jagged if specs.jdim[name]]
+        self._flat, self._jagged = specs.inputs
         self._content: list[dict[str, Any]] | dict[str, list[Any]] = content
         if isinstance(content, list):
             self._count = len(content)
@@ -113,18 +114,28 @@ async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
     """The answers to events as they are in the tree, and how many values were dropped.
 
     Dropped are values of an event beyond the most that the training saw in their branch. Raises
-    UsageError, or EventError where lists of one collection differ in length.
+    UsageError, EventError where lists of one collection differ in length, or LimitError where the
+    model's expressions would take too long.
     """
     table = EventTable(content, model.specs)
     encoder = model.encoder()
     check_events(len(table), model)
     size = max(1, min(SLICE, SLICE_CELLS // model.width))
     answers = []
+    operations = 0
     for start in range(0, max(len(table), 1), size):
 
         def encode(start: int = start) -> NDArray[np.float32]:
+            nonlocal operations
+            events = table.read(start, start + size)
+            operations += encoder.operations * longest(events)
+            if operations > MOST_DERIVED:
+                raise LimitError(
+                    f"the events are too many or too long for the expressions of {model.name}",
+                    "Send fewer at once.",
+                )
             try:
-                return encoder.encode(table.read(start, start + size))
+                return encoder.encode(events)
             except EventError as error:
                 raise error.after(start) from None
 
@@ -141,6 +152,12 @@ def check_events(count: int, model: Model) -> None:
             f"{model.width} columns and {len(model.classes)} classes",
             f"Send at most {most} events at once.",
         )
+
+
+def longest(events: Events) -> int:
+    """How many values the branch has that has most."""
+    contents = (each.content if isinstance(each, Jagged) else each for each in events.values())
+    return max(map(len, contents), default=0)
 
 
 def _near(name: str, known: dict[str, Any]) -> str:

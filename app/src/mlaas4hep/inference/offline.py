@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import Encoder, Events
+from mlaas4hep.data import Derivation, Encoder, Events
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
@@ -44,6 +44,23 @@ class LocalAnswers:
         (outputs,) = self._session.run(["outputs"], {"inputs": self._encoder.encode(events)})
         scores: Scores = outputs
         return scores
+
+
+class Marked:
+    """Answers with one more column: 1 where the event passes the training's selection, else 0."""
+
+    def __init__(self, answer: Answer, derivation: Derivation) -> None:
+        self._answer, self._derivation = answer, derivation.for_selection
+
+    @property
+    def branches(self) -> list[str]:
+        """Those that the selection reads."""
+        return list(self._derivation.inputs)
+
+    def __call__(self, events: Events) -> Scores:
+        """The scores of the events, and whether each is selected."""
+        selected, _ = self._derivation.passes(self._derivation.derive(events))
+        return np.column_stack([self._answer(events), selected.astype(np.float32)])
 
 
 def predict_files(

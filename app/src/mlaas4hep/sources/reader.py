@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.data import Events, Jagged, Range
+from mlaas4hep.data import Events, Jagged, Passing, Range
 from mlaas4hep.data.mixing import cut, scattered
 from mlaas4hep.sources.columns import Column, Place, SharedOffsets, UnreadableError
 
 Fetch = Callable[[list[Place]], Iterator[Any]]
 """Gives a filled uproot Chunk for each byte range, in order."""
+ALL = Passing()
+"""Without a selection."""
 Guard = Callable[[str], AbstractContextManager[None]]
 """Turns whatever fails while that branch is read into an error that names file and branch."""
 
@@ -127,8 +129,9 @@ class SpreadReader:
     """Reads the parts of a tree in rounds, so that each stretch is a sample of the whole.
 
     A round is ``at_once`` parts or fewer, evenly spaced along the tree, each of which ``read``
-    gives with all of it in memory. They are taken from by turns and in proportion, ``piece`` events
-    at most from somewhere in the part, and so end together.
+    gives with all of it in memory. They are taken from by turns and in proportion, ``piece``
+    entries at most from somewhere in the part, and so end together. Of the events, those that pass
+    are given.
     """
 
     def __init__(
@@ -139,27 +142,33 @@ class SpreadReader:
         at_once: int,
         places: int,
         is_limited: bool,
+        passing: Passing = ALL,
     ) -> None:
         self.places = places
         """About how many parts, PLACES at most, there are events of in a mixing buffer."""
         self.is_limited = is_limited
         """Whether they are fewer than wanted, for want of memory."""
+        parts = [part for part in parts if any(passing.count(*each) for each in part)]
         rounds = -(-len(parts) // at_once)
         self._rounds = iter([parts[number::rounds] for number in scattered(rounds)])
         self._round: list[_Part] = []
         self._read = read
         self._piece = piece
+        self._passing = passing
 
     def take(self, n: int) -> Iterator[tuple[int, int, Events]]:
-        """The next ``n`` events in pieces: (start, stop, events), the entries and their values."""
+        """The next ``n`` events in pieces: (start, stop, those of the entries that pass)."""
         while n:
             if not self._round:
                 parts = next(self._rounds)
                 order = scattered(len(parts))
-                self._round = [_Part(parts[number], self._read, self._piece) for number in order]
+                self._round = [
+                    _Part(parts[number], self._read, self._piece, self._passing) for number in order
+                ]
             behind = max(self._round, key=lambda part: part.left / part.events)
+            left = behind.left
             start, stop, events = behind.take(n)
-            n -= stop - start
+            n -= left - behind.left
             if not behind.left:
                 self._round.remove(behind)  # and with it what it has in memory
             yield start, stop, events
@@ -168,9 +177,17 @@ class SpreadReader:
 class _Part:
     """Ranges of a tree that are in memory at once; read when the first of them is taken."""
 
-    def __init__(self, ranges: list[Range], read: Callable[[int, int], Reader], piece: int) -> None:
-        self.events = self.left = sum(stop - start for start, stop in ranges)
+    def __init__(
+        self,
+        ranges: list[Range],
+        read: Callable[[int, int], Reader],
+        piece: int,
+        passing: Passing,
+    ) -> None:
+        self._passing = passing
+        self.events = self.left = sum(passing.count(*each) for each in ranges)
         pieces = [each for start, stop in ranges for each in cut(start, stop, piece)]
+        pieces = [each for each in pieces if passing.count(*each)]
         self._pieces = [pieces[number] for number in reversed(scattered(len(pieces)))]
         self._read = partial(read, ranges[0][0], ranges[-1][1])
 
@@ -180,13 +197,14 @@ class _Part:
 
     def take(self, n: int) -> tuple[int, int, Events]:
         """The next piece, or the first ``n`` events of it: (start, stop, events)."""
-        start, end = self._pieces.pop()
-        stop = min(start + n, end)
-        if stop < end:
+        start, stop = self._pieces.pop()
+        here = self._passing.count(start, stop)
+        if here > n:
+            end, stop, here = stop, self._passing.after(start, n), n
             self._pieces.append((stop, end))
-        self.left -= stop - start
+        self.left -= here
         self._reader.position = start
-        return start, stop, self._reader.take(stop - start)
+        return start, stop, self._passing.of(self._reader.take(stop - start), start, stop)
 
 
 def _basket_starts(columns: list[Column], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ import uproot
 from uproot.source.chunk import Chunk
 
 from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean, first_line
-from mlaas4hep.data import Events, FileRecord, Range
+from mlaas4hep.data import Events, FileRecord, Passing, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
     BranchInfo,
@@ -34,7 +34,7 @@ from mlaas4hep.sources.columns import (
     UnreadableError,
 )
 from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
-from mlaas4hep.sources.reader import Reader, SpreadReader
+from mlaas4hep.sources.reader import ALL, Reader, SpreadReader
 from mlaas4hep.sources.rntuple import Fields
 from mlaas4hep.sources.ttree import Branches
 
@@ -289,11 +289,15 @@ class RootFile:
         return Reader(columns, start, stop, window_bytes, self._fetch(), self._guard)
 
     def blocks(
-        self, branches: Sequence[str], ranges: Sequence[Range], step: int
+        self,
+        branches: Sequence[str],
+        ranges: Sequence[Range],
+        step: int,
+        passing: Passing = ALL,
     ) -> Iterator[tuple[int, int, Events]]:
-        """The ranges from the first to the last, ``step`` events at most at a time.
+        """The ranges from the first to the last, ``step`` entries at most at a time.
 
-        Each as (start, stop, events); memory is that of a Reader.
+        Each as (start, stop, those of the events that pass); memory is that of a Reader.
         """
         if not ranges:
             return
@@ -302,12 +306,17 @@ class RootFile:
             reader.position = begin
             while (start := reader.position) < end:
                 events = reader.take(min(step, end - start))
-                yield start, reader.position, events
+                yield start, reader.position, passing.of(events, start, reader.position)
 
     def spread(
-        self, branches: Sequence[str], ranges: Sequence[Range], max_bytes: int, turn: int
+        self,
+        branches: Sequence[str],
+        ranges: Sequence[Range],
+        max_bytes: int,
+        turn: int,
+        passing: Passing = ALL,
     ) -> SpreadReader:
-        """Reads the ranges so that each ``turn`` events are a sample of all, see SpreadReader.
+        """Reads the ranges so that each ``turn`` entries are a sample of all, see SpreadReader.
 
         A part is a cluster, between entries at which the baskets of all branches begin. Small ones
         are read together; one of more than two baskets a branch may be divided, and a basket that
@@ -343,7 +352,7 @@ class RootFile:
             return reader
 
         return SpreadReader(
-            parts, read, piece, at_once, min(PLACES, at_once + passed), at_once < wanted
+            parts, read, piece, at_once, min(PLACES, at_once + passed), at_once < wanted, passing
         )
 
     def _guard(self, branch: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from mlaas4hep.core.errors import DataError, EventError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import EventsToUse, Specs, SpecsScan
+from mlaas4hep.data import Derivation, EventsToUse, Specs, SpecsScan
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.selection import Selected, Selection, select
+from mlaas4hep.sources.selection import Selected, Selection, select, sizes
 
 _STEP = 10_000
 _ENOUGH = 100
@@ -21,19 +23,25 @@ def scan(
     selection: Selection,
     use: EventsToUse | None = None,
     progress: Progress = silent,
+    derivation: Derivation | None = None,
 ) -> Specs:
-    """The specs of the events to use (None: all), in one pass.
+    """The specs of the events to use (None: all), in one pass, after the ``derivation`` if any.
 
     Branches that uproot can't read are left out, and the pass starts again; one that is selected by
     its exact name is an error. Memory is that of a Reader, independent of the size of the files.
-    Raises DataError as ``select`` and ``SpecsScan.result`` do.
+    Raises DataError as ``select`` and ``SpecsScan.result`` do, and naming objects of which none is
+    left.
     """
     chosen = select(files, selection)
+    new = derivation.jagged if derivation else []
+    limits = sizes([*chosen.jagged, *new], selection.max_vec_sizes or {})
     use = use or EventsToUse.of([file.entries for file in files])
     while True:
         try:
-            return _scan(files, chosen, selection, use, progress)
+            return _scan(files, chosen, selection, limits, use, progress, derivation)
         except UnreadableError as error:
+            if derivation and error.branches.keys() & derivation.inputs.keys():
+                raise
             chosen = chosen.without(error, selection)
 
 
@@ -41,22 +49,62 @@ def _scan(
     files: Sequence[RootFile],
     chosen: Selected,
     selection: Selection,
+    limits: dict[str, int],
     use: EventsToUse,
     progress: Progress,
+    derivation: Derivation | None,
 ) -> Specs:
     done, total = 0, sum(use.counts)
     found = SpecsScan(
         selection.tree,
-        chosen.flat,
-        chosen.jagged,
+        [*chosen.flat, *(derivation.flat if derivation else ())],
+        [*chosen.jagged, *(derivation.jagged if derivation else ())],
         [file.record for file in files],
-        selection.as_dict() | use.as_dict(),
+        selected_by(selection, use, derivation),
         chosen.counted + (chosen.alike if total >= _ENOUGH else []),
-        chosen.sizes,
+        {k: size for k, size in limits.items() if k not in chosen.left_out},
+        derivation,
     )
+    derive = derivation.without_selection if derivation else None
+    branches = dict.fromkeys([*chosen.flat, *chosen.jagged, *(derive.inputs if derive else ())])
     for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
-        for start, stop, events in file.blocks([*chosen.flat, *chosen.jagged], ranges, _STEP):
-            found.add(position, events)
+        passing = use.passing[position]
+        for start, stop, events in file.blocks(list(branches), ranges, _STEP, passing):
+            try:
+                found.add(position, derive.derive(events) if derive else events)
+            except EventError as error:
+                raise error.at(passing.nth(start, error.event), file.name) from None
             done += stop - start
             progress("specs", done, total)
-    return replace(found.result(), left_out=chosen.left_out)
+    specs = replace(found.result(), left_out=chosen.left_out)
+    _check_derived(specs)
+    return specs
+
+
+def selected_by(
+    selection: Selection, use: EventsToUse, derivation: Derivation | None
+) -> dict[str, Any]:
+    """All that decided what was read, as ``Specs.selection`` holds it."""
+    cuts = derivation.cuts.as_dict() if derivation else {}
+    return selection.as_dict() | use.as_dict() | cuts
+
+
+def _check_derived(specs: Specs) -> None:
+    """DataError if a cut on objects left none of them in any event, or two columns have a name."""
+    if specs.derivation is None:
+        return
+    columns = specs.columns
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise DataError(
+            f"new_variables: two columns would have the name {twice}",
+            "Give the new variable another name.",
+        )
+    for name, branches in specs.derivation.collections.items():
+        features = [branch for branch in branches if branch in specs.jdim]
+        if features and not any(specs.jdim[branch] for branch in features):
+            text = specs.derivation.cuts.objects[name].text
+            raise DataError(
+                f"objects: {name}: {text} leaves no entry in any of {specs.scanned} events",
+                "Loosen the condition.",
+            )

@@ -51,8 +51,7 @@ class Selected:
 
     ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
     whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
-    ``warnings`` say what is odd, but allowed. ``sizes`` are the columns of those jagged branches
-    of which they are given.
+    ``warnings`` say what is odd, but allowed.
     """
 
     flat: list[str]
@@ -61,7 +60,6 @@ class Selected:
     warnings: list[str] = field(default_factory=list)
     counted: list[list[str]] = field(default_factory=list)
     alike: list[list[str]] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Flat and jagged names, as in ``flat, jagged = select(...)``."""
@@ -80,7 +78,7 @@ class Selected:
             [[k for k in group if k not in lost] for group in groups]
             for groups in (self.counted, self.alike)
         )
-        return Selected(flat, jagged, left_out, self.warnings, counted, alike, self.sizes)
+        return Selected(flat, jagged, left_out, self.warnings, counted, alike)
 
 
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
@@ -153,23 +151,25 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         warnings,
         _groups(infos_of, lambda info: info.counter),
         _groups(infos_of, _stem),
-        _sizes(jagged, selection.max_vec_sizes or {}),
     )
 
 
-def _sizes(jagged: Sequence[str], given: Mapping[str, int]) -> dict[str, int]:
-    """The size of each branch that one is given for; an exact name comes before the others."""
+def sizes(jagged: Sequence[str], given: Mapping[str, int]) -> dict[str, int]:
+    """The columns of each jagged branch that ``max_vec_sizes`` gives; exact names come first.
+
+    Raises DataError naming a branch with several sizes, or a key that fits no branch.
+    """
     of_branch: dict[str, int] = {}
     for name in jagged:
         fitting = {key: size for key, size in given.items() if _is_of(name, key)}
-        sizes = {given[name]} if name in given else set(fitting.values())
-        if len(sizes) > 1:
+        found = {given[name]} if name in given else set(fitting.values())
+        if len(found) > 1:
             raise DataError(
                 f"max_vec_sizes: the branch {name} has several: {', '.join(map(repr, fitting))}",
                 f"Give {name} a size of its own, or take one away.",
             )
-        if sizes:
-            of_branch[name] = sizes.pop()
+        if found:
+            of_branch[name] = found.pop()
     for key in given:
         if not any(_is_of(name, key) for name in jagged):
             raise DataError(

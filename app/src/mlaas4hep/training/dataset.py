@@ -101,7 +101,7 @@ class Dataset:
             progress("reading", done, total)
         self._cache = cache
         warnings = self._seen_in_order(readers)
-        if encoder.truncated and not task.params.max_vec_sizes:
+        if encoder.truncated:
             warnings.append(
                 f"{encoder.truncated} values beyond the longest list of the specs were dropped"
             )
@@ -155,18 +155,19 @@ class Dataset:
 
     def _readers(self) -> list[SpreadReader]:
         task = self.task
-        others = task.labels.branch, task.weights and task.weights.branch
-        branches = [*task.specs.flat, *task.specs.jagged, *(name for name in others if name)]
         used = task.use.counts
         mixed_over = self._held if task.params.shuffle else self._block
         return [
             file.spread(
-                branches,
+                task.branches,
                 ranges,
                 READ_BYTES // len(task.files),
-                mixed_over * events // sum(used),  # so that there are some of each place
+                mixed_over * entries // sum(used),  # so that there are some of each place
+                passing,
             )
-            for file, ranges, events in zip(task.files, task.use.ranges, used, strict=True)
+            for file, ranges, entries, passing in zip(
+                task.files, task.use.ranges, task.use.entries, task.use.passing, strict=True
+            )
         ]
 
     def _chunks(
@@ -182,12 +183,13 @@ class Dataset:
             at = 0
             for index, (begin, end) in enumerate(plan):
                 for start, stop, events in readers[index].take(end - begin):
-                    piece = slice(at, at + stop - start)
-                    encoder.encode(events, out=rows[piece])
+                    piece = slice(at, at + task.use.passing[index].count(start, stop))
+                    events = encoder.derive(events)
+                    encoder.fill(events, out=rows[piece])
                     classes[piece] = task.labels.of_events(events, index)
                     parts[piece] = task.parts(index, start, stop)
                     if weights is not None and task.weights:
-                        weights[piece] = task.weights.of_events(events, index, stop - start)
+                        weights[piece] = task.weights.of_events(events, index, piece.stop - at)
                     if sample is not None:
                         sample.add(events, rows[piece], classes[piece], index)
                     at = piece.stop

@@ -89,8 +89,8 @@ class Labels:
         Raises DataError on values that are no labels, on one only, or on more than MAX_CLASSES.
         """
         found: NDArray[Any] | None = None
-        for file, ranges in zip(files, use.ranges, strict=True):
-            for _, _, events in file.blocks([name], ranges, _STEP):
+        for file, ranges, passing in zip(files, use.ranges, use.passing, strict=True):
+            for _, _, events in file.blocks([name], ranges, _STEP, passing):
                 values = np.unique(_label_values(events, name))
                 found = values if found is None else np.unique(np.concatenate([found, values]))
                 if len(found) > MAX_CLASSES:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
-from mlaas4hep.data import Split
+from mlaas4hep.data import Cuts, Split
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.selection import IDENTIFIER
 from mlaas4hep.training.weights import WeightsKey
@@ -32,6 +32,9 @@ INSTEAD = {
     "class_weight": "class_balance",
     "class_weights": "class_balance",
     "balanced": "class_balance",
+    **dict.fromkeys(("cut", "cuts", "filter", "select", "preselection"), "selection"),
+    **dict.fromkeys(("variables", "define", "defines", "features", "expressions"), "new_variables"),
+    **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
 }
 """Words of the field that are no keys, and the key that does it."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
@@ -135,6 +138,24 @@ class Params(BaseModel):
         "Give each class the same total weight in the fit, however many events it has; metrics"
         " don't change.",
     )
+    objects: dict[str, str] = _key(
+        {},
+        'an object such as {"Jet": "Jet_pt > 30"}',
+        "Which entries of lists are kept, by collection, in all its branches: conditions on each"
+        " entry ([expressions](../explanation/expressions.md)). Applied first.",
+    )
+    new_variables: dict[str, str] = _key(
+        {},
+        'an object such as {"HT": "sum(Jet_pt)"}',
+        "Features that are computed, by name, of what objects left; later ones may use earlier"
+        " ones. Applied second.",
+    )
+    selection: str = _key(
+        "",
+        'a text such as "count(Jet_pt) > 1 and MET_pt > 50"',
+        "Events to use: one condition per event, of branches and new variables; empty means all."
+        " Applied last; nevts, split and specs are of what it leaves.",
+    )
     redirector: str = _key(
         "",
         "the address of a server, such as root://xrootd-cms.infn.it",
@@ -164,6 +185,11 @@ class Params(BaseModel):
     def weights_key(self) -> WeightsKey | None:
         """``weights``, understood."""
         return WeightsKey.parse(self.weights)
+
+    @property
+    def cuts(self) -> Cuts:
+        """``objects``, ``new_variables`` and ``selection``, parsed."""
+        return Cuts.parse(self.objects, self.new_variables, self.selection)
 
     @property
     def plan(self) -> FitPlan:
@@ -202,7 +228,7 @@ class Params(BaseModel):
             values["split"] = float(values["split"])
         try:
             params = cls(**values)
-            params.parts, params.weights_key  # noqa: B018  (checks them)
+            params.parts, params.weights_key, params.cuts  # noqa: B018  (checks them)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
             raise _wrong(where, key, values[key]) from None

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, EventError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import TEST, EventsToUse, Specs, file_key, membership
+from mlaas4hep.data import TEST, Derivation, EventsToUse, Passing, Specs, file_key, membership
+from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.scan import scan
+from mlaas4hep.sources.scan import scan, selected_by
 from mlaas4hep.sources.selection import Selected, Selection, select
 from mlaas4hep.training.labels import Labels, label_branch
 from mlaas4hep.training.params import Params
@@ -27,12 +30,15 @@ _STEP = 1 << 20  # entries that are counted at once
 
 @dataclass(frozen=True)
 class _Input:
-    """Open files, and the entries and branches of them that are used."""
+    """Open files, the entries and branches of them that are used, and what is made of these."""
 
     files: list[RootFile]
     use: EventsToUse
     selection: Selection
     selected: Selected
+    derivation: Derivation | None
+    cut_flow: CutFlow | None
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Task:
     """All that decides what a model is trained on; the events themselves are read by a Dataset.
 
     ``totals`` are sums over the events of each file, class and part; ``warnings`` are what was
-    odd, but allowed.
+    odd, but allowed. ``cut_flow`` is None without a selection.
     """
 
     files: list[RootFile]
@@ -53,6 +59,7 @@ class Task:
     factors: NDArray[np.float64] | None
     """What the weights are multiplied with, by class and part; None if all events count alike."""
     warnings: list[str]
+    cut_flow: CutFlow | None = None
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -65,9 +72,21 @@ class Task:
         """Names of the classes, in order."""
         return self.labels.names
 
+    @cached_property
+    def yields(self) -> list[dict[str, Any]]:
+        """As Totals.yields gives them; nothing without weights."""
+        names = [file.name for file in self.files]
+        return self.totals.yields(names, self.classes) if self.weights else []
+
+    @property
+    def branches(self) -> list[str]:
+        """All that is read: what the columns are made of, the label's and the weight's."""
+        flat, jagged = self.specs.inputs
+        return list(dict.fromkeys([*flat, *jagged, *_roles(self.labels, self.weights)]))
+
     def parts(self, file: int, start: int, stop: int) -> NDArray[np.uint8]:
-        """The part of each entry ``start:stop`` of a file, by its position; see ``membership``."""
-        return _parts(self.files, self.params, file, start, stop)
+        """The parts of those entries ``start:stop`` of a file that pass; see ``membership``."""
+        return _parts(self.files, self.use, self.params, file, start, stop)
 
 
 def prepare(
@@ -79,7 +98,7 @@ def prepare(
     specs_file: Path | None = None,
     progress: Progress = silent,
 ) -> Task:
-    """Open the files, select, find classes and specs, and count; phase "specs".
+    """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
 
     ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
     global-specs.json in ``cwd`` if they fit, else new ones, which are written there. The same
@@ -88,23 +107,34 @@ def prepare(
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
-    given = _opened(names, labels, params, cwd, stack)
+    given = _opened(names, labels, params, cwd, stack, progress)
     branch, signal = given.selection.label_branch, str(params.signal)
-    classes = Labels.of(labels, branch, given.files, given.use, signal)
-    specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
-    if not specs.width:
-        raise DataError("no column is left to train on", "Select more branches.")
+    classes = Labels.of(labels, branch, given.files, _labelled(given, branch), signal)
     weights = None
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
         weights = key.of_files([file.name for file in given.files], labels_of_files)
     totals = _count(given, classes, weights, params)
+    _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
+    specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
+    if not specs.width:
+        raise DataError("no column is left to train on", "Select more branches.")
     told += _check_counts(totals.events.sum(axis=0), classes.names)
     factors = None
     if weights or params.class_balance:
         factors = totals.factors(params.class_balance, classes.names)
-    warnings = [*given.selected.warnings, *_warnings_of(specs, given), *told]
-    return Task(given.files, given.use, classes, specs, params, totals, weights, factors, warnings)
+    return Task(
+        files=given.files,
+        use=given.use,
+        labels=classes,
+        specs=specs,
+        params=params,
+        totals=totals,
+        weights=weights,
+        factors=factors,
+        warnings=[*given.warnings, *_warnings_of(specs, given), *told],
+        cut_flow=given.cut_flow,
+    )
 
 
 def scan_files(
@@ -120,20 +150,24 @@ def scan_files(
     labels every branch may be one.
     """
     with ExitStack() as stack:
-        given = _opened(names, labels, params, cwd, stack)
-        specs = scan(given.files, given.selection, given.use, progress)
-        return specs, given.selected.warnings + _warnings_of(specs, given)
+        given = _opened(names, labels, params, cwd, stack, progress)
+        specs = scan(given.files, given.selection, given.use, progress, given.derivation)
+        return specs, given.warnings + _warnings_of(specs, given)
 
 
 def _opened(
-    names: Sequence[str], labels: Sequence[str], params: Params, cwd: Path, stack: ExitStack
+    names: Sequence[str],
+    labels: Sequence[str],
+    params: Params,
+    cwd: Path,
+    stack: ExitStack,
+    progress: Progress,
 ) -> _Input:
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
     _refuse_same(files)
     trees = ", ".join(dict.fromkeys(file.tree for file in files))
-    use = EventsToUse.of([file.entries for file in files], params.nevts)
-    if not sum(use.counts):
+    if not any(file.entries for file in files):
         raise DataError(
             f"no events in the tree {trees} of {', '.join(f.name for f in files)}",
             "Give other files.",
@@ -148,7 +182,56 @@ def _opened(
         label_branch=label_branch(labels, files),
         weight_branch=params.weights_key.branch if params.weights_key else None,
     )
-    return _Input(files, use, selection, select(files, selection))
+    selected = select(files, selection)
+    cuts = params.cuts
+    roles = {selection.label_branch: "label", selection.weight_branch: "weight"}
+    taken = {name: role for name, role in roles.items() if name}
+    derivation, warnings = derivation_of(files, cuts, selected, taken)
+    passing: list[Passing] = []
+    flow = None
+    if derivation and cuts.selection:
+        passing, flow = find_passing(files, derivation, progress)
+        if not flow.events[-1].any():
+            raise DataError(
+                f"the selection leaves none of {flow.events[0].sum()} events: {_told(flow)}",
+                "Loosen the condition behind which none is left.",
+            )
+    use = EventsToUse.of([file.entries for file in files], params.nevts, passing)
+    warnings = [*selected.warnings, *warnings]
+    return _Input(files, use, selection, selected, derivation, flow, warnings)
+
+
+def _told(flow: CutFlow) -> str:
+    """The numbers of events, cut by cut."""
+    steps = zip(flow.cuts, flow.events[1:].sum(axis=1), strict=True)
+    return "; ".join(f"{events} after {cut}" for cut, events in steps)
+
+
+def _labelled(given: _Input, label: str | None) -> EventsToUse:
+    """The events whose labels are the classes: also those that are cut away, unless by the label.
+
+    So a class of which the selection leaves nothing is noticed.
+    """
+    cuts = given.derivation and given.derivation.cuts
+    if cuts and cuts.selection and label not in cuts.selection.names:
+        return EventsToUse.of([file.entries for file in given.files])
+    return given.use
+
+
+def _check_selection(given: _Input, classes: Labels, counts: NDArray[np.int64]) -> None:
+    """DataError naming a class, of ``counts`` events, of which the selection leaves none."""
+    if given.cut_flow is None:
+        return
+    for number, name in enumerate(classes.names):
+        if counts[number]:
+            continue
+        mine = [at for at, one in enumerate(classes.per_file) if one == number]
+        flow = CutFlow(given.cut_flow.cuts, given.cut_flow.events[:, mine])
+        of = f" of its {flow.events[0].sum()}: {_told(flow)}" if mine else ""
+        raise DataError(
+            f"the selection leaves no event of the class {name!r}{of}",
+            "Loosen it, or leave out the class.",
+        )
 
 
 def _refuse_same(files: Sequence[RootFile]) -> None:
@@ -170,7 +253,7 @@ def _find_specs(
 ) -> tuple[Specs, list[str]]:
     """Specs that fit: of the file ``wanted``, else of ``path``, else of a new scan; warnings."""
     records = [file.record for file in given.files]
-    selection = given.selection.as_dict() | given.use.as_dict()
+    selection = selected_by(given.selection, given.use, given.derivation)
     if wanted is not None:
         specs = Specs.load(wanted)
         specs.check_fits(records, selection)
@@ -184,7 +267,7 @@ def _find_specs(
             warnings.append(f"{path.name} is made again: {error.message}")
         else:
             return specs, []
-    specs = scan(given.files, given.selection, given.use, progress)
+    specs = scan(given.files, given.selection, given.use, progress, given.derivation)
     try:
         specs.save(path)
     except OSError as error:
@@ -198,24 +281,31 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
 
 
 def _parts(
-    files: Sequence[RootFile], params: Params, file: int, start: int, stop: int
+    files: Sequence[RootFile], use: EventsToUse, params: Params, file: int, start: int, stop: int
 ) -> NDArray[np.uint8]:
     key = file_key(file, files[file].uuid)
-    return membership(params.seed, key, start, stop, params.parts)
+    parts = membership(params.seed, key, start, stop, params.parts)
+    return use.passing[file].rows(parts, start, stop)
+
+
+def _roles(labels: Labels, weights: Weights | None) -> list[str]:
+    """The branches of label and weight, of those that there are."""
+    return [name for name in (labels.branch, weights and weights.branch) if name]
 
 
 def _count(given: _Input, labels: Labels, weights: Weights | None, params: Params) -> Totals:
     """Sums over all events that are used."""
-    branches = [name for name in (labels.branch, weights and weights.branch) if name]
+    branches = _roles(labels, weights)
     totals = Totals.empty(len(given.files), len(labels.names))
     for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
-        for start, stop, events in file.blocks(branches, ranges, _STEP):
-            parts = _parts(given.files, params, index, start, stop)
+        passing = given.use.passing[index]
+        for start, stop, events in file.blocks(branches, ranges, _STEP, passing):
+            parts = _parts(given.files, given.use, params, index, start, stop)
             places = labels.of_events(events, index) * 3 + parts
             try:
-                of_events = weights.of_events(events, index, stop - start) if weights else None
+                of_events = weights.of_events(events, index, len(parts)) if weights else None
             except EventError as error:
-                raise error.after(start, file.name) from None
+                raise error.at(passing.nth(start, error.event), file.name) from None
             totals.add(index, places, of_events)
     return totals
 

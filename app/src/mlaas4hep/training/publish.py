@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import mlaas4hep
-from mlaas4hep.core.errors import LimitError, UsageError
+from mlaas4hep.core.errors import LimitError, UsageError, first_line
 from mlaas4hep.core.files import NO_ROOM, remove_tree, write_json
 from mlaas4hep.frameworks import FRAMEWORKS, Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
@@ -175,8 +175,9 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "metrics": trained.metrics,
         "warnings": trained.warnings,
         "counts": trained.task.counts.tolist(),
-        "yields": _yields(trained.task),
+        "yields": trained.task.yields,
         "class_balance": trained.task.params.class_balance,
+        "cut_flow": trained.task.cut_flow.as_list() if trained.task.cut_flow else [],
         "tree": specs.tree,
         "flat": specs.flat,
         "jagged": specs.jagged,
@@ -185,12 +186,6 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "epochs": len(next(iter(trained.fit.history.values()), [])),
         "seed": trained.task.params.seed,
     }
-
-
-def _yields(task: Task) -> list[dict[str, Any]]:
-    """As Totals.yields gives them; nothing without weights."""
-    names = [file.name for file in task.files]
-    return task.totals.yields(names, task.classes) if task.weights else []
 
 
 def _files(task: Task) -> list[dict[str, Any]]:
@@ -222,11 +217,12 @@ def _run(trained: Trained) -> dict[str, Any]:
         "platform": platform.platform(),
         "label_branch": task.labels.branch,
         "weight_branch": task.weights and task.weights.branch,
-        "yields": _yields(task),
+        "yields": task.yields,
         "events": {
             name: dict(zip(("train", "validation", "test"), row, strict=True))
             for name, row in zip(task.classes, task.counts.tolist(), strict=True)
         },
+        "cut_flow": task.cut_flow.as_list() if task.cut_flow else [],
         "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
         "warnings": trained.warnings,
     }
@@ -267,8 +263,7 @@ def compare(path: Path, rows: Matrix, native: Matrix) -> dict[str, Any]:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         answer: Matrix = session.run(["outputs"], {"inputs": rows})[0]
     except Exception as error:
-        first = str(error).strip().splitlines()[0][:300]
-        raise NotServable(f"its ONNX form can't be run: {first}") from None
+        raise NotServable(f"its ONNX form can't be run: {first_line(error)[:300]}") from None
     if answer.shape != native.shape or answer.dtype != np.float32:
         raise NotServable(
             f"its ONNX form answers {answer.dtype} {answer.shape}, not float32 {native.shape}"

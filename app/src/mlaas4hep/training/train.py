@@ -58,6 +58,8 @@ class TrainResult:
     warnings: list[str]
     servable: bool
     why_not: str
+    cut_flow: list[dict[str, Any]] = field(default_factory=list)
+    """How many events the conditions of the selection left, as CutFlow gives them."""
 
 
 def train(
@@ -65,7 +67,7 @@ def train(
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda warning: None,
 ) -> TrainResult:
-    """Train and publish. Phases: specs, reading, training, testing, publishing.
+    """Train and publish. Phases: selection (if any), specs, reading, training, testing, publishing.
 
     ``tell`` gets the warnings that are known before the training, while it can still be stopped;
     the result has them all. Raises MlaasError; then nothing is left but global-specs.json.
@@ -128,6 +130,7 @@ def train(
         warnings + told,
         bundle.manifest.servable,
         bundle.manifest.why_not,
+        task.cut_flow.as_list() if task.cut_flow else [],
     )
 
 

@@ -1,0 +1,291 @@
+"""What is done to events before they become rows: objects, new variables, selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
+from mlaas4hep.data.events import Branch, Events, Jagged
+from mlaas4hep.data.expressions import (
+    Bound,
+    Expression,
+    Kind,
+    kept,
+    kept_offsets,
+    numbers,
+    refuse_lengths,
+)
+
+MOST_EXPRESSIONS = 200
+MOST_NODES_IN_ALL = 5000
+_KINDS = ("flat", "jagged")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The keys ``objects``, ``new_variables`` and ``selection`` of params.json, parsed.
+
+    Raises ExpressionError on what is not of the language, UsageError on too many.
+    """
+
+    objects: Mapping[str, Expression]
+    new_variables: Mapping[str, Expression]
+    selection: Expression | None
+
+    @classmethod
+    def parse(
+        cls, objects: Mapping[str, str], new_variables: Mapping[str, str], selection: str = ""
+    ) -> Self:
+        """The keys' texts, of which each may be empty."""
+        for name in new_variables:
+            if not name.strip() or "`" in name or not name.isprintable() or len(name) > 200:
+                raise UsageError(
+                    f"new_variables: {name[:200]!r} can't be the name of a branch",
+                    "Use letters, digits and _, such as HT.",
+                )
+        cuts = cls(
+            {k: Expression(text, f"objects: {k[:200]}") for k, text in objects.items()},
+            {k: Expression(text, f"new_variables: {k}") for k, text in new_variables.items()},
+            Expression(selection, "selection") if selection else None,
+        )
+        nodes = [each.nodes for each in cuts.expressions]
+        if len(nodes) > MOST_EXPRESSIONS or sum(nodes) > MOST_NODES_IN_ALL:
+            raise UsageError(
+                f"{len(nodes)} expressions with {sum(nodes)} names, numbers and operations; at most"
+                f" {MOST_EXPRESSIONS} with {MOST_NODES_IN_ALL} are possible",
+                "Write the variables into the files.",
+            )
+        return cuts
+
+    @property
+    def expressions(self) -> list[Expression]:
+        """All of them."""
+        last = [self.selection] if self.selection else []
+        return [*self.objects.values(), *self.new_variables.values(), *last]
+
+    @property
+    def names(self) -> list[str]:
+        """The branches of the files that they read, in order of appearance."""
+        found = dict.fromkeys(name for each in self.expressions for name in each.names)
+        return [name for name in found if name not in self.new_variables]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys that aren't empty, as in params.json."""
+        found: dict[str, Any] = {
+            "objects": {k: each.text for k, each in self.objects.items()},
+            "new_variables": {k: each.text for k, each in self.new_variables.items()},
+            "selection": self.selection.text if self.selection else "",
+        }
+        return {key: value for key, value in found.items() if value}
+
+
+class Input(NamedTuple):
+    """A branch that expressions read: "flat" or "jagged", and its numpy type in the files."""
+
+    kind: str
+    dtype: str
+
+
+class Derivation:
+    """Applies objects, then new variables, then the selection, to events as they are in the tree.
+
+    ``inputs`` are the branches that the expressions read; ``collections`` the branches of which
+    each of ``objects`` keeps entries. Expressions of objects see the lists as they are stored, all
+    others what is left of them. Raises ExpressionError on what doesn't fit the branches' kinds.
+    """
+
+    def __init__(
+        self,
+        cuts: Cuts,
+        inputs: Mapping[str, Input],
+        collections: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.cuts, self.inputs, self.collections = cuts, dict(inputs), dict(collections)
+        kinds = {
+            name: Kind(each.kind == "jagged", each.dtype == "bool") for name, each in inputs.items()
+        }
+        self._objects: dict[str, Bound] = {}
+        for name, expression in cuts.objects.items():
+            bound = self._objects[name] = expression.bind(kinds)
+            if bound.kind != Kind(True, True):
+                raise expression.error(
+                    None,
+                    f"a cut on objects is a condition on each entry of lists, this is {bound.kind}",
+                    "Cut on events by selection.",
+                )
+        self._new: dict[str, Bound] = {}
+        for name, expression in cuts.new_variables.items():
+            self._new[name] = expression.bind(kinds)
+            kinds[name] = self._new[name].kind
+        self._selection = cuts.selection and cuts.selection.bind(kinds)
+        if self._selection and self._selection.kind != Kind(False, True):
+            raise self._selection.source.error(
+                None,
+                f"a selection is one condition per event, this is {self._selection.kind}",
+                "any(...), all(...) and count(...) make one of a list; compare a number.",
+            )
+        self._kinds = kinds
+
+    @property
+    def flat(self) -> list[str]:
+        """New variables with one value per event."""
+        return [name for name, bound in self._new.items() if not bound.kind.is_list]
+
+    @property
+    def jagged(self) -> list[str]:
+        """New variables with a list per event."""
+        return [name for name, bound in self._new.items() if bound.kind.is_list]
+
+    @cached_property
+    def nodes(self) -> int:
+        """How many operations an event, or each entry of its lists, costs in a prediction."""
+        return sum(each.nodes for each in self.without_selection.cuts.expressions)
+
+    @property
+    def terms(self) -> list[str]:
+        """The conditions that ``and`` joins to the selection."""
+        return [text for text, _ in self._selection.terms] if self._selection else []
+
+    @cached_property
+    def without_selection(self) -> Derivation:
+        """What a prediction needs: objects and new variables."""
+        return self._part(None, list(self._new))
+
+    @property
+    def for_selection(self) -> Derivation:
+        """What the selection needs, and the expressions that this in turn needs."""
+        selection = self.cuts.selection
+        return self._part(selection, selection.names if selection else [])
+
+    def derive(self, events: Events) -> dict[str, Branch]:
+        """The events with fewer entries in the lists of objects, and with new variables.
+
+        Raises EventError naming lists that differ in length.
+        """
+        result = dict(events)
+        stored = _Numbers(events, self.inputs)
+        for name, cut in self._objects.items():
+            mask = cut(stored)
+            assert isinstance(mask, Jagged)  # noqa: S101
+            wanted = mask.content.astype(bool)
+            offsets = kept_offsets(mask, wanted)
+            for branch in self.collections[name]:
+                if branch not in events:
+                    continue
+                lists = events[branch]
+                if not isinstance(lists, Jagged):
+                    raise DataError(f"the branch {branch} is flat, expected a list per event")
+                refuse_lengths(branch, lists, cut.source.text, mask)
+                result[branch] = kept(lists, wanted, offsets)
+        left = _Numbers(result, self.inputs)
+        for name, bound in self._new.items():
+            result[name] = left.known[name] = bound(left)
+        return result
+
+    def passes(self, events: Events) -> tuple[NDArray[np.bool_], list[int]]:
+        """Which of the derived events pass, and how many are left after each term."""
+        assert self._selection  # noqa: S101
+        values = _Numbers(events, self.inputs)
+        values.known |= {name: events[name] for name in self._new}
+        mask: Any = True
+        left = []
+        with np.errstate(all="ignore"):
+            for _, term in self._selection.terms:
+                mask = np.logical_and(mask, term(values))
+                left.append(int(np.count_nonzero(mask)))
+        return mask, left
+
+    def _part(self, selection: Expression | None, wanted: Sequence[str]) -> Derivation:
+        """With these new variables, whatever they need, and no more."""
+        names = dict.fromkeys(wanted)
+        for name in reversed(self._new):
+            if name in names:
+                names |= dict.fromkeys(self.cuts.new_variables[name].names)
+        new = {k: each for k, each in self.cuts.new_variables.items() if k in names}
+        objects = dict(self.cuts.objects)
+        if selection:  # a prediction's rows hold other branches of the collections too
+            objects = {k: v for k, v in objects.items() if names.keys() & set(self.collections[k])}
+        for cut in objects.values():
+            names |= dict.fromkeys(cut.names)
+        inputs = {k: each for k, each in self.inputs.items() if k in names}
+        collections = {k: self.collections[k] for k in objects}
+        return Derivation(Cuts(objects, new, selection), inputs, collections)
+
+    def to_json(self) -> dict[str, Any]:
+        """As specs.json holds it."""
+        return self.cuts.as_dict() | {
+            "inputs": {name: list(each) for name, each in self.inputs.items()},
+            "collections": {name: list(each) for name, each in self.collections.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """From ``to_json``, of unknown origin; ValueError or MlaasError says what is wrong."""
+        if not isinstance(value, dict):
+            raise ValueError("expected an object")
+        objects, new = (_texts(value.get(key, {}), key) for key in ("objects", "new_variables"))
+        selection = value.get("selection", "")
+        if not isinstance(selection, str):
+            raise ValueError("selection: expected a text")
+        inputs, groups = value.get("inputs", {}), value.get("collections", {})
+        if not isinstance(inputs, dict) or not isinstance(groups, dict):
+            raise ValueError("inputs, collections: expected objects")
+        for name, each in inputs.items():
+            if (
+                not isinstance(each, list)
+                or len(each) != 2
+                or each[0] not in _KINDS
+                or each[1] not in _DTYPES
+            ):
+                raise ValueError(f"inputs: {name!r} has {each!r}, expected a kind and a type")
+        if groups.keys() != objects.keys():
+            raise ValueError("collections: expected those of objects")
+        for name, each in groups.items():
+            if not isinstance(each, list) or not all(isinstance(k, str) for k in each):
+                raise ValueError(f"collections: {name!r}: expected names of branches")
+        cuts = Cuts.parse(objects, new, selection)
+        return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups)
+
+
+_DTYPES = tuple(
+    np.dtype(code).name for code in ("?", *"bBhHiIqQ", np.float16, np.float32, np.float64)
+)
+
+
+class _Numbers(Mapping[str, Branch]):
+    """Branches as expressions take them, converted when they are asked for."""
+
+    def __init__(self, events: Events, inputs: Mapping[str, Input]) -> None:
+        self._events, self._inputs = events, inputs
+        self.known: dict[str, Branch] = {}
+
+    def __getitem__(self, name: str) -> Branch:
+        if name not in self.known:
+            if name not in self._events:
+                raise DataError(
+                    f"the events lack the branch {name!r}", did_you_mean(name, self._events)
+                )
+            values = self._events[name]
+            kind, dtype = self._inputs[name]
+            if isinstance(values, Jagged) != (kind == "jagged"):
+                raise DataError(f"the branch {name} is not {kind}, as it was in the training")
+            self.known[name] = numbers(values, dtype)
+        return self.known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+
+def _texts(value: Any, key: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"{key}: expected texts by name")
+    return dict(value)

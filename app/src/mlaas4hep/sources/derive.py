@@ -1,0 +1,173 @@
+"""The derivation of a training: its expressions, for the branches that the files have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import EventError, UsageError, did_you_mean
+from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.data import Cuts, Derivation, Jagged, Passing
+from mlaas4hep.data.derivation import Input
+from mlaas4hep.data.expressions import Expression
+from mlaas4hep.sources.columns import BranchInfo
+from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.selection import Selected
+
+_STEP = 8192  # entries that are looked at at once; a multiple of 8
+_SEPARATORS = ("_", ".", "/")
+
+
+@dataclass(frozen=True)
+class CutFlow:
+    """How many events of each file are left: of all, and after each condition of the selection.
+
+    ``events`` has the shape (conditions + 1, files).
+    """
+
+    cuts: list[str]
+    events: NDArray[np.int64]
+
+    def as_list(self) -> list[dict[str, object]]:
+        """As run.json holds it."""
+        rows = zip(["all", *self.cuts], self.events.tolist(), strict=True)
+        return [{"cut": cut, "events": sum(row), "by_file": row} for cut, row in rows]
+
+
+def derivation_of(
+    files: Sequence[RootFile],
+    cuts: Cuts,
+    selected: Selected,
+    roles: Mapping[str, str],
+) -> tuple[Derivation | None, list[str]]:
+    """The derivation that the expressions make of these files' branches, and warnings.
+
+    None without expressions; ``roles`` are those of the branches that are the label or the weight.
+    Raises an error that names the expression and the branch: one that a file lacks, or that holds
+    no numbers; a new variable that has a branch's name, or is made of label or weight; objects that
+    no list belongs to.
+    """
+    if not cuts.expressions:
+        return None, []
+    for name in cuts.new_variables:
+        if file := next((file for file in files if name in file.branches), None):
+            raise UsageError(
+                f"new_variables: {name!r} is a branch of {file.name} already",
+                "Give the new variable another name.",
+            )
+    for expression in (*cuts.objects.values(), *cuts.new_variables.values()):
+        if taken := next((name for name in expression.names if name in roles), None):
+            raise expression.error_about(
+                taken,
+                f"{taken} is the {roles[taken]}: what the model is given can't be made of it",
+                "Use it in the selection only.",
+            )
+    inputs = {name: _input(files, cuts, name) for name in cuts.names}
+    collections: dict[str, list[str]] = {}
+    jagged = [*selected.jagged, *(k for k, each in inputs.items() if each.kind == "jagged")]
+    known = files[0].branches
+    warnings = []
+    for name, expression in cuts.objects.items():
+        members = _collection(name, expression, known, list(dict.fromkeys(jagged)))
+        for other, theirs in collections.items():
+            if both := set(members) & set(theirs):
+                raise UsageError(
+                    f"objects: {min(both)} belongs to {other} and to {name}",
+                    "Join the two conditions by and.",
+                )
+        collections[name] = members
+        counters = {known[k].counter for k in members} - {""}
+        for counter in sorted(counters & set(cuts.names)):
+            warnings.append(
+                f"{counter} is the number of {name} before the cut on objects;"
+                f" count({members[0]}) is the number after it"
+            )
+    return Derivation(cuts, inputs, collections), warnings
+
+
+def find_passing(
+    files: Sequence[RootFile], derivation: Derivation, progress: Progress = silent
+) -> tuple[list[Passing], CutFlow]:
+    """Which entries of each file pass the selection, in one pass over the branches it needs."""
+    needed = derivation.for_selection
+    flow = np.zeros((len(needed.terms) + 1, len(files)), np.int64)
+    flow[0] = [file.entries for file in files]
+    passing = []
+    total = int(flow[0].sum())
+    for position, file in enumerate(files):
+        masks = []
+        for start, stop, events in file.blocks(list(needed.inputs), [(0, file.entries)], _STEP):
+            try:
+                mask, left = needed.passes(needed.derive(events))
+            except EventError as error:
+                raise error.after(start, file.name) from None
+            masks.append(np.packbits(mask))
+            flow[1:, position] += left
+            progress("selection", int(flow[0, :position].sum()) + stop, total)
+        passing.append(Passing(masks))
+    return passing, CutFlow(needed.terms, flow)
+
+
+def _input(files: Sequence[RootFile], cuts: Cuts, name: str) -> Input:
+    """Kind and type of a branch that expressions read, the same in all files."""
+    expression = next(each for each in cuts.expressions if name in each.names)
+    dtypes, kinds = [], []
+    for file in files:
+        if name not in file.branches:
+            known = [*cuts.new_variables, *file.branches]
+            raise expression.error_about(
+                name, f"no branch {name[:100]!r} in {file.name}", did_you_mean(name[:100], known)
+            )
+        info = file.branches[name]
+        if info.kind not in ("flat", "jagged"):
+            raise expression.error_about(
+                name, f"the branch {name} of {file.name} ({info.type}) holds no numbers"
+            )
+        values = file.read([name], 0, 0)[name]
+        kinds.append(info.kind)
+        dtypes.append(values.content.dtype if isinstance(values, Jagged) else values.dtype)
+    if len(set(kinds)) > 1:
+        raise expression.error_about(name, f"{name} is flat in some files, jagged in others")
+    return Input(kinds[0], reduce(np.promote_types, dtypes).name)
+
+
+def _collection(
+    name: str, cut: Expression, known: dict[str, BranchInfo], jagged: Sequence[str]
+) -> list[str]:
+    """The jagged branches that describe the objects ``name``, with those that the cut reads.
+
+    They have one counter in the file; without it, names that begin alike.
+    """
+    counters = Counter(info.counter for info in known.values() if info.counter)
+    shared = {counter for counter, uses in counters.items() if uses > 1}
+
+    def group(branch: str) -> tuple[str, int]:
+        info = known[branch]
+        return (info.counter if info.counter in shared else ""), info.fixed
+
+    def is_named(branch: str) -> bool:
+        return known[branch].counter == name or branch.startswith(
+            tuple(name + separator for separator in _SEPARATORS)
+        )
+
+    there = [k for k in jagged if k in known]
+    used = next((k for k in cut.names if k in there and is_named(k)), None)
+    if used is None:
+        stems = dict.fromkeys(k[: min(at)] for k in there if (at := _ends(k)))
+        raise cut.error(
+            None,
+            f"it reads no list of {name[:100]}: no branch such as {name[:100]}_pt",
+            did_you_mean(name[:100], stems) if name not in stems else "Cut on one of its branches.",
+        )
+    counter, _ = same = group(used)
+    return [k for k in there if group(k) == same and (counter or is_named(k))]
+
+
+def _ends(branch: str) -> list[int]:
+    """Where a name that the collection could have ends in the branch's name."""
+    return [at for separator in _SEPARATORS if (at := branch.find(separator)) > 0]
