@@ -7,8 +7,8 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from mlaas4hep.core.errors import DataError
-from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files
+from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files, score_file
 from mlaas4hep.models.bundle import Bundle
 from sources.plain import write_tree
 from support.bundles import make_bundle, make_specs
@@ -54,3 +54,25 @@ def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"good\.root: no branch 'jet_pT' .* needs it") as error:
         list(predict_files([good], "Events", ["met", "jet_pT"], answer))
     assert "Did you mean 'jet_pt'" in error.value.remedy
+
+
+@pytest.mark.parametrize("name", ["scores.root", "scores.csv"])
+def test_scores_are_written_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("older")
+
+    def fill(fails: bool) -> None:
+        with score_file(path, ["score_1"]) as add:
+            add(np.ones((5, 1), np.float32))
+            if fails:
+                raise DataError("the second file is damaged")
+
+    with pytest.raises(DataError, match="damaged"):
+        fill(True)
+    assert path.read_text() == "older"
+    fill(False)
+    assert path.read_bytes()[:4] in (b"root", b"scor")
+    assert list(tmp_path.iterdir()) == [path]
+    told = pytest.raises(UsageError, match=f"none/{name} can't be written: No such file")
+    with told, score_file(tmp_path / "none" / name, ["score_1"]):
+        pass

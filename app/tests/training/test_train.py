@@ -27,6 +27,7 @@ from mlaas4hep.training import dataset
 from mlaas4hep.training.publish import code_hash
 from mlaas4hep.training.train import TrainRequest, TrainResult, train
 from real.files import RealFile, each
+from sources.plain import write_tree
 from training.root_files import content, sorted_by_class, two, write
 
 KERAS = """
@@ -532,12 +533,12 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
         "selection": "count(Jet_pt) >= 1 and MET_pt > 10",
     }
     label = "HLT_IsoMu20"
-    branches = ["MET_pt", "Jet_eta", "nMuon"]
+    branches = ["Jet_eta", "nMuon"]
     result = run(
         tmp_path, str(real.path), label, SKLEARN, selected_branches=branches, **cuts
     )  # fmt: skip
     bundle = Bundle.open(result.bundle)
-    assert set(bundle.specs.flat) == {"MET_pt", "nMuon", "HT", "dphi"}
+    assert set(bundle.specs.flat) == {"nMuon", "HT", "dphi"}
     assert set(bundle.specs.jagged) == {"Jet_eta", "ratio"}
     events_in = json.loads((result.bundle / "provenance/run.json").read_text())["cut_flow"]
     assert [step["cut"] for step in events_in] == ["all", "count(Jet_pt) >= 1", "MET_pt > 10"]
@@ -547,11 +548,11 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
     assert "MET_pt &gt; 10" in (result.bundle / "report.html").read_text()
 
     needed = [name for names in bundle.specs.inputs for name in names]
-    assert set(needed) == {"MET_pt", "MET_phi", "nMuon", "Jet_pt", "Jet_eta", "Jet_phi"}
+    assert set(needed) == {"MET_phi", "nMuon", "Jet_pt", "Jet_eta", "Jet_phi"}
     with uproot.open(real.path) as file:
-        events = file["Events"].arrays(needed)
+        events, met = file["Events"].arrays(needed), file["Events/MET_pt"].array()
     with RootFile(str(real.path), "Events") as file:
-        read = file.read([*needed, "MET_pt"])
+        read = file.read(needed)
     rows = Encoder(bundle.specs).encode(read)
     sent = EventTable(json.loads(json.dumps(events.to_list())), bundle.specs)
     new = [i for i, name in enumerate(bundle.columns) if name.startswith(("HT", "dphi", "ratio"))]
@@ -569,15 +570,25 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
 
     pt, eta = (ak.values_astype(events[f"Jet_{k}"], np.float64) for k in ("pt", "eta"))
     good = (pt > 20) & (abs(eta) < 2.4)
-    selected = ak.any(good, axis=1) & (events.MET_pt > 10)
-    marked = CliRunner().invoke(
-        app,
-        ["predict", "--model", str(result.bundle), "--files", str(real.path),
-         "--fout", str(tmp_path / "scores.root")],
-    )  # fmt: skip
-    assert marked.exit_code == 0, marked.output
-    with uproot.open(tmp_path / "scores.root") as file:
-        scores = file["scores"].arrays()
+    selected = ak.any(good, axis=1) & (met > 10)
+
+    def predict(file: Path, *options: str) -> Any:
+        fout = tmp_path / "scores.root"
+        command = ["predict", "--model", result.bundle, "--files", file, "--fout", fout, *options]
+        ended = CliRunner().invoke(app, list(map(str, command)))
+        if ended.exception:
+            raise ended.exception
+        with uproot.open(fout) as scores:
+            return scores["scores"].arrays()
+
+    scores = predict(real.path)
     np.testing.assert_array_equal(scores.selected, selected)
     assert ak.sum(selected) == bundle.specs.scanned
     np.testing.assert_array_equal(scores.score_1, answers(result.bundle, rows)[:, 0])
+    slim = write_tree(tmp_path / "slim.root", "Events", {name: events[name] for name in needed})
+    with pytest.raises(DataError, match=r"'MET_pt' .* the selection needs it") as error:
+        predict(slim)
+    assert "--no-selected" in error.value.remedy
+    unmarked = predict(slim, "--no-selected")
+    assert unmarked.fields == ["score_1"]
+    np.testing.assert_array_equal(unmarked.score_1, scores.score_1)

@@ -9,6 +9,7 @@ import typer
 
 from mlaas4hep.cli.errors import warn
 from mlaas4hep.cli.train import Files
+from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Bars
 
 
@@ -47,9 +48,11 @@ def predict(
     from mlaas4hep.training.inputs import read_files_option
 
     inputs = read_files_option(files, Path.cwd())
+    if fout and fout.resolve() in (Path(name).resolve() for name in inputs):
+        raise UsageError(f"--fout {fout} is one of the files to read", "Name another file.")
     with opened(model) as bundle:
         flat, jagged = bundle.specs.inputs
-        branches = [*flat, *jagged]
+        branches, marking = [*flat, *jagged], list[str]()
         names, meaning = score_names(bundle.classes), score_meaning(bundle.classes)
         tree = branch or bundle.specs.tree
         local = LocalAnswers(bundle)
@@ -57,10 +60,10 @@ def predict(
         derivation = bundle.specs.derivation
         if selected and derivation and derivation.cuts.selection:
             answer = marked = Marked(local, derivation)
-            branches += [name for name in marked.branches if name not in branches]
+            marking = [name for name in marked.branches if name not in branches]
             names.append("selected")
         with Bars() as bars, score_file(fout, names) as add:
-            for scores in predict_files(inputs, tree, branches, answer, bars):
+            for scores in predict_files(inputs, tree, branches, answer, bars, marking):
                 add(scores)
     if local.truncated:
         warn(f"{local.truncated} values beyond the longest list of the specs were dropped")

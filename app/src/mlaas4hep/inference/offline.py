@@ -12,7 +12,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, LimitError, UsageError, did_you_mean
+from mlaas4hep.core.files import is_full, temporary_folder
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Derivation, Encoder, Events
 from mlaas4hep.inference.worker import open_session
@@ -69,26 +70,33 @@ def predict_files(
     branches: Sequence[str],
     answer: Answer,
     progress: Progress = silent,
+    marking: Sequence[str] = (),
 ) -> Iterator[Scores]:
     """The scores of all events of the files, in their order, ``ROWS`` at a time.
 
-    Raises DataError naming the file and the branches that it lacks, or the event whose lists of one
+    ``branches`` are needed by the model, those of ``marking`` by the selection alone. Raises
+    DataError naming the file and the branches that it lacks, or the event whose lists of one
     collection differ in length.
     """
+    needed = [*branches, *marking]
     with ExitStack() as stack:
         files = [stack.enter_context(RootFile(name, tree)) for name in names]
         for file in files:
-            if absent := [branch for branch in branches if branch not in file.branches]:
+            if absent := [branch for branch in needed if branch not in file.branches]:
                 more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-                others = [name for name in file.branches if name not in branches]
+                others = [name for name in file.branches if name not in needed]
+                remedy = did_you_mean(absent[0], others) if others else "It has no others."
+                user = "model"
+                if set(absent) <= set(marking):
+                    user, remedy = "selection", "Predict without its column, by --no-selected."
                 raise DataError(
                     f"{file.name}: no branch {', '.join(map(repr, absent[:10]))}{more} in the tree"
-                    f" {file.tree}; the model needs {'it' if len(absent) == 1 else 'them'}",
-                    did_you_mean(absent[0], others) if others else "It has no others.",
+                    f" {file.tree}; the {user} needs {'it' if len(absent) == 1 else 'them'}",
+                    remedy,
                 )
         done, total = 0, sum(file.entries for file in files)
         for file in files:
-            reader = file.reader(branches)
+            reader = file.reader(needed)
             for start in range(0, file.entries, ROWS):
                 events = reader.take(min(ROWS, file.entries - start))
                 try:
@@ -104,21 +112,30 @@ def predict_files(
 def score_file(path: Path | None, names: Sequence[str]) -> Iterator[Callable[[Scores], None]]:
     """What appends scores to ``path``: x.root (a tree ``scores``) or x.csv; None prints CSV.
 
-    The tree has one entry per event, to be used as a friend of the events' tree.
+    The tree has one entry per event, to be used as a friend of the events' tree. The file is there
+    when all scores are: what fails halfway leaves none, and an older one as it was.
     """
     if path is None:
         yield _csv(sys.stdout, names)
-    elif path.suffix == ".csv":
-        with path.open("w", newline="") as stream:
-            yield _csv(stream, names)
-    elif path.suffix == ".root":
-        import uproot
-
-        with uproot.recreate(path) as file:
-            tree = file.mktree("scores", dict.fromkeys(names, "float32"))
-            yield lambda scores: tree.extend(dict(zip(names, scores.T, strict=True)))
-    else:
+        return
+    if path.suffix not in (".csv", ".root"):
         raise UsageError(f"--fout {path}: unknown ending {path.suffix!r}", "Use .root or .csv.")
+    try:
+        with temporary_folder(path.parent, f".{path.name}.") as folder:
+            new = folder / path.name
+            if path.suffix == ".csv":
+                with new.open("w", newline="") as stream:
+                    yield _csv(stream, names)
+            else:
+                import uproot
+
+                with uproot.recreate(new) as file:
+                    tree = file.mktree("scores", dict.fromkeys(names, "float32"))
+                    yield lambda scores: tree.extend(dict(zip(names, scores.T, strict=True)))
+            new.replace(path)
+    except OSError as error:
+        kind = LimitError if is_full(error) else UsageError
+        raise kind(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _csv(stream: TextIO, names: Sequence[str]) -> Callable[[Scores], None]:
