@@ -60,6 +60,48 @@ def test_objects_then_new_variables_then_the_selection() -> None:
     assert (found.flat, found.jagged) == (["ht", "lead"], ["high"])
 
 
+def ordered(by: str, objects: dict[str, str], **more: Any) -> Derivation:
+    cuts = Cuts.parse(objects, {"first": "jet_id[0]"}, "first > 1", {"jet": by})
+    inputs = INPUTS | {"jet_id": Input("jagged", "int8")}
+    return Derivation(cuts, inputs, {"jet": JETS})
+
+
+def test_lists_are_sorted_after_objects_and_before_new_variables() -> None:
+    for objects in ({}, {"jet": "jet_pt != 20"}):
+        after = ordered("jet_eta", objects).derive(events())
+        last = [5, 3, 4] if not objects else [5, 4]
+        assert lists(after["jet_id"]) == [[2, 1], [], last]
+        assert after["first"].tolist()[::2] == [2, 5]
+        jet_pt, jet_eta = after["jet_pt"], after["jet_eta"]
+        assert isinstance(jet_pt, Jagged)
+        assert isinstance(jet_eta, Jagged)
+        assert jet_pt.content.dtype == np.float32
+        assert jet_pt.offsets is jet_eta.offsets
+    again = Derivation.from_json(json.loads(json.dumps(ordered("jet_eta", {}).to_json())))
+    assert lists(again.derive(events())["jet_id"]) == [[2, 1], [], [5, 3, 4]]
+    needed = again.for_selection
+    assert set(needed.inputs) == {"jet_id", "jet_eta"}
+    assert needed.passes(needed.derive(events()))[0].tolist() == [True, False, True]
+
+
+def test_sorting_keeps_equal_ones_and_puts_nan_last() -> None:
+    given = events()
+    assert ordered("jet_pt", {}).derive(given)["jet_eta"] is not given["jet_eta"]
+    in_order = given | {"jet_pt": Jagged(OFFSETS, np.array([40, 40, 7, 7, 1], np.float32))}
+    assert ordered("jet_pt", {}).derive(in_order)["jet_id"] is in_order["jet_id"]
+    with_nan = given | {"jet_pt": Jagged(OFFSETS, np.array([np.nan, 1, 7, np.nan, 7], np.float32))}
+    assert lists(ordered("jet_pt", {}).derive(with_nan)["jet_id"]) == [[2, 1], [], [3, 5, 4]]
+    # A view into more than these events.
+    parts = {k: v[1:] for k, v in with_nan.items()}
+    assert lists(ordered("jet_pt", {}).derive(parts)["jet_id"]) == [[], [3, 5, 4]]
+
+
+@pytest.mark.parametrize("by", ["met", "sum(jet_pt)", "jet_pt > 3"])
+def test_lists_are_sorted_by_a_number_for_each_entry(by: str) -> None:
+    with pytest.raises(ExpressionError, match=r"order: jet, .*sorted by a number for each entry"):
+        ordered(by, {})
+
+
 def test_objects_see_the_lists_as_they_are_stored() -> None:
     cuts = {"jet": "jet_pt > 30", "mu": "mu_pt > count(jet_pt)"}
     inputs = INPUTS | {"mu_pt": Input("jagged", "float32")}

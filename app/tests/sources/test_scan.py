@@ -226,7 +226,7 @@ def test_sizes_that_fit_nothing_or_contradict_are_named(small_files: list[Path])
     for sizes, match in (
         ({"Jets": 3}, "max_vec_sizes: 'Jets' is no jagged branch in use"),
         ({"x": 3}, "max_vec_sizes: 'x' is no jagged branch in use"),
-        ({"Jet": 3, "*_pt": 4}, r"the branch Jet_pt has several: 'Jet', '\*_pt'"),
+        ({"Jet": 3, "*_pt": 4}, r"several fit the branch Jet_pt: 'Jet', '\*_pt'"),
     ):
         with pytest.raises(DataError, match=match):
             scanned(small_files, Selection("events", max_vec_sizes=sizes))

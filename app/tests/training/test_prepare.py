@@ -282,6 +282,24 @@ class TestCuts:
         with pytest.raises(DataError, match="max_vec_sizes: 'ht' is no jagged branch"):
             prepared(stack, files, max_vec_sizes={"ht": 1}, **CUTS)
 
+    def test_lists_are_sorted_before_they_are_cut_off(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = two(tmp_path)
+        data, _ = streamed(
+            stack, files, order={"jet": "jet_pt"}, max_vec_sizes={"jet": 1}, identifier=["run"]
+        )
+        specs = data.task.specs
+        events = arrays(files)
+        hardest = ak.argmax(events.jet_pt, axis=1, keepdims=True)
+        found = np.concatenate([chunk[0] for chunk in data.chunks()]).astype(float)
+        for branch in ("jet_pt", "jet_id"):
+            low, high = specs.minv[branch], specs.maxv[branch]
+            ids, at = specs.columns.index("id"), specs.columns.index(f"{branch}_0")
+            rows = found[np.argsort(found[:, ids]), at] * (high - low) + low
+            first = ak.fill_none(ak.flatten(events[branch][hardest], axis=1), low)
+            np.testing.assert_allclose(rows, first[ak.argsort(events.id)], atol=1e-4)
+
     def test_specs_fit_as_long_as_the_cuts_are_the_same(
         self, tmp_path: Path, stack: ExitStack
     ) -> None:
@@ -317,6 +335,31 @@ class TestCuts:
         assert task.counts.sum(axis=1).tolist() == [ak.sum(events.kind == k) for k in (0, 1)]
         with pytest.raises(UsageError, match="kind is the label"):
             prepared(stack, files, ["kind"], new_variables={"x": "kind + 1"})
+
+
+def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    keys: dict[str, Any] = {
+        "selected_branches": ["re:(met|half|jet_(pt|id))", "constant"],
+        "missing": {"jet": 3, "re:h.lf": [1, 5]},
+        "clip": {"jet_pt": [1, 50], "m*": [None, 100]},
+    }
+    specs = prepared(stack, files, **keys).specs
+    assert (specs.flat, specs.jagged) == (["constant", "half", "met"], ["jet_id", "jet_pt"])
+    events = arrays(files)
+    assert specs.missing["half"] == ak.sum(events.half == 1)
+    assert specs.missing["jet_id"] == ak.sum(events.jet_id == 3)
+    assert (specs.minv["jet_pt"], specs.maxv["jet_pt"], specs.maxv["met"]) == (1, 50, 100)
+    assert prepared(stack, files, **keys).warnings == []
+    again = prepared(stack, files, **keys, normalisation="standard", mask=True)
+    assert any("specs.json is made again: stale specs: mask was None" in w for w in again.warnings)
+    for wrong, told in (
+        ({"missing": {"jets": 3}}, "missing: 'jets' is no branch in use"),
+        ({"clip": {"je*": [0, 1], "*_pt": [0, 2]}}, r"clip: several fit the branch jet_pt: 'je"),
+        ({"exclude_branches": ["re:nothing.*"]}, "no branch 're:nothing"),
+    ):
+        with pytest.raises(DataError, match=told):
+            prepared(stack, files, **wrong)
 
 
 def _spread(events: ak.Array, used: int) -> ak.Array:

@@ -531,6 +531,11 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
             "ratio": "Jet_pt / HT",
         },
         "selection": "count(Jet_pt) >= 1 and MET_pt > 10",
+        "order": {"Jet": "abs(Jet_eta)"},
+        "missing": {"nMuon": 7},
+        "clip": {"ratio": [None, 0.8]},
+        "normalisation": "standard",
+        "mask": True,
     }
     label = "HLT_IsoMu20"
     branches = ["Jet_eta", "nMuon"]

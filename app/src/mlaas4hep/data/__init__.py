@@ -5,6 +5,7 @@ from mlaas4hep.data.encode import PADDING, Encoder
 from mlaas4hep.data.events import Branch, Events, Jagged
 from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.passing import Passing
+from mlaas4hep.data.preprocess import Preprocessing
 from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
 from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
 
@@ -22,6 +23,7 @@ __all__ = [
     "FileRecord",
     "Jagged",
     "Passing",
+    "Preprocessing",
     "Range",
     "Specs",
     "SpecsScan",

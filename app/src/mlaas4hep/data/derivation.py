@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -29,7 +29,7 @@ _KINDS = ("flat", "jagged")
 
 @dataclass(frozen=True)
 class Cuts:
-    """The keys ``objects``, ``new_variables`` and ``selection`` of params.json, parsed.
+    """The keys ``objects``, ``order``, ``new_variables`` and ``selection`` of params.json, parsed.
 
     Raises ExpressionError on what is not of the language, UsageError on too many.
     """
@@ -37,10 +37,15 @@ class Cuts:
     objects: Mapping[str, Expression]
     new_variables: Mapping[str, Expression]
     selection: Expression | None
+    order: Mapping[str, Expression] = field(default_factory=dict)
 
     @classmethod
     def parse(
-        cls, objects: Mapping[str, str], new_variables: Mapping[str, str], selection: str = ""
+        cls,
+        objects: Mapping[str, str],
+        new_variables: Mapping[str, str],
+        selection: str = "",
+        order: Mapping[str, str] | None = None,
     ) -> Self:
         """The keys' texts, of which each may be empty."""
         for name in new_variables:
@@ -53,6 +58,7 @@ class Cuts:
             {k: Expression(text, f"objects: {k[:200]}") for k, text in objects.items()},
             {k: Expression(text, f"new_variables: {k}") for k, text in new_variables.items()},
             Expression(selection, "selection") if selection else None,
+            {k: Expression(text, f"order: {k[:200]}") for k, text in (order or {}).items()},
         )
         nodes = [each.nodes for each in cuts.expressions]
         if len(nodes) > MOST_EXPRESSIONS or sum(nodes) > MOST_NODES_IN_ALL:
@@ -67,7 +73,12 @@ class Cuts:
     def expressions(self) -> list[Expression]:
         """All of them."""
         last = [self.selection] if self.selection else []
-        return [*self.objects.values(), *self.new_variables.values(), *last]
+        return [*self.of_lists, *self.new_variables.values(), *last]
+
+    @property
+    def of_lists(self) -> list[Expression]:
+        """Those of objects and order."""
+        return [*self.objects.values(), *self.order.values()]
 
     @property
     def names(self) -> list[str]:
@@ -79,6 +90,7 @@ class Cuts:
         """The keys that aren't empty, as in params.json."""
         found: dict[str, Any] = {
             "objects": {k: each.text for k, each in self.objects.items()},
+            "order": {k: each.text for k, each in self.order.items()},
             "new_variables": {k: each.text for k, each in self.new_variables.items()},
             "selection": self.selection.text if self.selection else "",
         }
@@ -93,11 +105,12 @@ class Input(NamedTuple):
 
 
 class Derivation:
-    """Applies objects, then new variables, then the selection, to events as they are in the tree.
+    """Applies objects, order, new variables and selection to events as they are in the tree.
 
-    ``inputs`` are the branches that the expressions read; ``collections`` the branches of which
-    each of ``objects`` keeps entries. Expressions of objects see the lists as they are stored, all
-    others what is left of them. Raises ExpressionError on what doesn't fit the branches' kinds.
+    In this order. ``inputs`` are the branches that the expressions read; ``collections`` the
+    branches of which each of ``objects`` keeps entries, and which each of ``order`` sorts.
+    Expressions of objects see the lists as they are stored, all others what is left of them.
+    Raises ExpressionError on what doesn't fit the branches' kinds.
     """
 
     def __init__(
@@ -118,6 +131,15 @@ class Derivation:
                     None,
                     f"a cut on objects is a condition on each entry of lists, this is {bound.kind}",
                     "Cut on events by selection.",
+                )
+        self._order: dict[str, Bound] = {}
+        for name, expression in cuts.order.items():
+            bound = self._order[name] = expression.bind(kinds)
+            if bound.kind != Kind(True, False):
+                raise expression.error(
+                    None,
+                    f"lists are sorted by a number for each entry, this is {bound.kind}",
+                    "Name a branch of the collection, such as its pt.",
                 )
         self._new: dict[str, Bound] = {}
         for name, expression in cuts.new_variables.items():
@@ -183,10 +205,29 @@ class Derivation:
                     raise DataError(f"the branch {branch} is flat, expected a list per event")
                 refuse_lengths(branch, lists, cut.source.text, mask)
                 result[branch] = kept(lists, wanted, offsets)
+        self._sort(result)
         left = _Numbers(result, self.inputs)
         for name, bound in self._new.items():
             result[name] = left.known[name] = bound(left)
         return result
+
+    def _sort(self, events: dict[str, Branch]) -> None:
+        """Put the entries of the lists of each of ``order`` into their order."""
+        for name, by in self._order.items():
+            keys = by(_Numbers(events, self.inputs))
+            assert isinstance(keys, Jagged)  # noqa: S101
+            if (places := _descending(keys)) is None:
+                continue
+            offsets = keys.offsets - keys.offsets[0]
+            for branch in self.collections[name]:
+                if branch not in events:
+                    continue
+                lists = events[branch]
+                if not isinstance(lists, Jagged):
+                    raise DataError(f"the branch {branch} is flat, expected a list per event")
+                refuse_lengths(branch, lists, by.source.text, keys)
+                content = lists.content[lists.offsets[0] : lists.offsets[-1]]
+                events[branch] = Jagged(offsets, content[places])
 
     def passes(self, events: Events) -> tuple[NDArray[np.bool_], list[int]]:
         """Which of the derived events pass, and how many are left after each term."""
@@ -208,14 +249,23 @@ class Derivation:
             if name in names:
                 names |= dict.fromkeys(self.cuts.new_variables[name].names)
         new = {k: each for k, each in self.cuts.new_variables.items() if k in names}
-        objects = dict(self.cuts.objects)
+        objects, order = dict(self.cuts.objects), dict(self.cuts.order)
         if selection:  # a prediction's rows hold other branches of the collections too
-            objects = {k: v for k, v in objects.items() if names.keys() & set(self.collections[k])}
-        for cut in objects.values():
-            names |= dict.fromkeys(cut.names)
+            objects, order = (
+                {k: v for k, v in each.items() if names.keys() & set(self.collections[k])}
+                for each in (objects, order)
+            )
+            # What sorts a collection may be of another one that is cut.
+            objects |= {
+                k: v
+                for k, v in self.cuts.objects.items()
+                if any(set(by.names) & set(self.collections[k]) for by in order.values())
+            }
+        for expression in (*objects.values(), *order.values()):
+            names |= dict.fromkeys(expression.names)
         inputs = {k: each for k, each in self.inputs.items() if k in names}
-        collections = {k: self.collections[k] for k in objects}
-        return Derivation(Cuts(objects, new, selection), inputs, collections)
+        collections = {k: self.collections[k] for k in (*objects, *order)}
+        return Derivation(Cuts(objects, new, selection, order), inputs, collections)
 
     def to_json(self) -> dict[str, Any]:
         """As specs.json holds it."""
@@ -229,7 +279,9 @@ class Derivation:
         """From ``to_json``, of unknown origin; ValueError or MlaasError says what is wrong."""
         if not isinstance(value, dict):
             raise ValueError("expected an object")
-        objects, new = (_texts(value.get(key, {}), key) for key in ("objects", "new_variables"))
+        objects, order, new = (
+            _texts(value.get(key, {}), key) for key in ("objects", "order", "new_variables")
+        )
         selection = value.get("selection", "")
         if not isinstance(selection, str):
             raise ValueError("selection: expected a text")
@@ -244,18 +296,32 @@ class Derivation:
                 or each[1] not in _DTYPES
             ):
                 raise ValueError(f"inputs: {name!r} has {each!r}, expected a kind and a type")
-        if groups.keys() != objects.keys():
-            raise ValueError("collections: expected those of objects")
+        if groups.keys() != objects.keys() | order.keys():
+            raise ValueError("collections: expected those of objects and order")
         for name, each in groups.items():
             if not isinstance(each, list) or not all(isinstance(k, str) for k in each):
                 raise ValueError(f"collections: {name!r}: expected names of branches")
-        cuts = Cuts.parse(objects, new, selection)
+        cuts = Cuts.parse(objects, new, selection, order)
         return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups)
 
 
 _DTYPES = tuple(
     np.dtype(code).name for code in ("?", *"bBhHiIqQ", np.float16, np.float32, np.float64)
 )
+
+
+def _descending(keys: Jagged) -> NDArray[np.intp] | None:
+    """Where the entries of each list, the greatest first and NaN last, are in the content.
+
+    Equal ones stay as they are; None where all do.
+    """
+    values = keys.content[keys.offsets[0] : keys.offsets[-1]].astype(np.float64)
+    event = np.repeat(np.arange(len(keys)), keys.counts)
+    with np.errstate(invalid="ignore"):
+        in_order = (values[1:] <= values[:-1]) | (event[1:] != event[:-1])
+    if in_order.all():
+        return None
+    return np.lexsort((-values, event))
 
 
 class _Numbers(Mapping[str, Branch]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mlaas4hep.core.errors import DataError, EventError, did_you_mean
 from mlaas4hep.data.events import Events, Jagged
+from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import Specs
 
 PADDING = 0.0
@@ -21,9 +23,11 @@ Mask = NDArray[np.int8]
 class Encoder:
     """Makes a matrix of events: one row per event, one column for each of ``specs.columns``.
 
-    A value x becomes (x - min) / (max - min): from 0 to 1 for what the specs were made from, beyond
-    for what lies beyond (nothing is clipped). A constant branch becomes 0; padding and missing
-    values (NaN, infinite) become PADDING. Lists are padded at the right; values beyond the longest
+    A value x becomes (x - min) / (max - min), from 0 to 1 for what the specs were made from, or
+    (x - mean) / standard deviation, as ``specs.preprocessing`` says; nothing is clipped unless it
+    says so. A constant branch becomes 0; padding and missing values (NaN, infinite, sentinels)
+    become PADDING. With a mask, the second half of the columns is 1 where the first is padding or
+    missing, else 0. Lists are padded at the right; values beyond the longest
     list of the specs are dropped and, unless the branch is limited, counted in ``truncated``.
 
     Branches of float16 and float32 whose range is exact in float32 are computed in float32, others
@@ -40,13 +44,13 @@ class Encoder:
                 "the specs have no column: no flat branch, and every list is empty",
                 "Select other branches.",
             )
-        self._flat = [(k, _Scale(specs.minv[k], specs.maxv[k])) for k in specs.flat]
+        self._mask_at = specs.n_values if specs.preprocessing.mask else 0
+        self._flat = [(k, _Scale.of(specs, k)) for k in specs.flat]
         self._jagged = []
         column = len(specs.flat)
         for branch in specs.jagged:
             if length := specs.jdim[branch]:
-                scale = _Scale(specs.minv[branch], specs.maxv[branch])
-                self._jagged.append((branch, scale, column, length))
+                self._jagged.append((branch, _Scale.of(specs, branch), column, length))
                 column += length
         self._limited = set(specs.limited)
         self._derivation = specs.derivation and specs.derivation.without_selection
@@ -82,8 +86,12 @@ class Encoder:
             self._check("mask", mask, np.dtype(np.int8), n)
         with np.errstate(over="ignore", invalid="ignore"):
             out.fill(PADDING)
+            if self._mask_at:
+                out[:, self._mask_at :] = 1
             if mask is not None:
                 mask.fill(1)
+                if self._mask_at:
+                    mask[:, self._mask_at :] = 0
             self._fill_flat(events, out, mask)
             self._fill_jagged(events, out, mask)
         return out
@@ -94,6 +102,8 @@ class Encoder:
             if isinstance(values, Jagged):
                 raise DataError(f"the branch {branch} is jagged, expected one value per event")
             out[:, column], missing = scale(values)
+            if self._mask_at:
+                out[:, self._mask_at + column] = 0 if missing is None else missing
             if mask is not None:
                 mask[:, column] = 0 if missing is None else missing
 
@@ -118,6 +128,8 @@ class Encoder:
                 scaled = scaled[kept]
                 missing = None if missing is None else missing[kept]
             cells[column:][index] = scaled
+            if self._mask_at:
+                cells[self._mask_at + column :][index] = 0 if missing is None else missing
             if gaps is not None:
                 gaps[column:][index] = 0 if missing is None else missing
 
@@ -147,36 +159,53 @@ class Encoder:
             raise ValueError(f"{name} must be C-contiguous, {dtype}, of shape {shape}")
 
 
+@dataclass(frozen=True)
 class _Scale:
-    """Normalises the values of one branch."""
+    """Normalises the values of one branch: (factor x - offset) / span; 0 where span is 0."""
 
-    def __init__(self, low: float, high: float) -> None:
-        self._constant = low == high
-        # A range beyond float64's is halved, and so is what is put into it.
-        self._factor = 1.0 if math.isfinite(high - low) else 0.5
-        self._low = low * self._factor
-        self._span = high * self._factor - self._low
+    offset: float
+    span: float
+    factor: float
+    single: bool
+    """Whether float32 is exact enough for values of float32."""
+    clean: Cleaner | None
+
+    @classmethod
+    def of(cls, specs: Specs, branch: str) -> Self:
+        """As the specs say."""
+        if specs.preprocessing.normalisation == "standard":
+            numbers = offset, span = specs.mean[branch], specs.std[branch]
+            factor = 1.0
+        else:
+            numbers = low, high = specs.minv[branch], specs.maxv[branch]
+            # A range beyond float64's is halved, and so is what is put into it.
+            factor = 1.0 if math.isfinite(high - low) else 0.5
+            offset, span = low * factor, high * factor - low * factor
         with np.errstate(over="ignore"):
-            exact = all(float(np.float32(x)) == x for x in (low, high))
-            self._single = exact and math.isfinite(np.float32(high - low))
+            exact = all(float(np.float32(x)) == x for x in numbers)
+            single = exact and math.isfinite(np.float32(span))
+        return cls(offset, span, factor, single, specs.preprocessing.cleaner(branch))
 
     def __call__(self, values: Values) -> tuple[Values, NDArray[np.bool_] | None]:
         """The normalised values, and where some are missing (None: nowhere)."""
+        missing = None
+        if self.clean:
+            values, missing = self.clean(values)
         real = values.dtype.kind == "f"
-        if self._constant:
+        if not self.span:
             scaled = np.zeros(values.shape, np.float32)
         else:
-            single = self._single and real and values.dtype.itemsize <= 4
+            single = self.single and real and values.dtype.itemsize <= 4
             scaled = values.astype(np.float32 if single else np.float64)
-            if self._factor != 1.0:
-                scaled *= self._factor
-            scaled -= self._low
-            scaled /= self._span
-        if real and not (finite := np.isfinite(values)).all():
+            if self.factor != 1.0:
+                scaled *= self.factor
+            scaled -= self.offset
+            scaled /= self.span
+        if not self.clean and real and not (finite := np.isfinite(values)).all():
             missing = ~finite
+        if missing is not None:
             scaled[missing] = PADDING
-            return scaled, missing
-        return scaled, None
+        return scaled, missing
 
 
 class _Lists:

@@ -16,6 +16,7 @@ from mlaas4hep.core.errors import DataError, MlaasError
 from mlaas4hep.core.files import write_json
 from mlaas4hep.data.derivation import Derivation
 from mlaas4hep.data.events import Events, Jagged
+from mlaas4hep.data.preprocess import Cleaner, Preprocessing
 
 VERSION = 1
 """Version of the format; raised when what a number in it means changes."""
@@ -73,6 +74,9 @@ class Specs:
     collections: list[list[str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     limited: list[str] = field(default_factory=list)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    mean: dict[str, float] = field(default_factory=dict)
+    std: dict[str, float] = field(default_factory=dict)
     derivation: Derivation | None = None
 
     @property
@@ -92,13 +96,22 @@ class Specs:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns in order: flat branches, then k_0 .. k_{jdim-1} of jagged ones."""
-        return [*self.flat, *(f"{k}_{i}" for k in self.jagged for i in range(self.jdim[k]))]
+        """Names of the columns in order: flat branches, then k_0 .. k_{jdim-1} of jagged ones.
+
+        With a mask, ``COLUMN_missing`` follows for each of them.
+        """
+        values = [*self.flat, *(f"{k}_{i}" for k in self.jagged for i in range(self.jdim[k]))]
+        return values + [f"{k}_missing" for k in values] if self.preprocessing.mask else values
+
+    @property
+    def n_values(self) -> int:
+        """Number of columns that hold values, those of a mask left out."""
+        return len(self.flat) + sum(self.jdim[k] for k in self.jagged)
 
     @property
     def width(self) -> int:
         """Number of columns, counted without naming them."""
-        return len(self.flat) + sum(self.jdim[k] for k in self.jagged)
+        return self.n_values * (2 if self.preprocessing.mask else 1)
 
     @property
     def warnings(self) -> list[str]:
@@ -137,11 +150,15 @@ class Specs:
             "collections": self.collections,
             "left_out": self.left_out,
             **({"limited": self.limited} if self.limited else {}),
+            **({"preprocessing": done} if (done := self.preprocessing.to_json()) else {}),
+            **({"mean": self.mean, "std": self.std} if self.std else {}),
             **({"derivation": self.derivation.to_json()} if self.derivation else {}),
         }
 
     def _zero(self, branch: str) -> float:
         """Where a physical 0 lies after normalising; 0 where no finite number says it."""
+        if self.std:
+            return -self.mean[branch] / self.std[branch] if self.std[branch] else 0.0
         low, high = self.minv[branch], self.maxv[branch]
         if low == high:
             return 0.0
@@ -175,11 +192,18 @@ class Specs:
         jdim = read.numbers("jdim", int, jagged)
         ranged = [*flat, *(k for k in jagged if jdim[k])]
         minv, maxv = read.numbers("minv", float, ranged), read.numbers("maxv", float, ranged)
-        if len(flat) + sum(jdim.values()) > MAX_COLUMNS:
+        preprocessing = read.preprocessing()
+        masked = 2 if preprocessing.mask else 1
+        if masked * (len(flat) + sum(jdim.values())) > MAX_COLUMNS:
             raise read.wrong("jdim", f"more than {MAX_COLUMNS} columns")
         for branch in ranged:
             if minv[branch] > maxv[branch]:
                 raise read.wrong("minv", f"{branch}: {minv[branch]} exceeds maxv {maxv[branch]}")
+        mean, std = dict[str, float](), dict[str, float]()
+        if preprocessing.normalisation == "standard":
+            mean, std = read.numbers("mean", float, ranged), read.numbers("std", float, ranged)
+            if narrow := [branch for branch in ranged if std[branch] < 0]:
+                raise read.wrong("std", f"{narrow[0]}: {std[narrow[0]]} is negative")
         return cls(
             tree=read.get("tree", str),
             flat=flat,
@@ -194,6 +218,9 @@ class Specs:
             collections=read.collections([k for k in jagged if jdim[k]]),
             left_out=read.texts("left_out"),
             limited=read.limited(jagged),
+            preprocessing=preprocessing,
+            mean=mean,
+            std=std,
             derivation=read.derivation(flat, jagged),
         )
 
@@ -331,6 +358,13 @@ class _Reader:
             raise self.wrong("limited", f"{min(unknown)!r} is not in jkeys")
         return found
 
+    def preprocessing(self) -> Preprocessing:
+        """What is done to values; the defaults where the key is absent."""
+        try:
+            return Preprocessing.from_json(self._value.get("preprocessing", {}))
+        except ValueError as error:
+            raise self.wrong("preprocessing", str(error)) from None
+
     def derivation(self, flat: Sequence[str], jagged: Sequence[str]) -> Derivation | None:
         """What was done to the events; None where the key is absent."""
         if "derivation" not in self._value:
@@ -376,23 +410,56 @@ class BranchRange:
     values: int = 0
     missing: int = 0
     longest: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of the squared distances from the mean."""
 
-    def add(self, values: NDArray[Any]) -> None:
-        """Take in more values: a flat branch's, or the content of lists."""
+    def add(self, values: NDArray[Any], clean: Cleaner | None = None, spread: bool = False) -> None:
+        """Take in more values: a flat branch's, or the content of lists.
+
+        What ``clean`` finds missing counts as such; with ``spread``, mean and squares are found.
+        """
         if not values.size:
             return
         self.values += values.size
+        if clean:
+            values, missing = clean(values)
+            if missing is not None:
+                self.missing += int(np.count_nonzero(missing))
+                values = values[~missing]
+                if not values.size:
+                    return
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             finite = values[np.isfinite(values)]
             self.missing += values.size - finite.size
             if not finite.size:
                 return
+            values = finite
             low, high = float(finite.min()), float(finite.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if spread:
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = float(values.mean(dtype=np.float64))
+                squares = float(np.square(values - mean, dtype=np.float64).sum())
+            self._add_spread(values.size, self.values - self.missing, mean, squares)
+
+    def _add_spread(self, more: int, total: int, mean: float, squares: float) -> None:
+        """Chan, Golub, LeVeque, Algorithms for computing the sample variance (1983)."""
+        apart = mean - self.mean
+        self.mean += apart * more / total
+        self.squares += squares + apart * apart * more * (total - more) / total
+
+    @property
+    def std(self) -> float:
+        """The standard deviation; infinite or NaN where the squares exceed float64."""
+        return math.sqrt(self.squares / count) if (count := self.values - self.missing) else 0.0
 
     def merge(self, other: BranchRange) -> None:
         """Take in what was found in other events."""
+        if more := other.values - other.missing:
+            total = self.values - self.missing + more
+            self._add_spread(more, total, other.mean, other.squares)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.values += other.values
         self.missing += other.missing
@@ -415,12 +482,14 @@ class SpecsScan:
         selection: Mapping[str, Any] | None = None,
         collections: Iterable[Sequence[str]] = (),
         sizes: Mapping[str, int] | None = None,
+        preprocessing: Preprocessing | None = None,
         derivation: Derivation | None = None,
     ) -> None:
         """``collections`` are the jagged branches whose lists may be of the same lengths.
 
         ``sizes``: the columns of jagged branches, where they aren't those of the longest list.
-        With a ``derivation``, events to which it was applied are added.
+        Values are looked at after ``preprocessing``, but for normalising. With a ``derivation``,
+        events to which it was applied are added.
         """
         self._tree = tree
         self._flat = {k: BranchRange() for k in sorted(flat)}
@@ -429,6 +498,9 @@ class SpecsScan:
         self._selection = dict(selection or {})
         self._collections = [list(group) for group in collections]
         self._sizes = dict(sizes or {})
+        self._preprocessing = preprocessing or Preprocessing()
+        self._spread = self._preprocessing.normalisation == "standard"
+        self._clean = {k: self._preprocessing.cleaner(k) for k in (*self._flat, *self._jagged)}
         self._derivation = derivation
         self.scanned: dict[int, int] = {}
         """Events seen so far, by the file's position."""
@@ -440,7 +512,7 @@ class SpecsScan:
             values = events[branch]
             if isinstance(values, Jagged):
                 raise DataError(f"the branch {branch} is jagged, expected one value per event")
-            found.add(values)
+            found.add(values, self._clean[branch], self._spread)
             count = len(values)
         longest: dict[int, int] = {}
         for branch, found in self._jagged.items():
@@ -454,7 +526,8 @@ class SpecsScan:
             if id(offsets) not in longest:
                 longest[id(offsets)] = int(lists.counts.max())
             found.longest = max(found.longest, longest[id(offsets)])
-            found.add(lists.content[offsets[0] : offsets[-1]])
+            values = lists.content[offsets[0] : offsets[-1]]
+            found.add(values, self._clean[branch], self._spread)
         self._collections = [
             part for group in self._collections for part in _same_lengths(group, events)
         ]
@@ -492,10 +565,16 @@ class SpecsScan:
                 f"every value is missing (NaN or infinite) in {', '.join(void[:10])}{more}",
                 "Name them in exclude_branches.",
             )
+        if self._spread and (wide := [k for k, r in ranges.items() if not math.isfinite(r.std)]):
+            raise DataError(
+                f"the standard deviation of {', '.join(wide[:10])} exceeds what a number can hold",
+                "Clip these branches, or normalise by minmax.",
+            )
         jdim = {
             k: self._sizes.get(k, r.longest) if r.longest else 0 for k, r in self._jagged.items()
         }
         width = len(self._flat) + sum(jdim.values())
+        width *= 2 if self._preprocessing.mask else 1
         if width > MAX_COLUMNS:
             raise DataError(
                 f"too many: {_many(width, jdim)}",
@@ -518,8 +597,18 @@ class SpecsScan:
                 if len(group := [k for k in names if self._jagged[k].longest]) > 1
             ],
             limited=sorted(self._sizes),
+            preprocessing=self._preprocessing,
+            mean={k: _as_single(r.mean) for k, r in ranges.items()} if self._spread else {},
+            std={k: _as_single(r.std) for k, r in ranges.items()} if self._spread else {},
             derivation=self._derivation,
         )
+
+
+def _as_single(value: float) -> float:
+    """The nearest float32, in which rows are computed faster; the number itself beyond these."""
+    with np.errstate(over="ignore"):
+        single = float(np.float32(value))
+    return single if math.isfinite(single) and (single or not value) else value
 
 
 def _same_lengths(group: Sequence[str], events: Events) -> list[list[str]]:

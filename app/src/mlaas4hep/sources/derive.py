@@ -60,7 +60,7 @@ def derivation_of(
                 f"new_variables: {name!r} is a branch of {file.name} already",
                 "Give the new variable another name.",
             )
-    for expression in (*cuts.objects.values(), *cuts.new_variables.values()):
+    for expression in (*cuts.of_lists, *cuts.new_variables.values()):
         if taken := next((name for name in expression.names if name in roles), None):
             raise expression.error_about(
                 taken,
@@ -72,8 +72,10 @@ def derivation_of(
     jagged = [*selected.jagged, *(k for k, each in inputs.items() if each.kind == "jagged")]
     known = files[0].branches
     warnings = []
-    for name, expression in cuts.objects.items():
+    for name, expression in (*cuts.objects.items(), *cuts.order.items()):
         members = _collection(name, expression, known, list(dict.fromkeys(jagged)))
+        if collections.get(name) == members:
+            continue
         for other, theirs in collections.items():
             if both := set(members) & set(theirs):
                 raise UsageError(

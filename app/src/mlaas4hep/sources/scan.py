@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlaas4hep.core.errors import DataError, EventError
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import Derivation, EventsToUse, Specs, SpecsScan
+from mlaas4hep.data import Derivation, EventsToUse, Preprocessing, Specs, SpecsScan
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.selection import Selected, Selection, select, sizes
+from mlaas4hep.sources.selection import Selected, Selection, select
 
 _STEP = 10_000
 _ENOUGH = 100
@@ -33,12 +34,13 @@ def scan(
     left.
     """
     chosen = select(files, selection)
-    new = derivation.jagged if derivation else []
-    limits = sizes([*chosen.jagged, *new], selection.max_vec_sizes or {})
+    flat = [*chosen.flat, *(derivation.flat if derivation else ())]
+    jagged = [*chosen.jagged, *(derivation.jagged if derivation else ())]
+    limits, preprocessing = selection.sizes(jagged), selection.preprocessing([*flat, *jagged])
     use = use or EventsToUse.of([file.entries for file in files])
     while True:
         try:
-            return _scan(files, chosen, selection, limits, use, progress, derivation)
+            return _scan(files, chosen, selection, limits, preprocessing, use, progress, derivation)
         except UnreadableError as error:
             if derivation and error.branches.keys() & derivation.inputs.keys():
                 raise
@@ -50,6 +52,7 @@ def _scan(
     chosen: Selected,
     selection: Selection,
     limits: dict[str, int],
+    preprocessing: Preprocessing,
     use: EventsToUse,
     progress: Progress,
     derivation: Derivation | None,
@@ -63,6 +66,7 @@ def _scan(
         selected_by(selection, use, derivation),
         chosen.counted + (chosen.alike if total >= _ENOUGH else []),
         {k: size for k, size in limits.items() if k not in chosen.left_out},
+        preprocessing,
         derivation,
     )
     derive = derivation.without_selection if derivation else None
@@ -91,15 +95,15 @@ def selected_by(
 
 def _check_derived(specs: Specs) -> None:
     """DataError if a cut on objects left none of them in any event, or two columns have a name."""
+    if specs.derivation is None and not specs.preprocessing.mask:
+        return
+    if twice := [name for name, uses in Counter(specs.columns).items() if uses > 1]:
+        raise DataError(
+            f"two columns would have the name {twice[0]}",
+            "Give the new variable another name, or leave the branch out.",
+        )
     if specs.derivation is None:
         return
-    columns = specs.columns
-    if len(set(columns)) < len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise DataError(
-            f"new_variables: two columns would have the name {twice}",
-            "Give the new variable another name.",
-        )
     for name, branches in specs.derivation.collections.items():
         features = [branch for branch in branches if branch in specs.jdim]
         if features and not any(specs.jdim[branch] for branch in features):

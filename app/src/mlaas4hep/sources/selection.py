@@ -6,17 +6,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mlaas4hep.core.errors import DataError, did_you_mean
+from mlaas4hep.data.preprocess import Preprocessing
 from mlaas4hep.data.specs import by_reason
 from mlaas4hep.sources.columns import BranchInfo, UnreadableError
 from mlaas4hep.sources.root import RootFile
 
 IDENTIFIER = ("run", "event", "luminosityBlock")
 """Branches that identify an event, by CMS's names."""
+REGULAR = "re:"
+"""What a regular expression begins with."""
 
 _SHOWN = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,10 @@ class Selection:
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
     "same" is an error, "common" uses the branches that all files have. ``max_vec_sizes`` are the
-    columns of a list, by branch, wildcard or the name that a collection's branches begin with.
+    columns of a list, ``missing`` the values that stand for a missing one, ``clip`` the bounds, by
+    branch, wildcard or the name that a collection's branches begin with; ``normalisation`` and
+    ``mask`` are those of Preprocessing. A wildcard that begins with ``re:`` is a regular expression
+    for the whole name.
     """
 
     tree: str = "Events"
@@ -39,10 +46,31 @@ class Selection:
     label_branch: str | None = None
     weight_branch: str | None = None
     max_vec_sizes: Mapping[str, int] | None = None
+    missing: Mapping[str, float | Sequence[float]] | None = None
+    clip: Mapping[str, Sequence[float | None]] | None = None
+    normalisation: str = "minmax"
+    mask: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain = {"missing": None, "clip": None, "normalisation": "minmax", "mask": False}
+        found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in found.items() if k not in plain or v != plain[k]}
+
+    def preprocessing(self, branches: Sequence[str]) -> Preprocessing:
+        """What is done to the values of the branches; DataError as ``by_branch`` raises."""
+        missing = by_branch("missing", self.missing or {}, branches, "branch")
+        clip = by_branch("clip", self.clip or {}, branches, "branch")
+        return Preprocessing(
+            self.normalisation,
+            {name: (bounds[0], bounds[1]) for name, bounds in clip.items()},
+            {k: v if isinstance(v, Sequence) else [v] for k, v in missing.items()},
+            self.mask,
+        )
+
+    def sizes(self, jagged: Sequence[str]) -> dict[str, int]:
+        """The columns of those jagged branches of which they are given; errors as by_branch's."""
+        return by_branch("max_vec_sizes", self.max_vec_sizes or {}, jagged, "jagged branch")
 
 
 @dataclass(frozen=True)
@@ -154,29 +182,30 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     )
 
 
-def sizes(jagged: Sequence[str], given: Mapping[str, int]) -> dict[str, int]:
-    """The columns of each jagged branch that ``max_vec_sizes`` gives; exact names come first.
+def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: str) -> dict[str, T]:
+    """What the ``key`` of params.json gives each branch, of those that it gives something.
 
-    Raises DataError naming a branch with several sizes, or a key that fits no branch.
+    An exact name comes before wildcards and collections. Raises DataError naming a branch that is
+    given several things, or what fits no branch.
     """
-    of_branch: dict[str, int] = {}
-    for name in jagged:
-        fitting = {key: size for key, size in given.items() if _is_of(name, key)}
-        found = {given[name]} if name in given else set(fitting.values())
-        if len(found) > 1:
+    found: dict[str, T] = {}
+    for name in branches:
+        fitting = {pattern: value for pattern, value in given.items() if _is_of(name, pattern)}
+        values = [given[name]] if name in given else list(fitting.values())
+        if any(value != values[0] for value in values):
             raise DataError(
-                f"max_vec_sizes: the branch {name} has several: {', '.join(map(repr, fitting))}",
-                f"Give {name} a size of its own, or take one away.",
+                f"{key}: several fit the branch {name}: {', '.join(map(repr, fitting))}",
+                f"Name {name} itself, or take one of them away.",
             )
-        if found:
-            of_branch[name] = found.pop()
-    for key in given:
-        if not any(_is_of(name, key) for name in jagged):
+        if values:
+            found[name] = values[0]
+    for pattern in given:
+        if not any(_is_of(name, pattern) for name in branches):
             raise DataError(
-                f"max_vec_sizes: {key!r} is no jagged branch in use, and no collection of them",
-                did_you_mean(key, jagged),
+                f"{key}: {pattern!r} is no {what} in use, and no collection of them",
+                did_you_mean(pattern, branches),
             )
-    return of_branch
+    return found
 
 
 def _is_of(name: str, key: str) -> bool:
@@ -241,6 +270,8 @@ def _mixed(name: str, files: Sequence[RootFile]) -> list[str]:
 
 
 def _matches(name: str, pattern: str) -> bool:
+    if pattern.startswith(REGULAR):
+        return re.fullmatch(pattern.removeprefix(REGULAR), name) is not None
     return name == pattern or fnmatchcase(name, pattern)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Cuts, Split
+from mlaas4hep.data.preprocess import is_bounds
 from mlaas4hep.frameworks.base import FitPlan
-from mlaas4hep.sources.selection import IDENTIFIER
+from mlaas4hep.sources.selection import IDENTIFIER, REGULAR
 from mlaas4hep.training.weights import WeightsKey
 
 INSTEAD = {
@@ -34,6 +36,13 @@ INSTEAD = {
     "balanced": "class_balance",
     **dict.fromkeys(("cut", "cuts", "filter", "select", "preselection"), "selection"),
     **dict.fromkeys(("variables", "define", "defines", "features", "expressions"), "new_variables"),
+    **dict.fromkeys(("sort", "sort_by", "sorting", "order_by"), "order"),
+    **dict.fromkeys(("missing_values", "default_value", "fill_value", "sentinels"), "missing"),
+    **dict.fromkeys(
+        ("normalization", "scaling", "scaler", "normalise", "normalize"), "normalisation"
+    ),
+    **dict.fromkeys(("clipping", "clip_values", "bounds"), "clip"),
+    **dict.fromkeys(("masking", "masks"), "mask"),
     **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
 }
 """Words of the field that are no keys, and the key that does it."""
@@ -103,7 +112,10 @@ class Params(BaseModel):
         " Others that you name must be in some file.",
     )
     selected_branches: tuple[str, ...] = _key(
-        (), "a list of branch names", "Branches to use, names or wildcards; empty means all."
+        (),
+        "a list of branch names",
+        "Branches to use, names, wildcards (`Jet_*`) or regular expressions for the whole name that"
+        " begin with `re:` (`re:Jet_(pt|eta)`), here and wherever wildcards are; empty means all.",
     )
     exclude_branches: tuple[str, ...] = _key(
         (),
@@ -138,17 +150,48 @@ class Params(BaseModel):
         "Give each class the same total weight in the fit, however many events it has; metrics"
         " don't change.",
     )
+    missing: dict[str, float | list[float]] | None = _key(
+        None,
+        'an object of numbers or lists of them, such as {"Jet_btag": -1, "*": [-999, -9999]}',
+        "Values that stand for a missing one, besides NaN and infinity, by branch, wildcard or"
+        " collection. A missing value becomes 0 in its column and doesn't count for the range;"
+        " expressions see it as it is in the file.",
+    )
+    mask: bool = _key(
+        False,
+        "true or false",
+        "Give the model another column for each, `COLUMN_missing`: 1 where the value is missing or"
+        " padding, else 0.",
+    )
+    clip: dict[str, list[float | None]] | None = _key(
+        None,
+        'an object of two bounds each, the lower first, such as {"Jet_pt": [null, 1000]}',
+        "Bounds of values, by branch, wildcard or collection: what lies beyond becomes the bound,"
+        " before the range is found.",
+    )
+    normalisation: Literal["minmax", "standard"] = _key(
+        "minmax",
+        '"minmax" or "standard"',
+        "How a value x becomes the model's: (x - min) / (max - min), or (x - mean) / standard"
+        " deviation, of the finite values of its branch.",
+    )
     objects: dict[str, str] = _key(
         {},
         'an object such as {"Jet": "Jet_pt > 30"}',
         "Which entries of lists are kept, by collection, in all its branches: conditions on each"
         " entry ([expressions](../explanation/expressions.md)). Applied first.",
     )
+    order: dict[str, str] = _key(
+        {},
+        'an object such as {"Jet": "Jet_pt"}',
+        "By what the entries of lists are sorted, the greatest first, by collection, in all its"
+        ' branches: a number for each entry (`"-Jet_pt"`: the least first). Applied second.',
+    )
     new_variables: dict[str, str] = _key(
         {},
         'an object such as {"HT": "sum(Jet_pt)"}',
-        "Features that are computed, by name, of what objects left; later ones may use earlier"
-        " ones. Applied second.",
+        "Features that are computed, by name, of what objects and order left; later ones may use"
+        " earlier ones. Applied third.",
     )
     selection: str = _key(
         "",
@@ -189,13 +232,23 @@ class Params(BaseModel):
     @property
     def cuts(self) -> Cuts:
         """``objects``, ``new_variables`` and ``selection``, parsed."""
-        return Cuts.parse(self.objects, self.new_variables, self.selection)
+        return Cuts.parse(self.objects, self.new_variables, self.selection, self.order)
 
     @property
     def plan(self) -> FitPlan:
         """What the framework needs to know."""
         stopping = self.early_stopping or {}
         return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose, **stopping)  # type: ignore[arg-type]
+
+    def _check_patterns(self, where: str) -> None:
+        for key in (*LISTS, "max_vec_sizes", "missing", "clip"):
+            for name in getattr(self, key) or ():
+                try:
+                    re.compile(name.removeprefix(REGULAR) if name.startswith(REGULAR) else "")
+                except (re.error, RecursionError, OverflowError) as error:
+                    raise UsageError(
+                        f"{where}: {key}: {name[:100]!r} is no regular expression: {error}"
+                    ) from None
 
     @classmethod
     def load(cls, path: Path) -> tuple[Params, list[str]]:
@@ -238,6 +291,9 @@ class Params(BaseModel):
             raise _wrong(where, "early_stopping", params.early_stopping)
         if params.nevts == 0:
             raise _wrong(where, "nevts", 0)
+        if params.clip is not None and not all(map(is_bounds, params.clip.values())):
+            raise _wrong(where, "clip", values["clip"])
+        params._check_patterns(where)
         if params.nan is not None:
             warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
         return params, warnings

@@ -181,6 +181,10 @@ def _opened(
         max_vec_sizes=params.max_vec_sizes,
         label_branch=label_branch(labels, files),
         weight_branch=params.weights_key.branch if params.weights_key else None,
+        missing=params.missing,
+        clip=params.clip,
+        normalisation=params.normalisation,
+        mask=params.mask,
     )
     selected = select(files, selection)
     cuts = params.cuts

@@ -19,19 +19,20 @@ _SPACED = 1000  # rows, evenly spaced, for comparing ONNX with the native model
 class Sample:
     """Rows of every class, evenly spread over the stream, with their class and file.
 
-    ``rows``: float32 of shape (events, columns), as a model sees them; ``counts``: int32 of shape
-    (events, jagged branches with columns), the number of values that each list had.
+    ``rows``: float32 of shape (events, columns), as a model sees them, without a mask; ``counts``:
+    int32 of shape (events, jagged branches with columns), the number of values that each list had.
     """
 
     def __init__(self, specs: Specs, events: Sequence[int]) -> None:
         self._jagged = [name for name in specs.jagged if specs.jdim[name]]
-        size = 4 * (specs.width + len(self._jagged)) * len(events)
+        self._width = specs.n_values
+        size = 4 * (self._width + len(self._jagged)) * len(events)
         most = max(1, min(SAMPLE_EVENTS, SAMPLE_BYTES // size))
         self._every = [max(1, -(-count // most)) for count in events]
         self._seen = [0] * len(events)
         self._done = 0
         total = sum(-(-n // every) for n, every in zip(events, self._every, strict=True))
-        self._rows = np.empty((total, specs.width), np.float32)
+        self._rows = np.empty((total, self._width), np.float32)
         self._counts = np.empty((total, len(self._jagged)), np.int32)
         self._classes = np.empty(total, np.int64)
         self._files = np.empty(total, np.int64)
@@ -73,7 +74,8 @@ class Sample:
             return
         here = slice(self._done, self._done + len(index))
         self._done = here.stop
-        self._rows[here], self._classes[here], self._files[here] = rows[index], classes[index], file
+        self._rows[here] = rows[index, : self._width]
+        self._classes[here], self._files[here] = classes[index], file
         known: dict[int, NDArray[np.int64]] = {}
         for column, name in enumerate(self._jagged):
             lists = events[name]

@@ -86,7 +86,7 @@ def warnings_about(
     if squeezed := _squeezed(sample, specs):
         warnings.append(
             f"a few values squeeze all others into a small part of the range: {_shown(squeezed)}. "
-            "If such a value stands for a missing one, write NaN in its place. "
+            'If such a value stands for a missing one, say so by "missing"; "clip" bounds others. '
             f"{_leave_out(list(squeezed), params)}"
         )
     return warnings
@@ -128,7 +128,7 @@ class _Layout:
         self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         self._flat = len(specs.flat)
         self._list_of = np.repeat(np.arange(len(lengths)), lengths)[self._flat :] - self._flat
-        self._position = np.arange(specs.width)[self._flat :]
+        self._position = np.arange(specs.n_values)[self._flat :]
         self._position = self._position - self.starts[self._flat :][self._list_of]
 
     def filled(self, counts: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -235,8 +235,15 @@ def _squeezed(sample: Sample, specs: Specs) -> dict[str, str]:
         if np.count_nonzero(filled) < 20 * _ENOUGH or low == high:
             continue
         weights = filled * sample.weights[:, None]
+        if specs.std.get(branch):
+            low_cell, high_cell = (
+                (edge - specs.mean[branch]) / specs.std[branch] for edge in (low, high)
+            )
+            cells = (cells - low_cell) / (high_cell - low_cell)
+            cells = np.where(np.abs(cells - np.rint(cells)) < 1e-6, np.rint(cells), cells)
         shares = [float(weights[cells == edge].sum() / weights.sum()) for edge in (0, 1)]
-        shares[0] -= specs.missing.get(branch, 0) / weights.sum()  # NaN became 0
+        if branch not in specs.std:  # else they became the mean
+            shares[0] -= specs.missing.get(branch, 0) / weights.sum()  # NaN became 0
         if why := _why_squeezed(np.sort(cells[filled]), low, high, shares):
             found[branch] = why
     return found
