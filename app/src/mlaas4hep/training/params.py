@@ -115,7 +115,7 @@ class Params(BaseModel):
         (),
         "a list of branch names",
         "Branches to use, names, wildcards (`Jet_*`) or regular expressions for the whole name that"
-        " begin with `re:` (`re:Jet_(pt|eta)`), here and wherever wildcards are; empty means all.",
+        " begin with `re:` (`re:Jet_[^_]+`), here and wherever wildcards are; empty means all.",
     )
     exclude_branches: tuple[str, ...] = _key(
         (),
