@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas4hep.core.errors import UsageError
-from mlaas4hep.data import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
+from mlaas4hep.core.errors import EventError, UsageError
+from mlaas4hep.data import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    file_key,
+    held_out,
+    membership,
+    membership_by,
+)
 
 KEY = "0:d48060b2-6a57-11ed-8e14-0600a8c0beef"
 
@@ -19,6 +28,8 @@ def test_what_split_means() -> None:
     assert (half.train, half.validation, half.test) == pytest.approx((0.4, 0.1, 0.5))
     named = {"train": 0.7, "validation": 0.1, "test": 0.2}
     assert Split.parse(named) == Split(0.7, 0.1, 0.2)
+    assert Split.parse({"by": ["run", "event"]}) == Split(by=("run", "event"))
+    assert Split.parse(named | {"by": ["event"]}) == Split(0.7, 0.1, 0.2, ("event",))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +44,11 @@ def test_what_split_means() -> None:
         ({"train": 0.5, "test": 0.5}, "lacks 'validation'"),
         ({"train": 0.5, "validation": 0.1, "tset": 0.4}, "'tset'"),
         ({"train": 0.5, "validation": 0.1, "test": 0.1}, "sum to 0.7"),
+        ({"by": [3]}, "not a list of branches"),
+        ({"by": "event"}, "'event', not a list of branches"),
+        ({"by": ["event"], "test": 0.5}, "lacks 'train' and 'validation'"),
+        ({}, "lacks 'train'"),
+        ({"by": []}, "names no branch"),
     ],
 )
 def test_what_split_can_not_be(value: object, said: str) -> None:
@@ -75,11 +91,39 @@ def test_seed_file_and_position_each_matter() -> None:
         assert abs(same - (0.64**2 + 0.16**2 + 0.2**2)) < 0.03
 
 
+EVENTS = np.random.default_rng(3).integers(0, 2**52, 20_000)
+RUNS = EVENTS % 7
+
+
+def test_identified_events_keep_their_part() -> None:
+    whole = membership_by(5, [RUNS, EVENTS])
+    shuffled = np.random.default_rng(4).permutation(len(EVENTS))[:900]
+    np.testing.assert_array_equal(
+        membership_by(5, [RUNS[shuffled], EVENTS[shuffled]]), whole[shuffled]
+    )
+    for dtype in (np.uint64, np.int64, np.float64):
+        same = membership_by(5, [RUNS.astype(np.uint8), EVENTS.astype(dtype)])
+        np.testing.assert_array_equal(same, whole)
+    for seed, values in ((6, [RUNS, EVENTS]), (5, [EVENTS, RUNS]), (5, [EVENTS])):
+        other = membership_by(seed, values)
+        assert abs(float((whole == other).mean()) - (0.64**2 + 0.16**2 + 0.2**2)) < 0.03
+    assert abs(float((whole == TEST).mean()) - 0.2) < 0.015
+    halves = membership_by(5, [np.array([0.5, -0.5, 1e300, -3.0, 2**63]), np.zeros(5, bool)])
+    assert halves.shape == (5,)
+
+
+def test_numbers_that_identify_nothing_are_named() -> None:
+    with pytest.raises(EventError, match="event 1: nan can't identify it"):
+        membership_by(5, [np.array([1.0, np.nan])])
+
+
 def test_the_split_of_a_seed_never_changes() -> None:
     # Written down once: bundles name their test events by seed, so this must hold for ever.
     key = file_key(0, "abc")
     assert membership(21, key, 0, 24).tolist() == PINNED
     assert held_out(21, key, 0, 24).tolist() == [part == 2 for part in PINNED]
+    assert membership_by(21, [np.ones(24), np.arange(24)]).tolist() == PINNED_BY
 
 
 PINNED = [0, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 2, 1, 0, 1]
+PINNED_BY = [2, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 2, 2, 0, 0, 2, 1, 0, 0, 0]

@@ -62,7 +62,7 @@ def test_two_trees_of_one_file(tmp_path: Path, stack: ExitStack) -> None:
         assert_same(opened.read(["id"], 0, 150)["id"], file, tree, "id", 0, 150)
     assert (task.specs.minv["id"], task.specs.maxv["id"]) == (10_000, 20_149)
     # Where both are known by one entry number, the parts still differ: nothing is shared.
-    assert (task.parts(0, 0, 150) != task.parts(1, 0, 150)).any()
+    assert (task.parts(0, 0, 150, {}) != task.parts(1, 0, 150, {})).any()
 
 
 def test_specs_know_the_tree(tmp_path: Path, stack: ExitStack) -> None:
@@ -360,6 +360,40 @@ def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: Exi
     ):
         with pytest.raises(DataError, match=told):
             prepared(stack, files, **wrong)
+
+
+def test_identified_events_keep_their_part_in_other_files(tmp_path: Path, stack: ExitStack) -> None:
+    """Merged, sorted anew, and with other types; the same model sees the same events."""
+    files = two(tmp_path)
+    by: dict[str, Any] = {"split": {"by": ["run", "id"]}, "identifier": ["run"]}
+    branches = [content(900, 1), content(600, 2, shift=25)]
+    places = np.random.default_rng(1).permutation(1500)
+    merged = {
+        name: ak.concatenate([each[name] for each in branches])[places] for name in branches[0]
+    }
+    merged["run"] = ak.values_astype(merged["run"], np.uint64)
+    merged["lab"] = ak.Array(np.repeat([0, 1], (900, 600)).astype(np.int32)[places])
+    other = write_tree(tmp_path / "merged/all.root", "Events", merged)
+    parts = []
+    for names, labels in ((files, ["0", "1"]), ([other], ["lab"])):
+        data, _ = streamed(stack, names, labels, **by)
+        assert data.task.split_by == ["run", "id"]
+        specs = data.task.specs
+        low, high, at = specs.minv["id"], specs.maxv["id"], specs.columns.index("id")
+        ids = [
+            np.sort(
+                np.rint(np.concatenate([b[0][:, at] for b in blocks]) * float(high - low) + low)
+            )
+            for blocks in (data.epoch(1), data.validation(), data.test())
+        ]
+        parts.append([each.tolist() for each in ids])
+    assert parts[0] == parts[1]
+    assert abs(len(parts[0][2]) / 1500 - 0.2) < 0.05
+    for wrong, told in (("ids", "no branch 'ids' in .*background"), ("jet_pt", "is jagged")):
+        with pytest.raises(DataError, match=f"split: by: .*{told}"):
+            prepared(stack, files, split={"by": [wrong]})
+    with pytest.raises(DataError, match=r"background\.root: event 0: nan can't identify it"):
+        prepared(stack, files, split={"by": ["met"]})
 
 
 def _spread(events: ak.Array, used: int) -> ak.Array:

@@ -102,6 +102,7 @@ def train(
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
+    typer.echo(f"split    by {', '.join(result.split_by)}")
     _show_outcome(result, told)
 
 

@@ -7,7 +7,16 @@ from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.passing import Passing
 from mlaas4hep.data.preprocess import Preprocessing
 from mlaas4hep.data.specs import FileRecord, Specs, SpecsScan
-from mlaas4hep.data.split import TEST, TRAIN, VALIDATION, Split, file_key, held_out, membership
+from mlaas4hep.data.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    file_key,
+    held_out,
+    membership,
+    membership_by,
+)
 
 __all__ = [
     "PADDING",
@@ -31,5 +40,6 @@ __all__ = [
     "file_key",
     "held_out",
     "membership",
+    "membership_by",
     "plan_chunks",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import UsageError, did_you_mean
+from mlaas4hep.core.errors import EventError, UsageError, did_you_mean
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as ``membership`` numbers them."""
@@ -22,31 +23,43 @@ _REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Fractions of the events; they sum to 1."""
+    """Fractions of the events, which sum to 1; ``by`` names the branches that tell events apart.
+
+    Without any, an event is known by its file and entry.
+    """
 
     train: float = 0.64
     validation: float = 0.16
     test: float = 0.20
+    by: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, value: float | Mapping[str, float] | None) -> Split:
+    def parse(cls, value: float | Mapping[str, Any] | None) -> Split:
         """What ``split`` in params.json means.
 
         None is the default; a number is the test's fraction, of the rest 80 % train and 20 %
-        validate; a mapping names all three. Raises UsageError on anything else.
+        validate; a mapping names all three, ``by`` or both. Raises UsageError on anything else.
         """
         if value is None:
             return cls()
         if isinstance(value, Mapping):
             names = ("train", "validation", "test")
             for key in value:
-                if key not in names:
+                if key not in (*names, "by"):
                     raise UsageError(
                         f"split has the unknown part {key!r}", did_you_mean(str(key), names)
                     )
+            by = value.get("by", ())
+            if isinstance(by, str) or not all(isinstance(k, str) and k for k in by):
+                raise UsageError(f"split: by is {by!r}, not a list of branches", _REMEDY)
+            if "by" in value and not by:
+                raise UsageError("split: by names no branch", _REMEDY)
+            if by and not set(names) & set(value):
+                return cls(by=tuple(by))
             if missing := [name for name in names if name not in value]:
                 raise UsageError(f"split lacks {' and '.join(map(repr, missing))}", _REMEDY)
-            parts = cls(*(_fraction(value[name], name) for name in names))
+            train, validation, test = (_fraction(value[name], name) for name in names)
+            parts = cls(train, validation, test, tuple(by))
             total = parts.train + parts.validation + parts.test
             if abs(total - 1) > 1e-6:
                 raise UsageError(f"the fractions in split sum to {total:g}, not to 1", _REMEDY)
@@ -77,17 +90,58 @@ def membership(
     ``key`` is the file's ``file_key``. An entry's part depends on seed, file and entry alone; uint8
     of shape (stop - start,).
     """
-    split = split or Split()
-    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-    bits = np.arange(start, stop, dtype=np.uint64)
-    bits += np.uint64(1)
+    return _parts(_mixed(_start(f"{seed}:{key}"), np.arange(start, stop, dtype=np.uint64)), split)
+
+
+def membership_by(
+    seed: int, values: Sequence[NDArray[Any]], split: Split | None = None
+) -> NDArray[np.uint8]:
+    """The part of each event, told by what identifies it: one array of numbers per branch.
+
+    It depends on seed and values alone, not on their type: neither on the file, nor on the order in
+    it, nor on the other events; uint8 of shape (events,). Raises EventError on NaN and infinity.
+    """
+    first, *others = map(_as_bits, values)
+    bits = _mixed(_start(f"{seed}:by"), first)
+    for each in others:
+        bits = _mixed(bits, each)
+    return _parts(bits, split)
+
+
+def _start(text: str) -> np.uint64:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little"))
+
+
+def _mixed(before: np.uint64 | NDArray[np.uint64], bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea, Flood, 2014) of the state ``before`` after as many steps."""
+    bits = bits + np.uint64(1)
     bits *= np.uint64(0x9E3779B97F4A7C15)
-    bits += np.uint64(int.from_bytes(digest, "little"))
+    bits += before
     bits ^= bits >> np.uint64(30)
     bits *= np.uint64(0xBF58476D1CE4E5B9)
     bits ^= bits >> np.uint64(27)
     bits *= np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _as_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """The same for the same number, of whatever type it is."""
+    if values.dtype.kind != "f":
+        whole = values if values.dtype == np.uint64 else values.astype(np.int64)
+        return whole.view(np.uint64)
+    exact = values.astype(np.float64)
+    if not (finite := np.isfinite(exact)).all():
+        at = int(np.flatnonzero(~finite)[0])
+        raise EventError(at, f"{values[at]} can't identify it", "Leave the branch out of split.by.")
+    is_whole = (exact == np.rint(exact)) & (np.abs(exact) < 2.0**63)
+    whole = np.where(is_whole, exact, 0).astype(np.int64).view(np.uint64)
+    return np.where(is_whole, whole, exact.view(np.uint64))
+
+
+def _parts(bits: NDArray[np.uint64], split: Split | None) -> NDArray[np.uint8]:
+    split = split or Split()
     uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     to_validation, to_test = split.train, 1 - split.test
     return (uniform >= to_validation).astype(np.uint8) + (uniform >= to_test).astype(np.uint8)

@@ -187,7 +187,7 @@ class Dataset:
                     events = encoder.derive(events)
                     encoder.fill(events, out=rows[piece])
                     classes[piece] = task.labels.of_events(events, index)
-                    parts[piece] = task.parts(index, start, stop)
+                    parts[piece] = task.parts(index, start, stop, events)
                     if weights is not None and task.weights:
                         weights[piece] = task.weights.of_events(events, index, piece.stop - at)
                     if sample is not None:

@@ -95,10 +95,13 @@ class Params(BaseModel):
         "Of two classes, the one that the score is the probability of; empty: the second, in the"
         " order of numbers or names.",
     )
-    split: float | dict[str, float] | None = _key(
+    split: float | dict[str, float | list[str]] | None = _key(
         None,
-        "a fraction for the test part, or {train, validation, test}",
-        "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests.",
+        "a fraction for the test part, or {train, validation, test, by}",
+        "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests. An event's part is"
+        " drawn by its file and entry, or by the branches `by` that identify it"
+        ' (`{"by": ["run", "luminosityBlock", "event"]}`): then it keeps its part in files that are'
+        " skimmed, sorted or merged anew.",
     )
     branch: str = _key(
         "Events",

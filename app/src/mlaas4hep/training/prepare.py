@@ -12,9 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError
+from mlaas4hep.core.errors import DataError, EventError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import TEST, Derivation, EventsToUse, Passing, Specs, file_key, membership
+from mlaas4hep.data import (
+    TEST,
+    Branch,
+    Derivation,
+    Events,
+    EventsToUse,
+    Jagged,
+    Passing,
+    Specs,
+    file_key,
+    membership,
+    membership_by,
+)
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
@@ -72,6 +84,11 @@ class Task:
         """Names of the classes, in order."""
         return self.labels.names
 
+    @property
+    def split_by(self) -> list[str]:
+        """What decides an event's part: branches, or file and entry."""
+        return list(self.params.parts.by) or ["file", "entry"]
+
     @cached_property
     def yields(self) -> list[dict[str, Any]]:
         """As Totals.yields gives them; nothing without weights."""
@@ -82,11 +99,15 @@ class Task:
     def branches(self) -> list[str]:
         """All that is read: what the columns are made of, the label's and the weight's."""
         flat, jagged = self.specs.inputs
-        return list(dict.fromkeys([*flat, *jagged, *_roles(self.labels, self.weights)]))
+        roles = _roles(self.labels, self.weights, self.params)
+        return list(dict.fromkeys([*flat, *jagged, *roles]))
 
-    def parts(self, file: int, start: int, stop: int) -> NDArray[np.uint8]:
-        """The parts of those entries ``start:stop`` of a file that pass; see ``membership``."""
-        return _parts(self.files, self.use, self.params, file, start, stop)
+    def parts(self, file: int, start: int, stop: int, events: Events) -> NDArray[np.uint8]:
+        """The parts of those entries ``start:stop`` of a file that pass, which are ``events``.
+
+        Raises EventError on an event whose identity is no number.
+        """
+        return _parts(self.files, self.use, self.params, file, start, stop, events)
 
 
 def prepare(
@@ -166,6 +187,7 @@ def _opened(
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
     _refuse_same(files)
+    _check_identity(files, params.parts.by)
     trees = ", ".join(dict.fromkeys(file.tree for file in files))
     if not any(file.entries for file in files):
         raise DataError(
@@ -285,28 +307,58 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
 
 
 def _parts(
-    files: Sequence[RootFile], use: EventsToUse, params: Params, file: int, start: int, stop: int
+    files: Sequence[RootFile],
+    use: EventsToUse,
+    params: Params,
+    file: int,
+    start: int,
+    stop: int,
+    events: Events,
 ) -> NDArray[np.uint8]:
+    if by := params.parts.by:
+        return membership_by(params.seed, [_flat(events[name]) for name in by], params.parts)
     key = file_key(file, files[file].uuid)
     parts = membership(params.seed, key, start, stop, params.parts)
     return use.passing[file].rows(parts, start, stop)
 
 
-def _roles(labels: Labels, weights: Weights | None) -> list[str]:
-    """The branches of label and weight, of those that there are."""
-    return [name for name in (labels.branch, weights and weights.branch) if name]
+def _roles(labels: Labels, weights: Weights | None, params: Params) -> list[str]:
+    """The branches of label, weight and identity, of those that there are."""
+    names = labels.branch, weights and weights.branch, *params.parts.by
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _flat(values: Branch) -> NDArray[Any]:
+    assert not isinstance(values, Jagged)  # noqa: S101  (``_check_identity`` refuses it)
+    return values
+
+
+def _check_identity(files: Sequence[RootFile], by: Sequence[str]) -> None:
+    """DataError unless each of the branches is in each file, with a number per event."""
+    for name in by:
+        for file in files:
+            if name not in file.branches:
+                raise DataError(
+                    f"split: by: no branch {name!r} in {file.name}",
+                    did_you_mean(name, file.branches),
+                )
+            if (info := file.branches[name]).kind != "flat":
+                raise DataError(
+                    f"split: by: {name} of {file.name} is {info.kind} ({info.type})",
+                    "Events are identified by branches with one number per event.",
+                )
 
 
 def _count(given: _Input, labels: Labels, weights: Weights | None, params: Params) -> Totals:
     """Sums over all events that are used."""
-    branches = _roles(labels, weights)
+    branches = _roles(labels, weights, params)
     totals = Totals.empty(len(given.files), len(labels.names))
     for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
         passing = given.use.passing[index]
         for start, stop, events in file.blocks(branches, ranges, _STEP, passing):
-            parts = _parts(given.files, given.use, params, index, start, stop)
-            places = labels.of_events(events, index) * 3 + parts
             try:
+                parts = _parts(given.files, given.use, params, index, start, stop, events)
+                places = labels.of_events(events, index) * 3 + parts
                 of_events = weights.of_events(events, index, len(parts)) if weights else None
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None

@@ -217,6 +217,7 @@ def _run(trained: Trained) -> dict[str, Any]:
         "platform": platform.platform(),
         "label_branch": task.labels.branch,
         "weight_branch": task.weights and task.weights.branch,
+        "split_by": task.split_by,
         "yields": task.yields,
         "events": {
             name: dict(zip(("train", "validation", "test"), row, strict=True))

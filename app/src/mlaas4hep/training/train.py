@@ -60,6 +60,8 @@ class TrainResult:
     why_not: str
     cut_flow: list[dict[str, Any]] = field(default_factory=list)
     """How many events the conditions of the selection left, as CutFlow gives them."""
+    split_by: list[str] = field(default_factory=list)
+    """What decided an event's part: branches, or file and entry."""
 
 
 def train(
@@ -131,6 +133,7 @@ def train(
         bundle.manifest.servable,
         bundle.manifest.why_not,
         task.cut_flow.as_list() if task.cut_flow else [],
+        task.split_by,
     )
 
 
