@@ -118,7 +118,8 @@ images:  ## build the container images mlaas4hep/service, tfaas and job; IMAGES=
 LOCK_TO = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 UPGRADE = $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
 lock:  ## update the locked versions, of PACKAGE=name only or of all (needs uv)
-	cd app && $(LOCK_TO) $(UPGRADE) --extra data --extra train --extra serve --extra server --extra build pyproject.toml -o locks/app.txt
+	cd app && $(LOCK_TO) $(UPGRADE) --extra data --extra train --extra parquet --extra serve --extra server --extra build \
+	  pyproject.toml -o locks/app.txt
 	cd app && $(LOCK_TO) $(UPGRADE) --all-extras -c locks/app.txt pyproject.toml -o locks/test.txt
 	$(MAKE) lock-images lock-stack
 

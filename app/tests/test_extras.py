@@ -66,7 +66,13 @@ def test_a_part_imports_only_what_its_extra_installs(extra: str, statement: str)
         canonical(d) for m in json.loads(out.splitlines()[-1]) for d in distributions.get(m, [])
     }
     # Loaded by .pth files of this environment, or by others where they happen to be installed.
-    optional = {"setuptools", "editables", "orjson" if extra == "server" else ""}
+    optional = {
+        "setuptools",
+        "editables",
+        "pyarrow",
+        "cloudpickle",
+        "orjson" if extra == "server" else "",
+    }
     allowed = installed_with(extra)
     assert len(imported) > 3
     # A module that several distributions provide is allowed when one of them is.

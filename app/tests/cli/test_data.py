@@ -85,6 +85,19 @@ def test_inspect_shows_rntuples_beside_trees(command, tmp_path):
     assert "old" not in ended.out
 
 
+def test_export_writes_what_a_model_sees(command, five_files):
+    options = ("--files=files.txt", "--labels=labels.txt", "--params=params.json")
+    ended = command("export", *options, "--out=e.npz")
+    assert ended.code == 0, ended.err
+    with np.load(five_files / "e.npz") as found:
+        events, columns = found["x"].shape
+        assert set(found["y"]) == {0, 1}
+    assert f"e.npz: {events} events, {columns} columns" in ended.out
+    ended = command("export", *options, "--out=./signal.root")
+    assert ended.code == 2
+    assert "is one of the files to read" in ended.err
+
+
 def test_inspect_draws_what_holds_numbers(command, tmp_path):
     path = tmp_path / "t.root"
     with uproot.recreate(path) as file:

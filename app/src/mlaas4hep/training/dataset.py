@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.core.errors import EventError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.distributions import Distributions
@@ -195,8 +196,12 @@ class Dataset:
             for index, (begin, end) in enumerate(plan):
                 for start, stop, events in readers[index].take(end - begin):
                     piece = slice(at, at + task.use.passing[index].count(start, stop))
-                    events = encoder.derive(events)
-                    encoder.fill(events, out=rows[piece])
+                    try:
+                        events = encoder.derive(events)
+                        encoder.fill(events, out=rows[piece])
+                    except EventError as error:
+                        entry = task.use.passing[index].nth(start, error.event)
+                        raise error.at(entry, task.files[index].name) from None
                     classes[piece] = task.labels.of_events(events, index)
                     parts[piece] = task.parts(index, start, stop, events)
                     if weights is not None and task.weights:

@@ -118,12 +118,14 @@ def prepare(
     stack: ExitStack,
     specs_file: Path | None = None,
     progress: Progress = silent,
+    keep_specs: bool = True,
 ) -> Task:
     """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
 
     ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
-    global-specs.json in ``cwd`` if they fit, else new ones, which are written there. The same
-    files, labels and parameters give the same task.
+    global-specs.json in ``cwd`` if they fit, else new ones, which are written there; without
+    ``keep_specs`` that file is neither read nor written. The same files, labels and parameters give
+    the same task.
 
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
@@ -137,7 +139,8 @@ def prepare(
         weights = key.of_files([file.name for file in given.files], labels_of_files)
     totals = _count(given, classes, weights, params)
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
-    specs, told = _find_specs(given, specs_file and cwd / specs_file, cwd / SPECS_FILE, progress)
+    kept = cwd / SPECS_FILE if keep_specs else None
+    specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
     told += _check_counts(totals.events.sum(axis=0), classes.names)
@@ -275,9 +278,9 @@ def _refuse_same(files: Sequence[RootFile]) -> None:
 
 
 def _find_specs(
-    given: _Input, wanted: Path | None, path: Path, progress: Progress
+    given: _Input, wanted: Path | None, path: Path | None, progress: Progress
 ) -> tuple[Specs, list[str]]:
-    """Specs that fit: of the file ``wanted``, else of ``path``, else of a new scan; warnings."""
+    """Specs that fit: of ``wanted``, else of ``path``, else of a new scan, kept there; warnings."""
     records = [file.record for file in given.files]
     selection = selected_by(given.selection, given.use, given.derivation)
     if wanted is not None:
@@ -285,7 +288,7 @@ def _find_specs(
         specs.check_fits(records, selection)
         return specs, []
     warnings = []
-    if path.exists():
+    if path and path.exists():
         try:
             specs = Specs.load(path)
             specs.check_fits(records, selection)
@@ -294,10 +297,11 @@ def _find_specs(
         else:
             return specs, []
     specs = scan(given.files, given.selection, given.use, progress, given.derivation)
-    try:
-        specs.save(path)
-    except OSError as error:
-        warnings.append(f"{path} can't be written: {error.strerror}")
+    if path:
+        try:
+            specs.save(path)
+        except OSError as error:
+            warnings.append(f"{path} can't be written: {error.strerror}")
     return specs, warnings
 
 

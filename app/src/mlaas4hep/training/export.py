@@ -1,0 +1,164 @@
+"""What a model sees, as a file for other programs: NumPy's .npz or Parquet."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import LimitError, UsageError
+from mlaas4hep.core.files import is_full, temporary_folder
+from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.training.library import Data, Rows
+
+_GROUP_BYTES = 32 << 20
+
+
+class _Writer(Protocol):
+    def add(self, rows: Rows) -> None: ...
+
+
+def export(data: Data, out: Path, progress: Progress = silent) -> int:
+    """Write all events to ``out``, NAME.npz or NAME.parquet; the number of them.
+
+    Memory is that of a few blocks of rows. The file is there when it is whole: what fails leaves
+    none. Raises UsageError on another ending or a folder that can't be written, LimitError where
+    the disk is full. Phase "exporting" counts events.
+    """
+    writers = {".npz": _npz, ".parquet": _parquet}
+    if out.suffix not in writers:
+        raise UsageError(f"--out {out}: unknown ending {out.suffix!r}", "Use .npz or .parquet.")
+    done, total = 0, sum(data.events.values())
+    try:
+        with temporary_folder(out.parent, f".{out.name}.") as folder:
+            new = folder / out.name
+            with writers[out.suffix](data, new, total) as writer:
+                for rows in data.rows():
+                    writer.add(rows)
+                    done += len(rows.y)
+                    progress("exporting", done, total)
+            new.replace(out)
+    except OSError as error:
+        kind = LimitError if is_full(error) else UsageError
+        raise kind(f"{out} can't be written: {error.strerror or error}") from error
+    return done
+
+
+class _Npz:
+    """Arrays that grow in files of their own, as a zip can only write one after the other."""
+
+    def __init__(self, folder: Path, events: int, columns: int, stack: ExitStack) -> None:
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "x": (np.float32, (events, columns)),
+            "mask": (np.int8, (events, columns)),
+            "y": (np.int64, (events,)),
+            "w": (np.float64, (events,)),
+            "part": (np.uint8, (events,)),
+            "file": (np.int32, (events,)),
+            "entry": (np.int64, (events,)),
+        }
+        self._streams = {}
+        for name, (kind, shape) in kinds.items():
+            stream = stack.enter_context((folder / f"{name}.npy").open("wb"))
+            descr = np.lib.format.dtype_to_descr(np.dtype(kind))
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(stream, header)
+            self._streams[name] = stream
+
+    def add(self, rows: Rows) -> None:
+        """Append the rows."""
+        file = np.full(len(rows.y), rows.file, np.int32)
+        for name, array in (rows._asdict() | {"file": file}).items():
+            np.ascontiguousarray(array).tofile(self._streams[name])
+
+
+@contextmanager
+def _npz(data: Data, path: Path, events: int) -> Iterator[_Writer]:
+    """Members x, mask, y, w, part, file, entry; columns, classes and files are texts."""
+    folder = path.parent
+    with ExitStack() as stack:
+        yield _Npz(folder, events, len(data.columns), stack)
+    for name in ("columns", "classes", "files"):
+        np.save(folder / f"{name}.npy", np.array(getattr(data, name), np.str_))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for member in sorted(folder.glob("*.npy")):
+            archive.write(member, member.name)
+            member.unlink()
+
+
+class _Parquet:
+    """Row groups of about ``_GROUP_BYTES``."""
+
+    def __init__(self, data: Data, writer: Any, schema: Any) -> None:
+        self._data, self._writer, self._schema = data, writer, schema
+        self._held: list[Rows] = []
+        self._bytes = 0
+
+    def add(self, rows: Rows) -> None:
+        """Keep the rows until there are enough for a group."""
+        self._held.append(rows)
+        self._bytes += rows.x.nbytes
+        if self._bytes > _GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        import pyarrow as pa
+
+        if not self._held:
+            return
+        x, mask = (np.concatenate([getattr(r, k) for r in self._held]) for k in ("x", "mask"))
+        features = [
+            pa.array(np.ascontiguousarray(x[:, i]), mask=mask[:, i].astype(bool))
+            for i in range(x.shape[1])
+        ]
+        y, w, part, entry = (
+            np.concatenate([getattr(r, k) for r in self._held]) for k in ("y", "w", "part", "entry")
+        )
+        file = np.repeat([r.file for r in self._held], [len(r.y) for r in self._held])
+        others = [y, w, part, _texts(self._data.files, file), entry]
+        table = pa.table([*features, *map(pa.array, others)], schema=self._schema)
+        self._writer.write_table(table)
+        self._held, self._bytes = [], 0
+
+
+def _texts(names: list[str], places: NDArray[np.int64]) -> Any:
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int32)), pa.array(names))
+
+
+@contextmanager
+def _parquet(data: Data, path: Path, events: int) -> Iterator[_Writer]:
+    """A float32 column for each of the model's, null where it is missing or padding.
+
+    Beside them ``_y``, ``_w``, ``_part``, ``_file`` and ``_entry``; classes are in the metadata.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow, which is not installed", "pip install 'mlaas4hep[parquet]'"
+        ) from None
+
+    kinds = {
+        "_y": pa.int64(),
+        "_w": pa.float64(),
+        "_part": pa.uint8(),
+        "_file": pa.dictionary(pa.int32(), pa.string()),
+        "_entry": pa.int64(),
+    }
+    fields = [(name, pa.float32()) for name in data.columns] + list(kinds.items())
+    if len({name for name, _ in fields}) < len(fields):
+        raise UsageError("a column has the name of one of " + ", ".join(kinds), "Write .npz.")
+    schema = pa.schema(fields, metadata={"classes": "\n".join(data.classes)})
+    with pq.ParquetWriter(path, schema) as writer:
+        rows = _Parquet(data, writer, schema)
+        yield rows
+        rows.flush()

@@ -1,0 +1,156 @@
+"""The data of a training in a notebook: ``from mlaas4hep import open_data``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.core.errors import EventError
+from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, Specs
+from mlaas4hep.data.encode import Mask
+from mlaas4hep.frameworks.base import Block, Classes, Matrix
+from mlaas4hep.training.dataset import BLOCK_BYTES, Dataset
+from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import prepare
+
+PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+_ROWS = 8192  # read at once, at most
+
+
+class Rows(NamedTuple):
+    """Events of one file in their order, as a model sees them.
+
+    ``x``: float32 of shape (n, columns); ``mask``: int8 of that shape, 1 where a value is missing
+    or padding; ``y``: classes, int64; ``w``: weights, float64; ``part``: uint8, TRAIN, VALIDATION
+    or TEST; ``file``: its position; ``entry``: int64, the events' entries in their tree.
+    """
+
+    x: Matrix
+    mask: Mask
+    y: Classes
+    w: NDArray[np.float64]
+    part: NDArray[np.uint8]
+    file: int
+    entry: NDArray[np.int64]
+
+
+class Data:
+    """The events of ROOT files as a training with these parameters gets them; see ``open_data``.
+
+    Memory is that of a Dataset without a cache, whatever the size of the files.
+    """
+
+    def __init__(self, data: Dataset, stack: ExitStack) -> None:
+        self._data, self._stack = data, stack
+        self.specs: Specs = data.task.specs
+        self.columns = self.specs.columns
+        self.classes = data.task.classes
+        self.files = [file.name for file in data.task.files]
+        self.warnings = data.task.warnings
+        """What was odd, but allowed."""
+        counts = data.train_events, data.validation_events, data.test_events
+        self.events = dict(zip(PARTS, counts, strict=True))
+        """How many events each part has."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; arrays stay valid."""
+        self._stack.close()
+
+    def batches(self, size: int = 1000, part: str = "train", epoch: int = 0) -> Iterator[Block]:
+        """The events of a part, ``size`` at a time: (x, y), and weights if the parameters give any.
+
+        x is float32 of shape (n, columns), y int64, the weights are float64, those of the fit in
+        training and validation. "train" is mixed anew for each ``epoch``. The arrays are the
+        caller's own. Closing the iterator ends the reading.
+        """
+        blocks = {
+            "train": lambda: self._data.epoch(epoch),
+            "validation": self._data.validation,
+            "test": self._data.test,
+        }[part]()
+        try:
+            kept: Block | None = None
+            for block in blocks:
+                if kept is not None and len(kept[0]):
+                    block = tuple(np.concatenate(pair) for pair in zip(kept, block, strict=True))
+                full = len(block[0]) // size * size
+                for start in range(0, full, size):
+                    yield tuple(array[start : start + size].copy() for array in block)
+                kept = tuple(array[full:] for array in block)
+            if kept is not None and len(kept[0]):
+                yield tuple(array.copy() for array in kept)
+        finally:
+            if close := getattr(blocks, "close", None):
+                close()
+
+    def rows(self) -> Iterator[Rows]:
+        """All events, file by file in the order of their entries."""
+        task = self._data.task
+        encoder = Encoder(self.specs, dtype=np.float32)
+        step = max(1, min(_ROWS, BLOCK_BYTES // (5 * self.specs.width)))
+        for index, (file, ranges) in enumerate(zip(task.files, task.use.ranges, strict=True)):
+            passing = task.use.passing[index]
+            for start, stop, events in file.blocks(task.branches, ranges, step, passing):
+                n = passing.count(start, stop)
+                mask = np.empty((n, encoder.width), np.int8)
+                try:
+                    x = encoder.encode(events, mask=mask)
+                except EventError as error:
+                    raise error.at(passing.nth(start, error.event), file.name) from None
+                yield Rows(
+                    x,
+                    mask,
+                    np.broadcast_to(task.labels.of_events(events, index), n).astype(np.int64),
+                    task.weights.of_events(events, index, n) if task.weights else np.ones(n),
+                    task.parts(index, start, stop, events),
+                    index,
+                    passing.rows(np.arange(start, stop), start, stop),
+                )
+
+    def tf(self, size: int = 1000, part: str = "train", epoch: int = 0) -> Any:
+        """``batches`` as a tf.data.Dataset, which imports TensorFlow."""
+        import tensorflow as tf
+
+        kinds = [tf.TensorSpec((None, len(self.columns)), tf.float32)]
+        kinds.append(tf.TensorSpec((None,), tf.int64))
+        if self._data.weighted:
+            kinds.append(tf.TensorSpec((None,), tf.float64))
+        return tf.data.Dataset.from_generator(
+            lambda: self.batches(size, part, epoch), output_signature=tuple(kinds)
+        )
+
+
+def open_data(
+    files: Sequence[str | Path],
+    labels: Sequence[str | int],
+    params: Mapping[str, Any] | Path | None = None,
+    progress: Progress = silent,
+    specs: Path | None = None,
+) -> Data:
+    """Open ROOT files as a training does: paths or URLs, a label for each or that of a branch.
+
+    ``params`` are those of params.json, or its path. Specs are found in one pass, or those of the
+    file ``specs``. Raises MlaasError as a training does.
+    """
+    cwd = Path.cwd()
+    if isinstance(params, Path):
+        known, told = Params.load(params)
+    else:
+        known, told = Params.parse(dict(params or {}), "params", cwd)
+    with ExitStack() as stack:
+        names = list(map(str, files))
+        task = prepare(names, list(map(str, labels)), known, cwd, stack, specs, progress, False)
+        task.warnings[:0] = told
+        return Data(Dataset(task), stack.pop_all())

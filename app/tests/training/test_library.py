@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlaas4hep import open_data
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.data import TEST, TRAIN, VALIDATION
+from mlaas4hep.demo.simulate import write_files
+from mlaas4hep.training.library import PARTS
+from training.root_files import two
+from training.tasks import streamed
+
+GUIDE = Path(__file__).parents[3] / "docs/how-to/library.md"
+CUTS: dict[str, Any] = {
+    "identifier": ["run"],
+    "selection": "met > 20",
+    "objects": {"jet": "jet_pt > 5"},
+    "weights": [2, 0.5],
+    "class_balance": True,
+}
+
+
+def test_the_guide_s_example_runs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "demo").mkdir()
+    write_files(tmp_path / "demo", n=600)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    out = capsys.readouterr().out
+    assert "demo/signal.root 1 " in out  # the first entry with two jets
+    spec = names["events"].element_spec
+    assert [each.dtype.name for each in spec] == ["float32", "int64"]
+    assert not (tmp_path / "global-specs.json").exists()
+
+
+def test_batches_are_what_a_training_gets(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    data, _ = streamed(stack, files, cache_bytes=0, **CUTS)
+    with open_data(files, [0, 1], CUTS) as opened:
+        assert opened.columns == data.task.specs.columns
+        for part, blocks in (
+            ("train", data.epoch(3)), ("validation", data.validation()), ("test", data.test())
+        ):  # fmt: skip
+            wanted = [np.concatenate(arrays) for arrays in zip(*blocks, strict=True)]
+            batches = list(opened.batches(77, part, epoch=3))
+            assert [len(b[0]) for b in batches[:-1]] == [77] * (len(batches) - 1)
+            for got, expected in zip(zip(*batches, strict=True), wanted, strict=True):
+                np.testing.assert_array_equal(np.concatenate(got), expected)
+            assert len(wanted[0]) == opened.events[part]
+        tensors = [[t.numpy() for t in batch] for batch in opened.tf(100, "test")]
+    for i, array in enumerate(wanted):
+        np.testing.assert_array_equal(np.concatenate([t[i] for t in tensors]), array)
+
+
+def test_rows_are_in_order_and_know_part_and_entry(tmp_path: Path, stack: ExitStack) -> None:
+    files = two(tmp_path)
+    with open_data(files, [0, 1], CUTS) as data:
+        rows = list(data.rows())
+        at = data.columns.index("id")
+        low, high = data.specs.minv["id"], data.specs.maxv["id"]
+        seen = 0
+        for each in rows:
+            ids = np.rint(each.x[:, at].astype(float) * (high - low) + low)
+            np.testing.assert_array_equal(ids, each.entry + 10_000 * (each.file + 1))
+            assert set(each.y) == {each.file}
+            assert set(each.w) == {(2, 0.5)[each.file]}
+            assert not each.x[each.mask == 1].any()
+            seen += len(each.y)
+        parts = np.bincount(np.concatenate([each.part for each in rows]), minlength=3)
+        assert parts.tolist() == [data.events[part] for part in PARTS]
+        assert [PARTS[part] for part in PARTS] == [TRAIN, VALIDATION, TEST]
+        assert seen == sum(data.events.values()) < 1500
+
+
+def test_what_is_kept_stays_and_closing_early_ends_the_reading(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mlaas4hep.training.dataset.MIX_BYTES", 1)
+    monkeypatch.setattr("mlaas4hep.training.dataset.MIX_EVENTS", 100)
+
+    def reading() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "mlaas4hep-read"]
+
+    files = two(tmp_path, (30_000, 20_000))
+    with open_data(files, [0, 1], {"identifier": ["run"]}) as data:
+        batches = data.batches(100)
+        first, second = next(batches), next(batches)
+        kept = [array.copy() for array in first]
+        for array in second:
+            array[:] = 0
+        for _ in range(50):
+            next(batches)
+        for array, copy in zip(first, kept, strict=True):
+            np.testing.assert_array_equal(array, copy)
+        assert reading()
+        start = time.monotonic()
+        batches.close()  # type: ignore[attr-defined]
+        assert not reading()
+        assert time.monotonic() - start < 60
+        for _ in data.tf(100).take(1):
+            pass
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    files = two(tmp_path)
+    with pytest.raises(UsageError, match="params: unknown key 'cuts'"):
+        open_data(files, [0, 1], {"cuts": "met > 3"})
+    with pytest.raises(UsageError, match="1 labels for 2 files"):
+        open_data(files, [0], {})
