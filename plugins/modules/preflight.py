@@ -313,7 +313,7 @@ def check_registry(found, registry):
     if name and not re.fullmatch(rf"{host}(/[a-z0-9._-]+)*", name):
         found.problem(
             f"mlaas4hep_registry is {name!r}",
-            "it must be HOST[:PORT][/PATH], in small letters, without https:// or a / at its end",
+            "it must be HOST[:PORT][/PATH], in lower case, without https:// or a / at its end",
             "Set it, for example to registry.example.org/mirror",
         )
     if not registry["logins"] or not logins.is_file():  # check_files says it

@@ -90,6 +90,7 @@ PULL = """
         name: mlaas4hep.stack.image
       vars:
         image_name: private.test/library/debian:bookworm-slim
+        image_part: base
 """
 
 
