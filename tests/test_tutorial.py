@@ -66,5 +66,10 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     assert {"model": "my_model"} in answers
     assert any(len(a.get("predictions", [])) == 1 for a in answers)
     assert '"state":"succeeded"' in ran.stdout
-    for path in ("demo/my_model/report.html", "demo/scores.root", "mine_1.tar.gz"):
+    for path in (
+        "demo/my_model/report.html",
+        "demo/pictures/jet_sum.png",
+        "demo/scores.root",
+        "mine_1.tar.gz",
+    ):
         assert (tmp_path / "demo" / path).is_file(), path

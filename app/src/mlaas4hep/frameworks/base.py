@@ -18,7 +18,7 @@ from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 
 Matrix = NDArray[np.float32]
-"""Rows of events, shape (events, columns), normalised to [0, 1]."""
+"""Rows of events, shape (events, columns), normalised."""
 Classes = NDArray[np.int64]
 """Class of each event, 0..k-1."""
 Block = tuple[NDArray[Any], ...]
