@@ -110,6 +110,7 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
         ('{"clip": {"x": 3}}', "clip is .*, expected an object of two bounds"),
         ('{"missing": [-999]}', r"missing is \[-999\], expected an object of numbers"),
         ('{"selected_branches": "re:Jet_("}', r"'re:Jet_\(' is no regular expression: missing \)"),
+        (json.dumps({"exclude_branches": "x" * 300, "epochs": 0}), "epochs is 0"),
         ('{"order": {"Jet": "Jet_pt >"}}', "order: Jet, character 9"),
         ('{"cuts": "x > 5"}', r"unknown key 'cuts'\n.*The key 'selection' does it"),
         ('{"variables": {}}', r"unknown key 'variables'\n.*The key 'new_variables' does it"),

@@ -351,14 +351,26 @@ def _rename(values: dict[str, Any], where: str) -> list[str]:
 def _names(value: Any, folder: Path | None) -> Any:
     """A list of names from a list, a comma list or a file; anything else as it is."""
     if isinstance(value, str):
-        if folder is not None and value and "\0" not in value and (folder / value).is_file():
-            value = (folder / value).read_text()
-            value = [line for line in value.splitlines() if not line.lstrip().startswith("#")]
-            value = ",".join(value)
+        if folder is not None and value and (text := _text_of(folder, value)) is not None:
+            lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+            value = ",".join(lines)
         value = value.split(",")
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(name.strip() for name in value if name.strip())
     return value
+
+
+def _text_of(folder: Path, name: str) -> str | None:
+    """What a file with that name holds; None where there is none."""
+    try:
+        if not (folder / name).is_file():
+            return None
+    except (OSError, ValueError):  # no file has such a name
+        return None
+    try:
+        return (folder / name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{folder / name} can't be read: {error}") from None
 
 
 def _is_stopping(value: dict[str, int | float]) -> bool:
