@@ -23,7 +23,7 @@ from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
 
 CASES = int(os.environ.get("MLAAS4HEP_TEST_FUZZ", "300"))
-FIRST = 0 if CASES == 300 else 1000
+FIRST = 1980 if CASES == 300 else 1000  # 1997 had lists whose ends overflow int64
 
 
 def written(path: Path, kind: str, compression: Any) -> Path:
@@ -63,7 +63,7 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data[: int(random.integers(1, size))] if random.random() < 0.1 else data)
 
 
-@pytest.mark.timeout(3600 if FIRST else 300)
+@pytest.mark.timeout(300 if CASES == 300 else 3600)
 @pytest.mark.parametrize("kind", ["tree", "rntuple"])
 @pytest.mark.parametrize("compression", [None, uproot.LZ4(4), uproot.ZLIB(1)], ids=str)
 def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str, compression: Any) -> None:

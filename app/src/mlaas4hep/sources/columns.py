@@ -200,7 +200,7 @@ def _join(older: NDArray[np.int64], news: list[NDArray[Any]]) -> NDArray[np.int6
     np.subtract(older, older[0], out=offsets[: len(older)])
     end = len(older)
     for new in news:
-        if len(new) > 1 and int(np.diff(new).min()) < 0:
+        if (new[1:] < new[:-1]).any():
             raise ValueError("a basket's offsets decrease")
         np.add(new[1:], offsets[end - 1] - new[0], out=offsets[end : end + len(new) - 1])
         end += len(new) - 1

@@ -219,7 +219,7 @@ class FieldColumn(Column):
         def lists(column: int, count: int) -> NDArray[np.int64]:
             offsets = np.zeros(count + 1, np.int64)
             offsets[1:] = read(column, count)
-            if len(offsets) > 1 and int(np.diff(offsets).min()) < 0:
+            if (offsets[1:] < offsets[:-1]).any():  # differences could overflow
                 raise ValueError("the ends of lists decrease")
             return offsets
 
