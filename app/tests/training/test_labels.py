@@ -31,6 +31,30 @@ def test_labels_per_file(
 
 
 @pytest.mark.parametrize(
+    "labels",
+    [["*ackg*=bkg", "signal.root=sig"], ["*/background.root=bkg", "s*=sig", "*gnal*=sig"]],
+)
+def test_labels_by_pattern(tmp_path: Path, stack: ExitStack, labels: list[str]) -> None:
+    found = prepared(stack, two(tmp_path), labels).labels
+    assert (found.names, found.per_file) == (["bkg", "sig"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["back*=0", "sig*=1", "data*=1"], "'data\\*' fits no file"),
+        (["back*=0", "*.root=1"], "background.root gets the labels '0' and '1'"),
+        (["back*=0", "*background.root=0"], "signal.root gets no label"),
+    ],
+)
+def test_patterns_give_each_file_one_label(
+    tmp_path: Path, stack: ExitStack, labels: list[str], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        prepared(stack, two(tmp_path), labels)
+
+
+@pytest.mark.parametrize(
     ("branch", "names"),
     [("kind", ["-1", "0", "1"]), ("good", ["0", "1"]), ("half", ["0", "1"])],
 )

@@ -37,6 +37,7 @@ def train(
         str,
         typer.Option(
             help="A label per file (numbers or class names: a text file, or joined by commas),"
+            " PATTERN=LABEL for files by name or wildcard (*ttbar*=signal,*qcd*=background),"
             " or the name of the branch that holds the label.",
             rich_help_panel="The five files",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep.core.errors import DataError
@@ -105,3 +106,9 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # such as a name that is too long
         return False
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether the pattern is the file's name or a wildcard for it, with or without its folder."""
+    whole = name, name.rsplit("/", 1)[-1]
+    return pattern in whole or any(fnmatchcase(each, pattern) for each in whole)

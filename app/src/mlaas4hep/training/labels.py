@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
 from mlaas4hep.data import Events, EventsToUse, Jagged
+from mlaas4hep.sources.names import fits
 from mlaas4hep.sources.root import RootFile
 
 MAX_CLASSES = 1000
@@ -117,6 +118,28 @@ class Labels:
             return np.int64(self.per_file[file])
         found = np.searchsorted(self.values, _label_values(events, self.branch))
         return len(self.names) - 1 - found if self.is_reversed else found
+
+
+def by_pattern(labels: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A label per file where they are given as PATTERN=LABEL; others as they are.
+
+    A pattern is a file's name, with its folder or without, or a wildcard (``*ttbar*``). Raises
+    UsageError naming a file that none or several fit, or a pattern that fits no file.
+    """
+    if not labels or not all("=" in label for label in labels):
+        return list(labels)
+    patterns = [tuple(label.rsplit("=", 1)) for label in labels]
+    for pattern, _ in patterns:
+        if not any(fits(pattern, name) for name in names):
+            raise UsageError(f"--labels: {pattern!r} fits no file", did_you_mean(pattern, names))
+    found = []
+    for name in names:
+        own = list(dict.fromkeys(label for pattern, label in patterns if fits(pattern, name)))
+        if len(own) != 1:
+            what = f"gets the labels {' and '.join(map(repr, own))}" if own else "gets no label"
+            raise UsageError(f"--labels: the file {name} {what}", "Each file needs exactly one.")
+        found.append(own[0])
+    return found
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:

@@ -32,7 +32,7 @@ from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
 from mlaas4hep.sources.selection import Selected, Selection, select
-from mlaas4hep.training.labels import Labels, label_branch
+from mlaas4hep.training.labels import Labels, by_pattern, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.weights import Totals, Weights
 
@@ -130,6 +130,7 @@ def prepare(
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
+    labels = by_pattern(labels, names)
     given = _opened(names, labels, params, cwd, stack, progress)
     branch, signal = given.selection.label_branch, str(params.signal)
     classes = Labels.of(labels, branch, given.files, _labelled(given, branch), signal)
@@ -173,6 +174,7 @@ def scan_files(
     They are those of ``prepare`` with the same labels: a label branch is no feature. Without
     labels every branch may be one.
     """
+    labels = by_pattern(labels, names)
     with ExitStack() as stack:
         given = _opened(names, labels, params, cwd, stack, progress)
         specs = scan(given.files, given.selection, given.use, progress, given.derivation)

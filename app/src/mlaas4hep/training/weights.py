@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from reprlib import repr
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.data import TRAIN, VALIDATION, Events, Jagged
+from mlaas4hep.sources.names import fits
 
 _REMEDY = (
     'Give a branch ("genWeight"), a list with one number per file, or {"branch": "genWeight",'
@@ -219,4 +219,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _fits(key: str, name: str, label: str) -> bool:
-    return key == label or any(fnmatchcase(n, key) for n in (name, name.rsplit("/", 1)[-1]))
+    return key == label or fits(key, name)
