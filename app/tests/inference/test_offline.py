@@ -6,6 +6,7 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 import pytest
+import uproot
 
 from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files, score_file
@@ -31,7 +32,7 @@ def test_lists_of_one_collection_name_file_event_and_lengths(tmp_path: Path) -> 
     specs = replace(make_specs(), collections=[["jet_eta", "jet_pt"]])
     answer = LocalAnswers(Bundle.open(make_bundle(tmp_path, specs=specs)))
     good = write(tmp_path / "good.root", [2] * 10, [2] * 10)
-    assert sum(map(len, predict_files([good], "Events", NEEDED, answer))) == 10
+    assert sum(len(s) for s, _ in predict_files([good], "Events", NEEDED, answer)) == 10
     lengths = [2] * (ROWS + 10)
     other = write(tmp_path / "other.root", lengths, [*lengths[:-1], 3])
     with pytest.raises(DataError) as error:
@@ -63,7 +64,7 @@ def test_scores_are_written_whole_or_not_at_all(tmp_path: Path, name: str) -> No
 
     def fill(fails: bool) -> None:
         with score_file(path, ["score_1"]) as add:
-            add(np.ones((5, 1), np.float32))
+            add(np.ones((5, 1), np.float32), {})
             if fails:
                 raise DataError("the second file is damaged")
 
@@ -76,3 +77,40 @@ def test_scores_are_written_whole_or_not_at_all(tmp_path: Path, name: str) -> No
     told = pytest.raises(UsageError, match=f"none/{name} can't be written: No such file")
     with told, score_file(tmp_path / "none" / name, ["score_1"]):
         pass
+
+
+@pytest.mark.parametrize("name", ["scores.root", "scores.csv"])
+def test_observers_of_files_of_other_types(tmp_path: Path, name: str) -> None:
+    """As wide as can be; whole numbers and others are told apart, and no event is an empty file."""
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
+    mass, number = np.array([91.2, np.nan]), np.array([7, -1])
+    files = [
+        write(tmp_path / f"{i}.root", [1, 1], [1, 1], mass=mass.astype(f), n=number.astype(k))
+        for i, (f, k) in enumerate([(np.float32, np.int8), (np.float64, np.int64)])
+    ]
+    other = write(tmp_path / "other.root", [1], [1], mass=np.ones(1), n=np.ones(1))
+    path = tmp_path / name
+
+    def predict(*names: str) -> None:
+        with score_file(path, ["score_1"], ["n", "mass"]) as add:
+            for each in predict_files(names, "Events", NEEDED, answer, observers=["n", "mass"]):
+                add(*each)
+
+    predict(*files)
+    if name.endswith(".csv"):
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        assert lines[0] == ["score_1", "n", "mass"]
+        assert [line[1:] for line in lines[1:3]] == [
+            ["7", str(float(mass.astype("f4")[0]))],
+            ["-1", "nan"],
+        ]
+        return
+    with uproot.open(path) as file:
+        found = file["scores"].arrays()
+    assert found.n.tolist() == [7, -1, 7, -1]
+    np.testing.assert_array_equal(found.mass, [*mass.astype(np.float32), *mass])
+    with pytest.raises(DataError, match="the observer n is float64 in one file, int64 in"):
+        predict(*files, other)
+    predict()
+    with uproot.open(path) as file:
+        assert file["scores"].num_entries == 0

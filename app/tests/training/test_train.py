@@ -536,6 +536,8 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
         "clip": {"ratio": [None, 0.8]},
         "normalisation": "standard",
         "mask": True,
+        "observers": ["run", "MET_sumE*"],
+        "identifier": ["event"],
     }
     label = "HLT_IsoMu20"
     branches = ["Jet_eta", "nMuon"]
@@ -590,10 +592,19 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
     np.testing.assert_array_equal(scores.selected, selected)
     assert ak.sum(selected) == bundle.specs.scanned
     np.testing.assert_array_equal(scores.score_1, answers(result.bundle, rows)[:, 0])
+    with uproot.open(real.path) as file:
+        kept = file["Events"].arrays(["run", "MET_sumEt"])
+    assert scores.fields == ["score_1", "selected", "run", "MET_sumEt"]
+    np.testing.assert_array_equal(scores.run, kept.run)
+    assert scores.run.type.content.primitive == "int64"
+    np.testing.assert_array_equal(scores.MET_sumEt, kept.MET_sumEt)
     slim = write_tree(tmp_path / "slim.root", "Events", {name: events[name] for name in needed})
     with pytest.raises(DataError, match=r"'MET_pt' .* the selection needs it") as error:
-        predict(slim)
+        predict(slim, "--no-observers")
     assert "--no-selected" in error.value.remedy
-    unmarked = predict(slim, "--no-selected")
+    with pytest.raises(DataError, match=r"'run', 'MET_sumEt' .* the output needs them") as error:
+        predict(slim, "--no-selected")
+    assert "--no-observers" in error.value.remedy
+    unmarked = predict(slim, "--no-selected", "--no-observers")
     assert unmarked.fields == ["score_1"]
     np.testing.assert_array_equal(unmarked.score_1, scores.score_1)

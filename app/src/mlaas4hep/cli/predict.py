@@ -32,12 +32,16 @@ def predict(
             " selection's branches."
         ),
     ] = True,
+    observers: Annotated[
+        bool, typer.Option(help="Write the observers of the training beside the scores.")
+    ] = True,
 ) -> None:
     """Predict for the events of ROOT files; they are padded and normalised as in the training.
 
     One entry per event, in the order of the files: `score_CLASS` is the probability of CLASS, the
     second of two classes; with more classes there is one for each. If the training had a selection,
-    `selected` is 1 for events that pass it, 0 for others; all are predicted.
+    `selected` is 1 for events that pass it, 0 for others; all are predicted. The training's
+    `observers` follow.
 
     For example:
 
@@ -62,11 +66,12 @@ def predict(
             answer = marked = Marked(local, derivation)
             marking = [name for name in marked.branches if name not in branches]
             names.append("selected")
-        with Bars() as bars, score_file(fout, names) as add:
-            for scores in predict_files(inputs, tree, branches, answer, bars, marking):
-                add(scores)
+        kept = bundle.specs.observers if observers else []
+        with Bars() as bars, score_file(fout, names, kept) as add:
+            for each in predict_files(inputs, tree, branches, answer, bars, marking, kept):
+                add(*each)
     if local.truncated:
         warn(f"{local.truncated} values beyond the longest list of the specs were dropped")
     if fout:
-        typer.echo(f"{fout}: {', '.join(names)}")
+        typer.echo(f"{fout}: {', '.join([*names, *kept])}")
     typer.echo(meaning, err=True)

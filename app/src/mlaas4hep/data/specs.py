@@ -57,7 +57,8 @@ class Specs:
     lengths in every event, as they describe the same objects; ``left_out`` says why other branches
     can't be used; ``limited`` are the jagged branches of which columns were asked for, so that
     values beyond them are dropped on purpose. With a ``derivation``, all this is of events to which
-    it was applied, and ``flat`` and ``jagged`` hold the new variables too.
+    it was applied, and ``flat`` and ``jagged`` hold the new variables too. ``observers`` are no
+    features, but branches that predictions keep beside the scores.
     """
 
     tree: str
@@ -74,6 +75,7 @@ class Specs:
     collections: list[list[str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     limited: list[str] = field(default_factory=list)
+    observers: list[str] = field(default_factory=list)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     mean: dict[str, float] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
@@ -150,6 +152,7 @@ class Specs:
             "collections": self.collections,
             "left_out": self.left_out,
             **({"limited": self.limited} if self.limited else {}),
+            **({"observers": self.observers} if self.observers else {}),
             **({"preprocessing": done} if (done := self.preprocessing.to_json()) else {}),
             **({"mean": self.mean, "std": self.std} if self.std else {}),
             **({"derivation": self.derivation.to_json()} if self.derivation else {}),
@@ -218,6 +221,7 @@ class Specs:
             collections=read.collections([k for k in jagged if jdim[k]]),
             left_out=read.texts("left_out"),
             limited=read.limited(jagged),
+            observers=read.names("observers") if "observers" in value else [],
             preprocessing=preprocessing,
             mean=mean,
             std=std,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import DataError, EventError, LimitError, UsageError, did_you_mean
 from mlaas4hep.core.files import is_full, temporary_folder
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import Derivation, Encoder, Events
+from mlaas4hep.data import Branch, Derivation, Encoder, Events, Jagged
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
@@ -26,6 +26,9 @@ ROWS = 4096
 Scores = NDArray[np.float32]
 """float32 of shape (events, 1), the probability of the second of two classes, or (events, k)."""
 Answer = Callable[[Events], Scores]
+Observed = dict[str, NDArray[Any]]
+"""Values of observers: int64, uint64 or float64 of shape (events,)."""
+Add = Callable[[Scores, Observed], None]
 
 
 class LocalAnswers:
@@ -71,14 +74,15 @@ def predict_files(
     answer: Answer,
     progress: Progress = silent,
     marking: Sequence[str] = (),
-) -> Iterator[Scores]:
-    """The scores of all events of the files, in their order, ``ROWS`` at a time.
+    observers: Sequence[str] = (),
+) -> Iterator[tuple[Scores, Observed]]:
+    """The scores of all events of the files, in their order, ``ROWS`` at a time, and observers.
 
     ``branches`` are needed by the model, those of ``marking`` by the selection alone. Raises
     DataError naming the file and the branches that it lacks, or the event whose lists of one
     collection differ in length.
     """
-    needed = [*branches, *marking]
+    needed = list(dict.fromkeys([*branches, *marking, *observers]))
     with ExitStack() as stack:
         files = [stack.enter_context(RootFile(name, tree)) for name in names]
         for file in files:
@@ -89,6 +93,8 @@ def predict_files(
                 user = "model"
                 if set(absent) <= set(marking):
                     user, remedy = "selection", "Predict without its column, by --no-selected."
+                elif not set(absent) & {*branches, *marking}:
+                    user, remedy = "output", "Predict without observers, by --no-observers."
                 raise DataError(
                     f"{file.name}: no branch {', '.join(map(repr, absent[:10]))}{more} in the tree"
                     f" {file.tree}; the {user} needs {'it' if len(absent) == 1 else 'them'}",
@@ -105,18 +111,29 @@ def predict_files(
                     raise error.after(start, file.name) from None
                 done += len(scores)
                 progress("predicting", done, total)
-                yield scores
+                yield scores, {name: _plain(events[name]) for name in observers}
+
+
+def _plain(values: Branch) -> NDArray[Any]:
+    """A flat branch as one of the types that an output has, so that files may differ in theirs."""
+    if isinstance(values, Jagged):
+        raise DataError("an observer is a list in these events, it was a number in the training")
+    kind = values.dtype.kind
+    wide = np.float64 if kind == "f" else np.uint64 if values.dtype == np.uint64 else np.int64
+    return values.astype(wide)
 
 
 @contextmanager
-def score_file(path: Path | None, names: Sequence[str]) -> Iterator[Callable[[Scores], None]]:
-    """What appends scores to ``path``: x.root (a tree ``scores``) or x.csv; None prints CSV.
+def score_file(
+    path: Path | None, names: Sequence[str], observers: Sequence[str] = ()
+) -> Iterator[Add]:
+    """What appends scores, and observers, to ``path``: x.root or x.csv; None prints CSV.
 
-    The tree has one entry per event, to be used as a friend of the events' tree. The file is there
-    when all scores are: what fails halfway leaves none, and an older one as it was.
+    The tree ``scores`` has one entry per event, to be used as a friend of the events' tree. The
+    file is there when all scores are: what fails halfway leaves none, and an older one as it was.
     """
     if path is None:
-        yield _csv(sys.stdout, names)
+        yield _csv(sys.stdout, [*names, *observers])
         return
     if path.suffix not in (".csv", ".root"):
         raise UsageError(f"--fout {path}: unknown ending {path.suffix!r}", "Use .root or .csv.")
@@ -125,20 +142,45 @@ def score_file(path: Path | None, names: Sequence[str]) -> Iterator[Callable[[Sc
             new = folder / path.name
             if path.suffix == ".csv":
                 with new.open("w", newline="") as stream:
-                    yield _csv(stream, names)
+                    yield _csv(stream, [*names, *observers])
             else:
                 import uproot
 
                 with uproot.recreate(new) as file:
-                    tree = file.mktree("scores", dict.fromkeys(names, "float32"))
-                    yield lambda scores: tree.extend(dict(zip(names, scores.T, strict=True)))
+                    kinds: dict[str, Any] = dict.fromkeys(names, np.dtype(np.float32))
+                    kinds |= dict.fromkeys(observers, np.dtype(np.float64))
+
+                    def add(scores: Scores, observed: Observed) -> None:
+                        if "scores" not in file:
+                            kinds.update((name, each.dtype) for name, each in observed.items())
+                            file.mktree("scores", kinds)
+                        for name, each in observed.items():
+                            _refuse_other(name, each.dtype, kinds[name])
+                        file["scores"].extend(dict(zip(names, scores.T, strict=True)) | observed)
+
+                    yield add
+                    if "scores" not in file:
+                        file.mktree("scores", kinds)
             new.replace(path)
     except OSError as error:
         kind = LimitError if is_full(error) else UsageError
         raise kind(f"{path} can't be written: {error.strerror or error}") from error
 
 
-def _csv(stream: TextIO, names: Sequence[str]) -> Callable[[Scores], None]:
+def _refuse_other(name: str, kind: np.dtype[Any], first: np.dtype[Any]) -> None:
+    if kind != first:
+        raise DataError(
+            f"the observer {name} is {kind} in one file, {first} in those before",
+            "Predict these files one by one.",
+        )
+
+
+def _csv(stream: TextIO, names: Sequence[str]) -> Add:
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(names)
-    return lambda scores: rows.writerows(scores.astype(str))
+
+    def add(scores: Scores, observed: Observed) -> None:
+        others = [each.astype(str) for each in observed.values()]
+        rows.writerows(np.column_stack([scores.astype(str), *others]))
+
+    return add

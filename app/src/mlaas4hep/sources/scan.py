@@ -80,7 +80,7 @@ def _scan(
                 raise error.at(passing.nth(start, error.event), file.name) from None
             done += stop - start
             progress("specs", done, total)
-    specs = replace(found.result(), left_out=chosen.left_out)
+    specs = replace(found.result(), left_out=chosen.left_out, observers=chosen.observers)
     _check_derived(specs)
     return specs
 

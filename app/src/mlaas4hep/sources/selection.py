@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Selection:
     """What of a tree is used; the keys of params.json have the same names (``branch`` = tree).
 
-    Names may be wildcards (``Jet_*``). ``identifier``, ``label_branch`` and ``weight_branch`` are
-    never features.
+    Names may be wildcards (``Jet_*``). ``identifier``, ``observers``, ``label_branch`` and
+    ``weight_branch`` are never features.
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
     "same" is an error, "common" uses the branches that all files have. ``max_vec_sizes`` are the
@@ -42,6 +42,7 @@ class Selection:
     identifier: tuple[str, ...] = IDENTIFIER
     selected_branches: tuple[str, ...] = ()
     exclude_branches: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
     branches: Literal["same", "common"] = "same"
     label_branch: str | None = None
     weight_branch: str | None = None
@@ -53,7 +54,13 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
-        plain = {"missing": None, "clip": None, "normalisation": "minmax", "mask": False}
+        plain: dict[str, Any] = {
+            "observers": [],
+            "missing": None,
+            "clip": None,
+            "normalisation": "minmax",
+            "mask": False,
+        }
         found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {k: v for k, v in found.items() if k not in plain or v != plain[k]}
 
@@ -79,7 +86,7 @@ class Selected:
 
     ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
     whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
-    ``warnings`` say what is odd, but allowed.
+    ``warnings`` say what is odd, but allowed. ``observers`` are the branches that predictions keep.
     """
 
     flat: list[str]
@@ -88,6 +95,7 @@ class Selected:
     warnings: list[str] = field(default_factory=list)
     counted: list[list[str]] = field(default_factory=list)
     alike: list[list[str]] = field(default_factory=list)
+    observers: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Flat and jagged names, as in ``flat, jagged = select(...)``."""
@@ -106,7 +114,9 @@ class Selected:
             [[k for k in group if k not in lost] for group in groups]
             for groups in (self.counted, self.alike)
         )
-        return Selected(flat, jagged, left_out, self.warnings, counted, alike)
+        return replace(
+            self, flat=flat, jagged=jagged, left_out=left_out, counted=counted, alike=alike
+        )
 
 
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
@@ -119,7 +129,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     """
     known = list(dict.fromkeys(name for file in files for name in file.branches))
     where = files[0].name if len(files) == 1 else f"the {len(files)} files"
-    for key in ("selected_branches", "exclude_branches", "identifier"):
+    for key in ("selected_branches", "exclude_branches", "identifier", "observers"):
         for pattern in getattr(selection, key):
             if key == "identifier" and pattern in IDENTIFIER:
                 continue  # the default suits many files, not all
@@ -138,6 +148,9 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     if selection.weight_branch is not None:
         _check_role(files, selection.weight_branch, "weight", ("flat",))
 
+    observers = [k for k in known if any(_matches(k, p) for p in selection.observers)]
+    for name in observers:
+        _check_role(files, name, "observer", ("flat",))
     wanted = [name for name in known if _is_wanted(name, selection)]
     left_out: dict[str, str] = {}
     kinds: dict[str, str] = {}
@@ -179,6 +192,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         warnings,
         _groups(infos_of, lambda info: info.counter),
         _groups(infos_of, _stem),
+        observers,
     )
 
 
@@ -247,6 +261,7 @@ def _idle(selection: Selection, known: Sequence[str]) -> list[str]:
     for pattern in selection.exclude_branches:
         names = [name for name in known if _matches(name, pattern)]
         never = (selection.label_branch, selection.weight_branch, *selection.identifier)
+        never += selection.observers
         if kept and not any(
             name not in kept and any(_matches(name, p) for p in (*kept, *never) if p)
             for name in names
@@ -278,7 +293,7 @@ def _matches(name: str, pattern: str) -> bool:
 def _is_wanted(name: str, selection: Selection) -> bool:
     if name in (selection.label_branch, selection.weight_branch):
         return False
-    if any(_matches(name, p) for p in selection.identifier):
+    if any(_matches(name, p) for p in (*selection.identifier, *selection.observers)):
         return False
     if name in selection.selected_branches:
         return True

@@ -43,12 +43,13 @@ INSTEAD = {
     ),
     **dict.fromkeys(("clipping", "clip_values", "bounds"), "clip"),
     **dict.fromkeys(("masking", "masks"), "mask"),
+    **dict.fromkeys(("spectators", "spectator", "keep", "passthrough"), "observers"),
     **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
 }
 """Words of the field that are no keys, and the key that does it."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
-LISTS = ("identifier", "selected_branches", "exclude_branches")
+LISTS = ("identifier", "selected_branches", "exclude_branches", "observers")
 
 
 def _key(default: Any, expected: str, description: str, **limits: Any) -> Any:
@@ -125,6 +126,12 @@ class Params(BaseModel):
         "a list of branch names, or a file with one per line",
         "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
         " full stays.",
+    )
+    observers: tuple[str, ...] = _key(
+        (),
+        "a list of branch names",
+        "Branches, names or wildcards, that are no features, but are kept beside the scores by"
+        " `mlaas4hep predict`: an invariant mass, what identifies the event.",
     )
     max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
         None,

@@ -204,6 +204,7 @@ def _opened(
         identifier=params.identifier,
         selected_branches=params.selected_branches,
         exclude_branches=params.exclude_branches,
+        observers=params.observers,
         branches=params.branches,
         max_vec_sizes=params.max_vec_sizes,
         label_branch=label_branch(labels, files),
