@@ -11,7 +11,7 @@ import pytest
 
 from mlaas4hep.data import TEST, TRAIN, VALIDATION
 from mlaas4hep.training import dataset
-from mlaas4hep.training.dataset import MIX_BYTES, READ_BYTES
+from mlaas4hep.training.dataset import MIX_BYTES, READ_BYTES, cache_size
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import scan_files
 from training.root_files import rows_of, sorted_by_class, two, write
@@ -177,6 +177,12 @@ def test_nevts_takes_a_share_of_each_file(tmp_path: Path, stack: ExitStack) -> N
     data, _ = streamed(stack, two(tmp_path), nevts=150, chunk_size=40)
     assert data.task.counts.sum(axis=1).tolist() == [90, 60]
     assert sum(len(y) for _, y, _ in data.chunks()) == 150
+
+
+def test_the_cache_is_a_quarter_of_a_small_memory(monkeypatch: Any) -> None:
+    for limit, size in ((None, 1 << 30), (2 << 30, 512 << 20), (64 << 30, 1 << 30)):
+        monkeypatch.setattr("mlaas4hep.training.dataset.memory_limit", lambda limit=limit: limit)
+        assert cache_size() == size
 
 
 def test_nevts_sees_every_process_of_a_sorted_file_and_specs_see_the_same_events(

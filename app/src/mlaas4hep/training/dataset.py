@@ -4,7 +4,7 @@ Parts from all over a file are read in turn, all files in proportion, and the tr
 on its way through a buffer; so an epoch's order depends on files, parameters and seed alone, not on
 what is cached, and no order within a file reaches the model.
 
-Memory: the cache (at most ``cache_bytes``); three blocks of rows, each of ``chunk_size`` rows or
+Memory: the cache (``cache_bytes``, see ``cache_size``); three blocks of rows, each of ``chunk_size`` rows or
 ``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most ``READ_BYTES`` in all,
 but never less than a cluster per file) and as much on disk for one file's window; the
 mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS`` rows, whichever
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import EventError
+from mlaas4hep.core.memory import memory_limit
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.distributions import Distributions
@@ -41,6 +42,12 @@ _FEW_PLACES = 4  # with fewer, a file's order may reach the model, and it is sai
 
 Chunk = tuple[NDArray[Any], ...]
 """A Block, and last the part of each event (uint8): TRAIN, VALIDATION or TEST."""
+
+
+def cache_size() -> int:
+    """Bytes for rows: CACHE_BYTES, or a quarter of the memory that the process may use."""
+    limit = memory_limit()
+    return CACHE_BYTES if limit is None else min(CACHE_BYTES, limit // 4)
 
 
 @dataclass(frozen=True)

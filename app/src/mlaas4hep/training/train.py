@@ -18,7 +18,7 @@ from mlaas4hep.data.distributions import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import refuse_improper
 from mlaas4hep.report.metrics import measure, weaknesses
-from mlaas4hep.training.dataset import CACHE_BYTES, Dataset
+from mlaas4hep.training.dataset import Dataset, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.params import Params
@@ -46,7 +46,8 @@ class TrainRequest:
     dtype: str = "root"
     cwd: Path = field(default_factory=Path.cwd)
     name: str | None = None
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: int | None = None
+    """For rows that are kept in memory; None is what ``cache_size`` gives."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def train(
             distributions = None
             if params.hist:
                 distributions = Distributions(task.specs, task.classes, bool(task.weights))
-            seen = data.first_pass(request.cache_bytes, progress, distributions)
+            cache = cache_size() if request.cache_bytes is None else request.cache_bytes
+            seen = data.first_pass(cache, progress, distributions)
         if params.hist and distributions:
             warnings += _draw(target.parent / params.hist, distributions, progress)
         warnings += task.warnings + seen.warnings
