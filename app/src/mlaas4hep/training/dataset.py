@@ -4,11 +4,11 @@ Parts from all over a file are read in turn, all files in proportion, and the tr
 on its way through a buffer; so an epoch's order depends on files, parameters and seed alone, not on
 what is cached, and no order within a file reaches the model.
 
-Memory: the cache (``cache_bytes``, see ``cache_size``); three blocks of rows, each of ``chunk_size`` rows or
-``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most ``READ_BYTES`` in all,
-but never less than a cluster per file) and as much on disk for one file's window; the
-mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS`` rows, whichever
-is more); and 2 rows a column for the comparison.
+Memory: the cache (``cache_bytes``, see ``cache_size``); three blocks of rows, each of
+``chunk_size`` rows or ``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most
+``READ_BYTES`` in all, but never less than a cluster per file) and as much on disk for one file's
+window; the mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS``
+rows, whichever is more); and 2 rows a column for the comparison.
 """
 
 from __future__ import annotations
