@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mlaas4hep import open_data
 from mlaas4hep.core.errors import LimitError, UsageError
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training import export as module
 from mlaas4hep.training.export import export
+from mlaas4hep.training.library import open_data
 from training.root_files import sorted_by_class, two
 
 PARAMS: dict[str, Any] = {"identifier": ["run"], "selection": "met > 20", "weights": [2, 0.5]}

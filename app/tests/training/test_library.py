@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlaas4hep import open_data
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION
 from mlaas4hep.demo.simulate import write_files
-from mlaas4hep.training.library import PARTS
+from mlaas4hep.training.library import PARTS, open_data
 from training.root_files import two
 from training.tasks import streamed
 
