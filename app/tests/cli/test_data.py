@@ -98,18 +98,6 @@ def test_export_writes_what_a_model_sees(command, five_files):
     assert "is one of the files to read" in ended.err
 
 
-def test_inspect_draws_what_holds_numbers(command, tmp_path):
-    path = tmp_path / "t.root"
-    with uproot.recreate(path) as file:
-        file.mktree("some/old", {"x": "float64", "void": "float64"})
-        file["some/old"].extend({"x": np.arange(3.0), "void": np.full(3, np.nan)})
-    ended = command("inspect", path, f"--plot={tmp_path}/plots")
-    assert ended.code == 0, ended.err
-    assert "plots/some/old: 1 pictures, distributions.root" in ended.out
-    with uproot.open(tmp_path / "plots/some/old/distributions.root") as file:
-        assert file["x/all"].values().sum() == 3
-
-
 def test_specs_warn_of_what_they_leave_out(command, tmp_path):
     texts = ak.Array(["a", "b", "c"])
     with uproot.recreate(tmp_path / "t.root") as file:

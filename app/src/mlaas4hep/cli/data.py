@@ -61,13 +61,9 @@ def specs(
 def inspect(
     file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL; or FILE:TREE.")],
     tree: Annotated[str, typer.Option(help="Show this tree only.")] = "",
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Folder for a picture of how each branch's values are distributed."),
-    ] = None,
 ) -> None:
     """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""
-    from mlaas4hep.sources.inspect import describe, distributions
+    from mlaas4hep.sources.inspect import describe
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for found in describe(file, tree or None):
@@ -83,11 +79,3 @@ def inspect(
         for branch in found.branches:
             table.add_row(*branch.cells())
         console.print(table)
-        if plot and any(branch.low is not None for branch in found.branches):
-            from mlaas4hep.report.distributions import write_distributions
-
-            with Bars() as bars:
-                pictures = write_distributions(
-                    plot / found.name, distributions(file, found, bars), bars
-                )
-            typer.echo(f"{plot / found.name}: {len(pictures)} pictures, distributions.root")

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlaas4hep.core.errors import DataError
-from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data.distributions import Distributions
 from mlaas4hep.data.events import Jagged
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.names import local, split_tree
 from mlaas4hep.sources.root import RootFile, known_trees
-from mlaas4hep.sources.scan import scan
-from mlaas4hep.sources.selection import Selection
 
 _STEP = 10_000
 
@@ -122,20 +118,3 @@ def _ranges(file: RootFile, branches: list[str]) -> tuple[dict[str, BranchRange]
                 values = np.asarray(values.content[values.offsets[0] : values.offsets[-1]])
             found.add(values)
     return ranges, least
-
-
-def distributions(name: str, tree: TreeReport, progress: Progress = silent) -> Distributions:
-    """How the values of a tree's branches are distributed, in two passes; phases "specs", "values".
-
-    Branches without any number are left out.
-    """
-    without = tuple(branch.name for branch in tree.branches if branch.low is None)
-    with RootFile(split_tree(local(name))[0], tree.name) as file:
-        selection = Selection(tree.name, identifier=(), exclude_branches=without)
-        specs = scan([file], selection, progress=progress)
-        found = Distributions(specs, [""])
-        names = [*specs.flat, *specs.jagged]
-        for start, stop, events in file.blocks(names, [(0, file.entries)], _STEP):
-            found.add(events, np.zeros(stop - start, np.int64))
-            progress("values", stop, file.entries)
-    return found

@@ -227,13 +227,7 @@ class Params(BaseModel):
     verbose: int = _key(
         0, "0, 1 or 2", "1 and 2 let the framework print its own lines.", ge=0, le=2
     )
-    hist: str | None = _key(
-        None,
-        "the name of a folder",
-        "Folder, beside --fout, for the distributions of all columns, class by class, before and"
-        " after normalising: a picture for each branch, and all as histograms of ROOT in"
-        " distributions.root.",
-    )
+    hist: str | None = _key(None, "a text", "Accepted for old files; has no effect.")
 
     @property
     def parts(self) -> Split:

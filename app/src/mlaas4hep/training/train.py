@@ -14,7 +14,6 @@ import numpy as np
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TRAIN
-from mlaas4hep.data.distributions import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import refuse_improper
 from mlaas4hep.report.metrics import measure, weaknesses
@@ -71,10 +70,8 @@ def train(
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda warning: None,
 ) -> TrainResult:
-    """Train and publish.
+    """Train and publish. Phases: selection (if any), specs, reading, training, testing, publishing.
 
-    Phases: selection and drawing where they are asked for, specs, reading, training, testing,
-    publishing.
     ``tell`` gets the warnings that are known before the training, while it can still be stopped;
     the result has them all. Raises MlaasError; then nothing is left but global-specs.json.
     """
@@ -91,13 +88,8 @@ def train(
         with clock("specs and reading"):
             task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
             data = Dataset(task)
-            distributions = None
-            if params.hist:
-                distributions = Distributions(task.specs, task.classes, bool(task.weights))
             cache = cache_size() if request.cache_bytes is None else request.cache_bytes
-            seen = data.first_pass(cache, progress, distributions)
-        if params.hist and distributions:
-            warnings += _draw(target.parent / params.hist, distributions, progress)
+            seen = data.first_pass(cache, progress)
         warnings += task.warnings + seen.warnings
         warnings += warnings_about(seen.sample, task.specs, task.classes, params)
         for warning in warnings:
@@ -145,17 +137,6 @@ def train(
         task.cut_flow.as_list() if task.cut_flow else [],
         task.split_by,
     )
-
-
-def _draw(folder: Path, found: Distributions, progress: Progress) -> list[str]:
-    """Write the distributions; a warning where that fails, as the training can go on."""
-    from mlaas4hep.report.distributions import write_distributions
-
-    try:
-        write_distributions(folder, found, progress)
-    except OSError as error:
-        return [f"hist: the distributions can't be written in {folder}: {error.strerror}"]
-    return []
 
 
 def _refuse_other_formats(request: TrainRequest) -> None:
