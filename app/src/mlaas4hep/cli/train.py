@@ -92,6 +92,7 @@ def train(
         dtype=dtype,
         cwd=Path.cwd(),
         name=name,
+        is_job=job is not None,
     )
     if job:
         _train_as_job(request, job)
@@ -102,6 +103,8 @@ def train(
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
+    if result.distributions:
+        typer.echo(f"plots    {result.distributions}")
     _show_outcome(result, told)
 
 
