@@ -114,3 +114,30 @@ def test_specs_warn_of_what_they_leave_out(command, tmp_path):
     said = " ".join(ended.err.split())
     assert "1 branch can't be used: name (of type " in said
     assert "exclude_branches: 'x*' leaves nothing out" in said
+
+
+def test_inspect_draws_what_is_in_every_tree(command, tmp_path):
+    path, plots = tmp_path / "both.root", tmp_path / "look"
+    lists = ak.Array([[1.5], [], [2.5, 4.0]])
+    with uproot.recreate(path) as file:
+        file.mktree("old", {"x": "float64", "pt": "var * float64"})
+        file["old"].extend({"x": np.array([1.0, 2.0, np.nan]), "pt": lists})
+        file.mkrntuple("new", {"x": np.arange(2)})
+        file.mktree("none", {"x": "float64"})
+    ended = command("inspect", f"{path}:old", f"--plot={plots}")
+    assert ended.code == 0, ended.err
+    assert {found.name for found in plots.iterdir()} == {
+        "x.png", "pt.png", "npt.png", "distributions.root",
+    }  # fmt: skip
+    with uproot.open(plots / "distributions.root") as file:
+        assert file["before/x/old"].values().sum() == 2
+        assert file["before/pt/old"].values().sum() == 3
+        assert file["length/pt/old"].values().tolist() == [1, 1, 1]
+        assert not any(key.startswith("after") for key in file)
+    ended = command("inspect", path, f"--plot={plots}/all")
+    assert ended.code == 0, ended.err
+    assert (plots / "all/new/x.png").is_file()
+    assert (plots / "all/old/pt.png").is_file()
+    ended = command("inspect", path, f"--plot={path}")
+    assert ended.code == 2
+    assert "--plot: can't write in" in ended.err

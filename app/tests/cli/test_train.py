@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import tempfile
 
 import awkward as ak
@@ -31,13 +32,13 @@ def test_mlaas4hep_train_is_the_same_and_saves_without_fout(command, five_files)
 
 def test_aliases_of_keys_are_understood_with_a_warning(command, five_files):
     params = json.loads((five_files / "params.json").read_text())
-    params |= {"nevents": 800, "root_director": "", "hist": "pdfs", "selected_branches": ""}
+    params |= {"nevents": 800, "root_director": "", "hist": "", "selected_branches": ""}
     (five_files / "params.json").write_text(json.dumps(params))
     ended = command(*FIVE, script="workflow.py")
     assert ended.code == 0, ended.err
     assert "'nevents' is an old name, read as 'nevts'" in ended.err
     assert "'root_director'" in ended.err
-    assert "hist" not in ended.err
+    assert "plots" not in ended.out  # an empty hist names no folder
     assert json.loads((five_files / "trained_model/metrics.json").read_text())["events"] < 300
 
 
@@ -52,6 +53,46 @@ def test_a_job_leaves_progress_and_result(command, five_files, tmp_path):
     assert json.loads((job / "luca_1/bundle.json").read_text())["name"] == "luca_1"
     assert (job / "luca_1.tar.gz").is_file()
     assert json.loads((job / "progress.json").read_text())["phase"] == "publishing"
+
+
+def test_distributions_go_to_the_folder_that_hist_names(command, five_files):
+    write_params(five_files, hist="pdfs/now", selected_branches=["HT", "Jet_pt"])
+    ended = command("train", *FIVE)
+    assert ended.code == 0, ended.err
+    made = {"HT.png", "Jet_pt.png", "distributions.root"}
+    assert {path.name for path in (five_files / "pdfs/now").iterdir()} == made
+    assert f"plots    {five_files / 'pdfs/now'}" in ended.out
+    assert "drawing     100 %  2/2" in ended.err
+    assert not (five_files / "trained_model/distributions").exists()
+    with uproot.open("pdfs/now/distributions.root") as file, uproot.open("signal.root") as signal:
+        of_signal = file["before/Jet_pt/1"]
+        pt = np.asarray(ak.flatten(signal["events"]["Jet_pt"].array()))
+        expected, _ = np.histogram(pt, of_signal.axis().edges())
+        assert of_signal.values().sum() == len(pt)
+        assert np.abs(of_signal.values() - expected).sum() <= 4  # float32 at an edge
+
+
+def test_a_folder_that_hist_cannot_use_is_said_before_anything_is_read(command, five_files):
+    write_params(five_files, hist="model.py")
+    ended = command("train", *FIVE)
+    assert ended.code == 2
+    assert "params.json: hist: can't write in" in ended.err
+    assert "model.py" in ended.err
+    assert "specs" not in ended.err
+
+
+def test_a_job_keeps_distributions_in_the_bundle(command, five_files, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write_params(five_files, hist=str(elsewhere), selected_branches=["HT"])
+    job = tmp_path / "job"
+    job.mkdir()
+    assert command("train", *FIVE, f"--job={job}", "--name=luca_1").code == 0
+    assert not elsewhere.exists()
+    assert (job / "luca_1/distributions/HT.png").is_file()
+    assert "distributions/HT.png" in json.loads((job / "luca_1/bundle.json").read_text())["files"]
+    with tarfile.open(job / "luca_1.tar.gz") as tar:
+        assert "luca_1/distributions/distributions.root" in tar.getnames()
+    assert "in distributions/" in (job / "luca_1/report.html").read_text()
 
 
 def test_a_failed_job_says_why(command, five_files, tmp_path):

@@ -42,6 +42,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "seed": 21,
         "yields": [],
         "class_balance": False,
+        "distributions": False,
     } | changes
 
 
@@ -75,6 +76,11 @@ def test_weights_show_as_yields() -> None:
     assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.7</td>" in page
     assert "<td>3.25</td>" in page
     assert "each class had the same total weight" in page
+
+
+def test_distributions_are_mentioned_where_there_are_some() -> None:
+    assert "in distributions/" not in report_html(values(), PICTURES)
+    assert "in distributions/" in report_html(values(distributions=True), PICTURES)
 
 
 def test_not_servable_says_why() -> None:

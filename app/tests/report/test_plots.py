@@ -36,6 +36,14 @@ def test_many_classes_and_odd_titles(classes: int) -> None:
     assert pixels(roc_png(metrics(0.5, classes), "a$b_{c}$ <é>")).shape == (720, 720, 4)
 
 
+def test_a_class_whose_name_begins_with_an_underscore_has_its_legend() -> None:
+    named, hidden = (
+        pixels(scores_png({**metrics(0.8), "scores": {name: [1, 2], "b": [2, 1]}}, "m"))
+        for name in ("_aaaa", "_")
+    )
+    assert (named != hidden).any()
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_distribution_of_scores_depends_on_them(classes: int) -> None:
     good, bad = (pixels(scores_png(metrics(shift, classes), "m")) for shift in (0.8, 0))

@@ -36,7 +36,7 @@ def test_the_slides_parameters(tmp_path: Path) -> None:
     assert params.nevts == 30000
     assert params.identifier == ("runNo", "evtNo", "lumi")
     assert params.selected_branches == params.exclude_branches == ()
-    assert params.redirector == "root://xrootd.ba.infn.it"
+    assert (params.redirector, params.hist) == ("root://xrootd.ba.infn.it", "pdfs")
     assert warnings == ["params.json: 'nevents' is an old name, read as 'nevts'"]
 
 

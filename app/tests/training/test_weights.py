@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -12,8 +13,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from mlaas4hep.core.errors import DataError, ModelError, UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, file_key, membership
+from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.weights import Totals, WeightsKey
 from training.root_files import content, write
 from training.tasks import prepared, streamed
@@ -270,6 +273,31 @@ def test_a_weight_branch_has_one_number_per_event(tmp_path: Path, stack: ExitSta
         prepared(stack, files, weights="jet_pt")
     with pytest.raises(DataError, match=r"no branch 'gan' to take weights from\n.*'gen'"):
         prepared(stack, files, weights="gan")
+
+
+def test_distributions_count_all_events_by_their_own_weights(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    files = with_weights(tmp_path)
+    task = prepared(stack, files, weights={"branch": "gen", "files": [4, 1]}, class_balance=True)
+    found = Distributions(task.specs, task.classes, weighted=True)
+    Dataset(task).first_pass(distributions=found)
+    for branch in ("kind", "jet_id"):
+        histograms = dict(found)[branch]
+        for index, (path, number) in enumerate(zip(files, (4, 1), strict=True)):
+            with uproot.open(path) as file:
+                events = file["Events"].arrays([branch, "gen"])
+            values, weights = ak.broadcast_arrays(events[branch], events["gen"] * number)
+            values, weights = (np.asarray(ak.ravel(each)) for each in (values, weights))
+            before = histograms.before
+            expected = np.bincount(values - values.min(), weights)
+            np.testing.assert_allclose(before.sums[index, 1:-1], expected)
+            np.testing.assert_allclose(histograms.after.sums[index, 1:-1], expected)
+            assert before.entries[index].sum() == len(values)
+            if histograms.lengths:
+                lengths = np.asarray(ak.num(events[branch]))
+                expected = np.bincount(lengths, np.asarray(events["gen"]) * number)
+                np.testing.assert_allclose(histograms.lengths.sums[index, 1:-1], expected)
 
 
 def test_a_classifier_without_weights_is_refused_before_the_training(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,7 +13,11 @@ from rich.table import Table
 
 from mlaas4hep.cli.errors import warn
 from mlaas4hep.cli.train import Files, Params
+from mlaas4hep.core.errors import LimitError, UsageError
 from mlaas4hep.core.progress import Bars
+
+if TYPE_CHECKING:
+    from mlaas4hep.sources.inspect import TreeReport
 
 
 def specs(
@@ -61,12 +66,26 @@ def specs(
 def inspect(
     file: Annotated[str, typer.Argument(help="A ROOT file: a path or a URL; or FILE:TREE.")],
     tree: Annotated[str, typer.Option(help="Show this tree only.")] = "",
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a picture of each branch's distribution, BRANCH.png, and a ROOT file"
+            " with the histograms; of several trees, a folder of each."
+        ),
+    ] = None,
 ) -> None:
     """Show the trees of a ROOT file and their branches: type, kind, range, multiplicity."""
     from mlaas4hep.sources.inspect import describe
 
+    if plot:
+        from mlaas4hep.report.distributions import make_folder
+
+        if not find_spec("mplhep"):
+            raise UsageError("--plot needs mplhep, which isn't installed", "Install it.")
+        make_folder(plot, "--plot")
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for found in describe(file, tree or None):
+    trees = describe(file, tree or None)
+    for found in trees:
         table = Table(
             title=f"{found.name}: {found.entries} events, {len(found.branches)} branches",
             title_justify="left",
@@ -79,3 +98,23 @@ def inspect(
         for branch in found.branches:
             table.add_row(*branch.cells())
         console.print(table)
+    if plot:
+        _plot(file, trees, plot)
+
+
+def _plot(file: str, trees: list[TreeReport], folder: Path) -> None:
+    from mlaas4hep.report.distributions import file_names, make_folder, write_distributions
+    from mlaas4hep.sources.inspect import distributions
+
+    names = file_names(tree.name for tree in trees)
+    with Bars() as bars:
+        for tree in trees:
+            into = folder / names[tree.name] if len(trees) > 1 else folder
+            make_folder(into, "--plot")
+            try:
+                told = write_distributions(distributions(file, tree), into, bars)
+            except OSError as error:
+                raise LimitError(f"--plot: {into} can't be written: {error.strerror}") from None
+            for warning in told:
+                warn(f"{tree.name}: {warning}")
+            typer.echo(f"plots    {into}")

@@ -93,6 +93,7 @@ def train(
         dtype=dtype,
         cwd=Path.cwd(),
         name=name,
+        is_job=job is not None,
     )
     if job:
         _train_as_job(request, job)
@@ -104,6 +105,8 @@ def train(
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
     typer.echo(f"split    by {', '.join(result.split_by)}")
+    if result.distributions:
+        typer.echo(f"plots    {result.distributions}")
     _show_outcome(result, told)
 
 

@@ -25,8 +25,9 @@ class Progress(Protocol):
     """Called by long work, often: an implementation limits its own rate."""
 
     def __call__(self, phase: str, done: int, total: int, **figures: float) -> None:
-        """``done`` of ``total`` events of ``phase`` ("selection", "specs", "training", ...).
+        """``done`` of ``total`` events of ``phase``; of "drawing", pictures.
 
+        Phases are "selection", "specs", "reading", "drawing", "training", "testing", "publishing".
         ``figures`` are numbers worth showing beside the bar, such as epoch, loss, val_loss.
         """
 

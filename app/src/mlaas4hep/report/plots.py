@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 _CURVES = 10  # of as many classes a curve is drawn
 
@@ -17,7 +17,7 @@ def roc_png(metrics: dict[str, Any], title: str) -> bytes:
             (name, curve) for name, curve in metrics["roc"].items() if curve["auc"] is not None
         ]
         for name, curve in known[:_CURVES]:
-            versus = "" if len(metrics["roc"]) == 1 else f"{_plain(name)} vs rest, "
+            versus = "" if len(metrics["roc"]) == 1 else f"{plain(name)} vs rest, "
             label = f"{versus}AUC = {curve['auc']:.3f}"
             axes.plot(curve["background"], curve["signal"], label=label)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="guessing")
@@ -39,10 +39,10 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
     with _axes(title) as (axes, buffer):
         for name, counts in list(classes.items())[:_CURVES]:
             edges = np.linspace(0, 1, len(counts) + 1)
-            mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=_plain(name))
+            mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=plain(name))
         names = list(metrics["scores"])
         meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
-        axes.set_xlabel(_plain(meaning))
+        axes.set_xlabel(plain(meaning))
         axes.set_ylabel("events, normalised to 1")
         axes.set_xlim(0, 1)
         if classes:
@@ -69,7 +69,21 @@ def loss_png(history: dict[str, list[float]], best: int, title: str) -> bytes:
 
 @contextmanager
 def _axes(title: str) -> Iterator[tuple[Any, io.BytesIO]]:
-    """Axes of a new figure; it is drawn into the buffer at the end. No display, no global state."""
+    """Axes of a new figure; it is drawn into the buffer at the end."""
+    with drawn((8, 8), "tight") as (figure, buffer):
+        axes = figure.add_subplot()
+        axes.set_title(plain(title), fontsize=18, loc="left")
+        yield axes, buffer
+
+
+@contextmanager
+def drawn(
+    size: tuple[float, float], layout: Literal["constrained", "tight"]
+) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A new figure of that size; it is drawn into the buffer at the end, as PNG of 90 dots an inch.
+
+    No display, no global state.
+    """
     import matplotlib as mpl
     import mplhep
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -78,14 +92,12 @@ def _axes(title: str) -> Iterator[tuple[Any, io.BytesIO]]:
     buffer = io.BytesIO()
     style = {key: value for key, value in mplhep.style.CMS.items() if key in mpl.rcParams}
     with mpl.rc_context({**style, "legend.fontsize": 18, "font.size": 22}):
-        figure = Figure(figsize=(8, 8), layout="tight")
+        figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.set_title(_plain(title), fontsize=18, loc="left")
-        yield axes, buffer
+        yield figure, buffer
         figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib draws as it is: a dollar would start a formula."""
-    return text.replace("$", r"\$")
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it is: a dollar would start a formula, ``_`` hide a legend."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

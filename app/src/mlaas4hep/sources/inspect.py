@@ -9,7 +9,8 @@ import numpy as np
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data.events import Jagged
-from mlaas4hep.data.specs import BranchRange
+from mlaas4hep.data.histograms import Distributions
+from mlaas4hep.data.specs import BranchRange, Specs
 from mlaas4hep.sources.columns import UnreadableError
 from mlaas4hep.sources.names import local, split_tree
 from mlaas4hep.sources.root import RootFile, known_trees
@@ -66,6 +67,32 @@ def describe(name: str, tree: str | None = None) -> list[TreeReport]:
     if not trees:
         raise DataError(f"{name} holds no tree", "Give a file with a TTree or an RNTuple.")
     return [_describe_tree(name, each) for each in trees]
+
+
+def distributions(name: str, tree: TreeReport) -> Distributions:
+    """The values of all branches that have a range, in a second pass over that tree of the file.
+
+    There is one class, named as the tree. Raises DataError where the file can't be read.
+    """
+    name, _ = split_tree(local(name))
+    ranged = {b.name: b for b in tree.branches if b.low is not None and b.high is not None}
+    jdim = {k: b.multiplicity[2] for k, b in ranged.items() if b.multiplicity}
+    specs = Specs(
+        tree=tree.name,
+        flat=sorted(ranged.keys() - jdim.keys()),
+        jagged=sorted(jdim),
+        minv={k: b.low for k, b in ranged.items() if b.low is not None},
+        maxv={k: b.high for k, b in ranged.items() if b.high is not None},
+        jdim=jdim,
+    )
+    found = Distributions(specs, [tree.name], normalised=False)
+    with RootFile(name, tree.name) as file:
+        reader = file.reader(list(ranged))
+        while ranged and reader.position < file.entries:
+            start = reader.position
+            events = reader.take(_STEP)
+            found.add(events, np.zeros(reader.position - start, np.int64))
+    return found
 
 
 def _describe_tree(name: str, tree: str) -> TreeReport:

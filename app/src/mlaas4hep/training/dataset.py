@@ -24,6 +24,7 @@ from mlaas4hep.core.errors import EventError
 from mlaas4hep.core.memory import memory_limit
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
+from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
 from mlaas4hep.frameworks.base import Block, Matrix
 from mlaas4hep.sources.reader import SpreadReader
@@ -85,10 +86,16 @@ class Dataset:
         self._block = max(task.params.chunk_size, min(_BLOCK, BLOCK_BYTES // row))
         self._cache: dict[int, Block] = {}
 
-    def first_pass(self, cache_bytes: int = CACHE_BYTES, progress: Progress = silent) -> FirstPass:
+    def first_pass(
+        self,
+        cache_bytes: int = CACHE_BYTES,
+        progress: Progress = silent,
+        distributions: Distributions | None = None,
+    ) -> FirstPass:
         """Read all events once: keep the parts that fit in memory, and draw samples.
 
-        Validation is kept first, then training, then test. Phase "reading" counts events.
+        Validation is kept first, then training, then test. ``distributions`` are filled with all
+        events, each by its own weight. Phase "reading" counts events.
         """
         task = self.task
         cache = self._room(cache_bytes)
@@ -97,7 +104,7 @@ class Dataset:
         readers, encoder = self._readers(), Encoder(task.specs, dtype=np.float32)
         to_compare = RowsToCompare(self.width, total)
         sample = Sample(task.specs, task.counts.sum(axis=1).tolist())
-        for *block, parts in ahead(self._chunks(readers, encoder, sample)):
+        for *block, parts in ahead(self._chunks(readers, encoder, sample, distributions)):
             to_compare.add(block[0])
             for part, kept in cache.items():
                 wanted = parts == part
@@ -179,7 +186,11 @@ class Dataset:
         ]
 
     def _chunks(
-        self, readers: list[SpreadReader], encoder: Encoder, sample: Sample | None = None
+        self,
+        readers: list[SpreadReader],
+        encoder: Encoder,
+        sample: Sample | None = None,
+        distributions: Distributions | None = None,
     ) -> Iterator[Chunk]:
         task = self.task
         for plan in plan_chunks(task.use.counts, self._block):
@@ -204,6 +215,9 @@ class Dataset:
                         weights[piece] = task.weights.of_events(events, index, piece.stop - at)
                     if sample is not None:
                         sample.add(events, rows[piece], classes[piece], index)
+                    if distributions is not None:
+                        own = weights[piece] if weights is not None and task.weights else None
+                        distributions.add(events, classes[piece], rows[piece], own)
                     at = piece.stop
             if weights is None or task.factors is None:
                 yield rows, classes, parts

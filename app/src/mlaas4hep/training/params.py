@@ -45,6 +45,9 @@ INSTEAD = {
     **dict.fromkeys(("masking", "masks"), "mask"),
     **dict.fromkeys(("spectators", "spectator", "keep", "passthrough"), "observers"),
     **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
+    "hists": "hist",
+    "histograms": "hist",
+    "plots": "hist",
 }
 """Words of the field that are no keys, and the key that does it."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
@@ -227,7 +230,13 @@ class Params(BaseModel):
     verbose: int = _key(
         0, "0, 1 or 2", "1 and 2 let the framework print its own lines.", ge=0, le=2
     )
-    hist: str | None = _key(None, "a text", "Accepted for old files; has no effect.")
+    hist: str | None = _key(
+        None,
+        "the name of a folder",
+        "Folder for the distribution of each branch by class, before and after normalising:"
+        " `BRANCH.png`, and `distributions.root` with all histograms. In a job of the service it is"
+        " always `distributions` in the bundle. null or empty: none.",
+    )
 
     @property
     def parts(self) -> Split:

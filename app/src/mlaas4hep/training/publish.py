@@ -39,6 +39,8 @@ from mlaas4hep.report.plots import loss_png, roc_png, scores_png
 from mlaas4hep.training.prepare import Task
 
 RTOL, ATOL = 1e-4, 1e-6
+DISTRIBUTIONS = "distributions"
+"""Folder of the bundle that may be there before all else is written."""
 PACKAGES = ("mlaas4hep", "numpy", "uproot", "awkward", "onnx", "onnxruntime")
 """Distributions that every training depends on; each framework names its own."""
 
@@ -95,7 +97,7 @@ def publish(trained: Trained, folder: Path, target: Path) -> tuple[Bundle, Path,
     what could not be written. Raises OSError when the disk is full.
     """
     new = folder / target.name
-    new.mkdir()
+    new.mkdir(exist_ok=True)
     warnings = trained.framework.save(trained.model, new, trained.task.specs.width)
     sealed = _write(replace(trained, warnings=trained.warnings + warnings), new)
     archive = pack(new, folder / f"{target.name}.tar.gz")
@@ -123,7 +125,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     pictures = _pictures(trained)
     for name, picture in pictures.items():
         (folder / f"{name}.png").write_bytes(picture)
-    (folder / "report.html").write_text(report_html(_report(trained, manifest), pictures))
+    (folder / "report.html").write_text(report_html(_report(trained, manifest, folder), pictures))
     provenance = folder / "provenance"
     provenance.mkdir()
     shutil.copyfile(trained.params_file, provenance / "params.json")
@@ -167,7 +169,7 @@ def _pictures(trained: Trained) -> dict[str, bytes]:
     }
 
 
-def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
+def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any]:
     """What page.html names."""
     specs = trained.task.specs
     return {
@@ -185,6 +187,7 @@ def _report(trained: Trained, manifest: Manifest) -> dict[str, Any]:
         "best": trained.fit.best,
         "epochs": len(next(iter(trained.fit.history.values()), [])),
         "seed": trained.task.params.seed,
+        "distributions": (folder / DISTRIBUTIONS).is_dir(),
     }
 
 

@@ -14,15 +14,17 @@ import numpy as np
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TRAIN
+from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import refuse_improper
+from mlaas4hep.report.distributions import make_folder, write_distributions
 from mlaas4hep.report.metrics import measure, weaknesses
 from mlaas4hep.training.dataset import Dataset, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import prepare
-from mlaas4hep.training.publish import Trained, bundle_name, publish, staging
+from mlaas4hep.training.publish import DISTRIBUTIONS, Trained, bundle_name, publish, staging
 from mlaas4hep.training.suspects import warnings_about
 
 DEFAULT_FOUT = Path("trained_model")
@@ -47,6 +49,8 @@ class TrainRequest:
     name: str | None = None
     cache_bytes: int | None = None
     """For rows that are kept in memory; None is what ``cache_size`` gives."""
+    is_job: bool = False
+    """Whether the bundle is all that is kept: then ``hist`` is a folder of it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class TrainResult:
     """How many events the conditions of the selection left, as CutFlow gives them."""
     split_by: list[str] = field(default_factory=list)
     """What decided an event's part: branches, or file and entry."""
+    distributions: Path | None = None
+    """The folder with them, if params.json asks for them."""
 
 
 def train(
@@ -73,7 +79,8 @@ def train(
     """Train and publish. Phases: selection (if any), specs, reading, training, testing, publishing.
 
     ``tell`` gets the warnings that are known before the training, while it can still be stopped;
-    the result has them all. Raises MlaasError; then nothing is left but global-specs.json.
+    the result has them all. Raises MlaasError; then nothing is left but global-specs.json and the
+    folder of ``hist``.
     """
     _refuse_other_formats(request)
     params, warnings = Params.load(request.cwd / request.params)
@@ -84,12 +91,22 @@ def train(
     name, told = bundle_name(request.name, target)
     warnings += told
     clock = _Clock()
+    plots = request.cwd / params.hist if params.hist and not request.is_job else None
+    if plots:
+        make_folder(plots, f"{request.params.name}: hist")
     with staging(target) as folder, ExitStack() as stack:
         with clock("specs and reading"):
             task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
             data = Dataset(task)
+            found = None
+            if params.hist:
+                found = Distributions(task.specs, task.classes, task.weights is not None)
             cache = cache_size() if request.cache_bytes is None else request.cache_bytes
-            seen = data.first_pass(cache, progress)
+            seen = data.first_pass(cache, progress, found)
+        if found:
+            with clock("drawing"):
+                within = plots or folder / target.name / DISTRIBUTIONS
+                warnings += _draw(found, within, progress)
         warnings += task.warnings + seen.warnings
         warnings += warnings_about(seen.sample, task.specs, task.classes, params)
         for warning in warnings:
@@ -136,7 +153,18 @@ def train(
         bundle.manifest.why_not,
         task.cut_flow.as_list() if task.cut_flow else [],
         task.split_by,
+        plots or (bundle.path / DISTRIBUTIONS if found else None),
     )
+
+
+def _draw(found: Distributions, folder: Path, progress: Progress) -> list[str]:
+    """Write the distributions; warnings, as no training should fail for want of a picture."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        told = write_distributions(found, folder, progress)
+    except OSError as error:
+        told = [f"{folder.name} can't be written: {error.strerror or error}"]
+    return [f"hist: {each}" for each in told]
 
 
 def _refuse_other_formats(request: TrainRequest) -> None:
