@@ -230,7 +230,7 @@ def test_the_documented_backup_has_everything(made: Deployment) -> None:
     """It is taken while services run, all is lost, it is put back; the update starts them."""
     page = (ROOT / "docs/how-to/dodas.md").read_text()
     backup = re.search(r"'(sudo mlaas4hep-admin backup.*?)'", page, re.DOTALL)[1]
-    restore = re.search(r"^ +(sudo docker stop.* && )(sudo tar .*)$", page, re.MULTILINE)
+    restore = re.search(r"^ +(sudo docker stop.* &&)\s+(sudo tar .*)$", page, re.MULTILINE)
     made.ssh(f"umask 077; ({backup}) >backup.tar.gz")
     names = made.ssh("tar -tzf backup.tar.gz").splitlines()
     kept = [name for name in names if "sqlite" in name]
