@@ -545,7 +545,7 @@ def sleepers() -> list[int]:
         ),
         ("(home / 'luca_1').symlink_to(SECRET)\nSUCCEED", "the bundle is a link: luca_1"),
         ("(home / 'luca_1').mkdir()\n(home / 'luca_1/x').symlink_to(SECRET)\nSUCCEED", "link: x"),
-        ("(home / 'luca_1').mkdir()\nos.mkfifo(home / 'luca_1/x')\nSUCCEED", "no file: x"),
+        ("(home / 'luca_1').mkdir()\nos.mkfifo(home / 'luca_1/x')\nSUCCEED", "not a file: x"),
         ("(home / 'luca_1').mkdir()\nSUCCEED", "luca_1 is not a bundle"),
     ],
 )
