@@ -96,6 +96,10 @@ def test_export_writes_what_a_model_sees(command, five_files):
     ended = command("export", *options, "--out=./signal.root")
     assert ended.code == 2
     assert "is one of the files to read" in ended.err
+    ended = command("export", *options, "--out=e.csv")
+    assert ended.code == 2
+    assert "unknown ending '.csv'" in ended.err
+    assert "specs" not in ended.err  # no file was scanned for it
 
 
 def test_specs_warn_of_what_they_leave_out(command, tmp_path):

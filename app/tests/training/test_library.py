@@ -105,8 +105,35 @@ def test_what_is_kept_stays_and_closing_early_ends_the_reading(
         batches.close()  # type: ignore[attr-defined]
         assert not reading()
         assert time.monotonic() - start < 60
-        for _ in data.tf(100).take(1):
-            pass
+        batches = data.batches(20_000)
+        next(batches)
+        for _ in data.tf(100):
+            break
+        del batches
+        assert not reading()
+
+
+def test_texts_are_those_of_the_options(tmp_path: Path, monkeypatch: Any) -> None:
+    background, signal = two(tmp_path)
+    (tmp_path / "files.txt").write_text(f"{background}\n{signal}\n")
+    (tmp_path / "params.json").write_text('{"identifier": ["run"]}')
+    monkeypatch.chdir(tmp_path)
+    with open_data("files.txt", "1,0", "params.json") as data:
+        assert data.files == [str(background), str(signal)]
+        assert "run" not in data.columns
+        assert next(data.rows()).y[0] == 1
+    with open_data(background, "kind") as data:
+        assert data.classes == ["-1", "0", "1"]
+    with pytest.raises(UsageError, match="1 labels for 2 files"):
+        open_data("files.txt", "10")
+
+
+def test_batches_may_be_of_any_size(tmp_path: Path) -> None:
+    with open_data(two(tmp_path), [0, 1]) as data:
+        for size in (1, 10_000):
+            lengths = [len(x) for x, _ in data.batches(size, "test")]
+            assert lengths == [min(size, data.events["test"])] * len(lengths)
+            assert sum(lengths) == data.events["test"]
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
@@ -115,3 +142,15 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         open_data(files, [0, 1], {"cuts": "met > 3"})
     with pytest.raises(UsageError, match="1 labels for 2 files"):
         open_data(files, [0], {})
+    with open_data(files, [0, 1]) as data:
+        for size in (0, -5):
+            with pytest.raises(UsageError, match=f"size is {size}, expected at least 1"):
+                data.batches(size)
+        for asked in (data.batches, data.tf):
+            with pytest.raises(UsageError, match="no part 'valid'") as error:
+                asked(10, "valid")
+            assert error.value.remedy == "Did you mean 'validation'?"
+    for asked in (data.batches, data.tf, lambda: next(data.rows())):
+        with pytest.raises(UsageError, match="the data is closed") as error:
+            asked()
+        assert "with open_data" in error.value.remedy

@@ -33,6 +33,7 @@ def export(
 
         mlaas4hep export --files files.txt --labels labels.txt --out events.npz
     """
+    from mlaas4hep.training.export import check
     from mlaas4hep.training.export import export as write
     from mlaas4hep.training.inputs import read_files_option, read_labels_option
     from mlaas4hep.training.library import open_data
@@ -40,6 +41,7 @@ def export(
     names = read_files_option(files, Path.cwd())
     if out.resolve() in (Path(name).resolve() for name in names):
         raise UsageError(f"--out {out} is one of the files to read", "Name another file.")
+    check(out)
     of_files = read_labels_option(labels, Path.cwd())
     with Bars() as bars, open_data(names, of_files, params, bars, specs) as data:
         for warning in data.warnings:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import LimitError, UsageError
-from mlaas4hep.core.files import is_full, temporary_folder
+from mlaas4hep.core.files import is_full, sync, temporary_folder
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.training.library import Data, Rows
 
@@ -23,30 +23,57 @@ class _Writer(Protocol):
     def add(self, rows: Rows) -> None: ...
 
 
+def check(out: Path) -> None:
+    """Refuse an ``out`` that can't be written, before anything is read.
+
+    Raises UsageError on another ending than .npz and .parquet, on a folder that is no folder or
+    can't be written, and on Parquet without pyarrow; LimitError where the disk is full.
+    """
+    if out.suffix not in (".npz", ".parquet"):
+        raise UsageError(f"--out {out}: unknown ending {out.suffix!r}", "Use .npz or .parquet.")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", "Name a file.")
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise UsageError(
+                "Parquet needs pyarrow, which is not installed", "pip install 'mlaas4hep[parquet]'"
+            ) from None
+    with _beside(out):
+        pass
+
+
 def export(data: Data, out: Path, progress: Progress = silent) -> int:
     """Write all events to ``out``, NAME.npz or NAME.parquet; the number of them.
 
     Memory is that of a few blocks of rows. The file is there when it is whole: what fails leaves
-    none. Raises UsageError on another ending or a folder that can't be written, LimitError where
-    the disk is full. Phase "exporting" counts events.
+    none, and an older one as it was. Raises as ``check`` does, also halfway. Phase "exporting"
+    counts events.
     """
-    writers = {".npz": _npz, ".parquet": _parquet}
-    if out.suffix not in writers:
-        raise UsageError(f"--out {out}: unknown ending {out.suffix!r}", "Use .npz or .parquet.")
+    check(out)
+    write = _npz if out.suffix == ".npz" else _parquet
     done, total = 0, sum(data.events.values())
+    with _beside(out) as new:
+        with write(data, new, total) as writer:
+            for rows in data.rows():
+                writer.add(rows)
+                done += len(rows.y)
+                progress("exporting", done, total)
+        sync(new)
+        new.replace(out)
+    return done
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A path to write to in a folder beside ``out``, gone at the end; OSErrors name ``out``."""
     try:
         with temporary_folder(out.parent, f".{out.name}.") as folder:
-            new = folder / out.name
-            with writers[out.suffix](data, new, total) as writer:
-                for rows in data.rows():
-                    writer.add(rows)
-                    done += len(rows.y)
-                    progress("exporting", done, total)
-            new.replace(out)
+            yield folder / out.name
     except OSError as error:
         kind = LimitError if is_full(error) else UsageError
         raise kind(f"{out} can't be written: {error.strerror or error}") from error
-    return done
 
 
 class _Npz:
@@ -74,7 +101,8 @@ class _Npz:
         """Append the rows."""
         file = np.full(len(rows.y), rows.file, np.int32)
         for name, array in (rows._asdict() | {"file": file}).items():
-            np.ascontiguousarray(array).tofile(self._streams[name])
+            # Not tofile, whose error doesn't say that the disk is full.
+            self._streams[name].write(np.ascontiguousarray(array).data)
 
 
 @contextmanager
@@ -139,13 +167,8 @@ def _parquet(data: Data, path: Path, events: int) -> Iterator[_Writer]:
 
     Beside them ``_y``, ``_w``, ``_part``, ``_file`` and ``_entry``; classes are in the metadata.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed", "pip install 'mlaas4hep[parquet]'"
-        ) from None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     kinds = {
         "_y": pa.int64(),

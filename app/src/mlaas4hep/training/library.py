@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import EventError
+from mlaas4hep.core.errors import EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, Specs
 from mlaas4hep.data.encode import Mask
+from mlaas4hep.data.mixing import block_sizes, in_blocks
 from mlaas4hep.frameworks.base import Block, Classes, Matrix
 from mlaas4hep.training.dataset import BLOCK_BYTES, Dataset
+from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import prepare
 
@@ -27,8 +29,9 @@ class Rows(NamedTuple):
     """Events of one file in their order, as a model sees them.
 
     ``x``: float32 of shape (n, columns); ``mask``: int8 of that shape, 1 where a value is missing
-    or padding; ``y``: classes, int64; ``w``: weights, float64; ``part``: uint8, TRAIN, VALIDATION
-    or TEST; ``file``: its position; ``entry``: int64, the events' entries in their tree.
+    or padding; ``y``: classes, int64; ``w``: weights as the parameters give them, not scaled for a
+    fit, float64; ``part``: uint8, TRAIN, VALIDATION or TEST; ``file``: its position; ``entry``:
+    int64, the events' entries in their tree.
     """
 
     x: Matrix
@@ -48,6 +51,7 @@ class Data:
 
     def __init__(self, data: Dataset, stack: ExitStack) -> None:
         self._data, self._stack = data, stack
+        self._is_closed = False
         self.specs: Specs = data.task.specs
         self.columns = self.specs.columns
         self.classes = data.task.classes
@@ -65,7 +69,8 @@ class Data:
         self.close()
 
     def close(self) -> None:
-        """Close the files; arrays stay valid."""
+        """Close the files; arrays stay valid, but nothing more can be read."""
+        self._is_closed = True
         self._stack.close()
 
     def batches(self, size: int = 1000, part: str = "train", epoch: int = 0) -> Iterator[Block]:
@@ -73,30 +78,24 @@ class Data:
 
         x is float32 of shape (n, columns), y int64, the weights are float64, those of the fit in
         training and validation. "train" is mixed anew for each ``epoch``. The arrays are the
-        caller's own. Closing the iterator ends the reading.
+        caller's own. Closing the iterator ends the reading. Raises UsageError on a ``size`` below
+        1, an unknown part, and once the data is closed.
         """
+        self._check_open()
+        if size < 1:
+            raise UsageError(f"size is {size}, expected at least 1")
+        if part not in PARTS:
+            raise UsageError(f"no part {part!r}", did_you_mean(part, PARTS))
         blocks = {
             "train": lambda: self._data.epoch(epoch),
             "validation": self._data.validation,
             "test": self._data.test,
         }[part]()
-        try:
-            kept: Block | None = None
-            for block in blocks:
-                if kept is not None and len(kept[0]):
-                    block = tuple(np.concatenate(pair) for pair in zip(kept, block, strict=True))
-                full = len(block[0]) // size * size
-                for start in range(0, full, size):
-                    yield tuple(array[start : start + size].copy() for array in block)
-                kept = tuple(array[full:] for array in block)
-            if kept is not None and len(kept[0]):
-                yield tuple(array.copy() for array in kept)
-        finally:
-            if close := getattr(blocks, "close", None):
-                close()
+        return in_blocks(blocks, block_sizes(self.events[part], size))
 
     def rows(self) -> Iterator[Rows]:
         """All events, file by file in the order of their entries."""
+        self._check_open()
         task = self._data.task
         encoder = Encoder(self.specs, dtype=np.float32)
         step = max(1, min(_ROWS, BLOCK_BYTES // (5 * self.specs.width)))
@@ -120,9 +119,10 @@ class Data:
                 )
 
     def tf(self, size: int = 1000, part: str = "train", epoch: int = 0) -> Any:
-        """``batches`` as a tf.data.Dataset, which imports TensorFlow."""
+        """``batches`` as a tf.data.Dataset, which imports TensorFlow and reads when it is used."""
         import tensorflow as tf
 
+        self.batches(size, part, epoch)  # reads nothing yet, but checks what is asked for
         kinds = [tf.TensorSpec((None, len(self.columns)), tf.float32)]
         kinds.append(tf.TensorSpec((None,), tf.int64))
         if self._data.weighted:
@@ -131,24 +131,31 @@ class Data:
             lambda: self.batches(size, part, epoch), output_signature=tuple(kinds)
         )
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UsageError("the data is closed", "Read it inside `with open_data(...)`.")
+
 
 def open_data(
-    files: Sequence[str | Path],
-    labels: Sequence[str | int],
-    params: Mapping[str, Any] | Path | None = None,
+    files: Sequence[str | Path] | str | Path,
+    labels: Sequence[str | int] | str,
+    params: Mapping[str, Any] | str | Path | None = None,
     progress: Progress = silent,
     specs: Path | None = None,
 ) -> Data:
     """Open ROOT files as a training does: paths or URLs, a label for each or that of a branch.
 
-    ``params`` are those of params.json, or its path. Specs are found in one pass, or those of the
-    file ``specs``. Raises MlaasError as a training does.
+    A text instead of a list is what --files and --labels take: a name, names joined by commas, or
+    a text file. ``params`` are those of params.json, or its path. Specs are found in one pass, or
+    those of the file ``specs``. Raises MlaasError as a training does.
     """
     cwd = Path.cwd()
-    if isinstance(params, Path):
-        known, told = Params.load(params)
+    if isinstance(params, str | Path):
+        known, told = Params.load(Path(params))
     else:
         known, told = Params.parse(dict(params or {}), "params", cwd)
+    files = read_files_option(str(files), cwd) if isinstance(files, str | Path) else files
+    labels = read_labels_option(labels, cwd) if isinstance(labels, str) else labels
     with ExitStack() as stack:
         names = list(map(str, files))
         task = prepare(names, list(map(str, labels)), known, cwd, stack, specs, progress, False)
