@@ -69,6 +69,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     for path in (
         "demo/my_model/report.html",
         "demo/pictures/jet_sum.png",
+        "demo/out_of_fold.root",
         "demo/scores.root",
         "mine_1.tar.gz",
     ):

@@ -18,6 +18,7 @@ from mlaas4hep.data import (
     membership,
     membership_by,
 )
+from mlaas4hep.data.split import folds, folds_by
 
 KEY = "0:d48060b2-6a57-11ed-8e14-0600a8c0beef"
 
@@ -127,3 +128,28 @@ def test_the_split_of_a_seed_never_changes() -> None:
 
 PINNED = [0, 0, 2, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 2, 1, 0, 1]
 PINNED_BY = [2, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 2, 2, 0, 0, 2, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_each_event_is_in_one_fold_which_tests_one_model(number: int) -> None:
+    split = Split.parse({"folds": number})
+    own = folds(9, KEY, 0, 50_000, number)
+    assert np.abs(np.bincount(own, minlength=number) / 50_000 - 1 / number).max() < 0.01
+    for fold in range(number):
+        parts = membership(9, KEY, 0, 50_000, split, fold)
+        np.testing.assert_array_equal(parts == TEST, own == fold)
+        outside = parts[own != fold]
+        assert abs((outside == VALIDATION).mean() - 0.2) < 0.01
+    by = Split.parse({"folds": number, "by": ["x"]})
+    assert by.by == ("x",)
+    np.testing.assert_array_equal(
+        membership_by(9, [EVENTS], by, 1) == TEST, folds_by(9, [EVENTS], number) == 1
+    )
+
+
+@pytest.mark.parametrize("value", [1, 21, 2.0, True, "5", None])
+def test_what_folds_can_not_be(value: object) -> None:
+    with pytest.raises(UsageError, match="split: folds is"):
+        Split.parse({"folds": value})
+    with pytest.raises(UsageError, match="split has folds and test"):
+        Split.parse({"folds": 5, "test": 0.2})

@@ -43,6 +43,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "yields": [],
         "class_balance": False,
         "distributions": False,
+        "folds": None,
     } | changes
 
 
@@ -81,6 +82,10 @@ def test_weights_show_as_yields() -> None:
 def test_distributions_are_mentioned_where_there_are_some() -> None:
     assert "in distributions/" not in report_html(values(), PICTURES)
     assert "in distributions/" in report_html(values(distributions=True), PICTURES)
+
+
+def test_folds_are_explained() -> None:
+    assert "the mean of 5, one for each fold" in report_html(values(folds={"number": 5}), PICTURES)
 
 
 def test_not_servable_says_why() -> None:

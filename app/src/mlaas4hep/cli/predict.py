@@ -61,6 +61,7 @@ def predict(
         tree = branch or bundle.specs.tree
         local = LocalAnswers(bundle)
         answer: Answer = local
+        branches += [name for name in local.branches if name not in branches]
         derivation = bundle.specs.derivation
         if selected and derivation and derivation.cuts.selection:
             answer = marked = Marked(local, derivation)

@@ -14,6 +14,9 @@ from mlaas4hep.core.errors import EventError, UsageError, did_you_mean
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as ``membership`` numbers them."""
+MOST_FOLDS = 20
+FOLD_VALIDATION = 0.2
+"""Of the events outside the fold that tests."""
 
 _REMEDY = (
     "Give the fraction held out for test, such as 0.2, or"
@@ -25,13 +28,15 @@ _REMEDY = (
 class Split:
     """Fractions of the events, which sum to 1; ``by`` names the branches that tell events apart.
 
-    Without any, an event is known by its file and entry.
+    Without any, an event is known by its file and entry. With ``folds``, each event is in one of so
+    many folds, and the test part is one fold; ``FOLD_VALIDATION`` of the others validates.
     """
 
     train: float = 0.64
     validation: float = 0.16
     test: float = 0.20
     by: tuple[str, ...] = ()
+    folds: int = 0
 
     @classmethod
     def parse(cls, value: float | Mapping[str, Any] | None) -> Split:
@@ -45,15 +50,34 @@ class Split:
         if isinstance(value, Mapping):
             names = ("train", "validation", "test")
             for key in value:
-                if key not in (*names, "by"):
+                if key not in (*names, "by", "folds"):
                     raise UsageError(
                         f"split has the unknown part {key!r}", did_you_mean(str(key), names)
+                    )
+            folds = value.get("folds", 0)
+            if "folds" in value:
+                if type(folds) is not int or not 2 <= folds <= MOST_FOLDS:
+                    raise UsageError(
+                        f"split: folds is {folds!r}, not a number from 2 to {MOST_FOLDS}", _REMEDY
+                    )
+                if both := set(names) & set(value):
+                    raise UsageError(
+                        f"split has folds and {min(both)}",
+                        "Each fold is the test part of one model: leave the fractions out.",
                     )
             by = value.get("by", ())
             if isinstance(by, str) or not all(isinstance(k, str) and k for k in by):
                 raise UsageError(f"split: by is {by!r}, not a list of branches", _REMEDY)
             if "by" in value and not by:
                 raise UsageError("split: by names no branch", _REMEDY)
+            if folds:
+                return cls(
+                    (1 - FOLD_VALIDATION) * (1 - 1 / folds),
+                    FOLD_VALIDATION * (1 - 1 / folds),
+                    1 / folds,
+                    tuple(by),
+                    folds,
+                )
             if by and not set(names) & set(value):
                 return cls(by=tuple(by))
             if missing := [name for name in names if name not in value]:
@@ -83,29 +107,49 @@ def file_key(position: int, uuid: str) -> str:
 
 
 def membership(
-    seed: int, key: str, start: int, stop: int, split: Split | None = None
+    seed: int, key: str, start: int, stop: int, split: Split | None = None, fold: int = 0
 ) -> NDArray[np.uint8]:
     """The part of each entry in ``start:stop`` of a file: TRAIN, VALIDATION or TEST.
 
     ``key`` is the file's ``file_key``. An entry's part depends on seed, file and entry alone; uint8
-    of shape (stop - start,).
+    of shape (stop - start,). With folds, they are the parts where ``fold`` is the test.
     """
-    return _parts(_mixed(_start(f"{seed}:{key}"), np.arange(start, stop, dtype=np.uint64)), split)
+    return _parts(_uniform_of(seed, key, start, stop), split or Split(), fold)
 
 
 def membership_by(
-    seed: int, values: Sequence[NDArray[Any]], split: Split | None = None
+    seed: int, values: Sequence[NDArray[Any]], split: Split | None = None, fold: int = 0
 ) -> NDArray[np.uint8]:
     """The part of each event, told by what identifies it: one array of numbers per branch.
 
     It depends on seed and values alone, not on their type: neither on the file, nor on the order in
-    it, nor on the other events; uint8 of shape (events,). Raises EventError on NaN and infinity.
+    it, nor on the other events; uint8 of shape (events,). With folds, as for ``membership``. Raises
+    EventError on NaN and infinity.
     """
+    return _parts(_uniform_by(seed, values), split or Split(), fold)
+
+
+def folds(seed: int, key: str, start: int, stop: int, number: int) -> NDArray[np.int64]:
+    """The fold, of so many, of each entry in ``start:stop`` of a file."""
+    return _fold(_uniform_of(seed, key, start, stop), number)
+
+
+def folds_by(seed: int, values: Sequence[NDArray[Any]], number: int) -> NDArray[np.int64]:
+    """The fold, of so many, of each event, told by what identifies it."""
+    return _fold(_uniform_by(seed, values), number)
+
+
+def _uniform_of(seed: int, key: str, start: int, stop: int) -> NDArray[np.float64]:
+    entries = np.arange(start, stop, dtype=np.uint64)
+    return _uniform(_mixed(_start(f"{seed}:{key}"), entries))
+
+
+def _uniform_by(seed: int, values: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     first, *others = map(_as_bits, values)
     bits = _mixed(_start(f"{seed}:by"), first)
     for each in others:
         bits = _mixed(bits, each)
-    return _parts(bits, split)
+    return _uniform(bits)
 
 
 def _start(text: str) -> np.uint64:
@@ -140,9 +184,21 @@ def _as_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
     return np.where(is_whole, whole, exact.view(np.uint64))
 
 
-def _parts(bits: NDArray[np.uint64], split: Split | None) -> NDArray[np.uint8]:
-    split = split or Split()
-    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """From 0 to 1."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _fold(uniform: NDArray[np.float64], number: int) -> NDArray[np.int64]:
+    return (uniform * number).astype(np.int64)
+
+
+def _parts(uniform: NDArray[np.float64], split: Split, fold: int) -> NDArray[np.uint8]:
+    if split.folds:
+        within = uniform * split.folds
+        own = within.astype(np.int64)
+        validates = (within - own >= 1 - FOLD_VALIDATION).astype(np.uint8)
+        return np.where(own == fold, np.uint8(TEST), validates)
     to_validation, to_test = split.train, 1 - split.test
     return (uniform >= to_validation).astype(np.uint8) + (uniform >= to_test).astype(np.uint8)
 

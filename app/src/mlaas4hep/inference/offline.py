@@ -16,6 +16,8 @@ from mlaas4hep.core.errors import DataError, EventError, LimitError, UsageError,
 from mlaas4hep.core.files import is_full, temporary_folder
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Branch, Derivation, Encoder, Events, Jagged
+from mlaas4hep.data.split import file_key, folds, folds_by
+from mlaas4hep.frameworks.ensemble import OF_FOLDS
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
@@ -25,7 +27,8 @@ ROWS = 4096
 
 Scores = NDArray[np.float32]
 """float32 of shape (events, 1), the probability of the second of two classes, or (events, k)."""
-Answer = Callable[[Events], Scores]
+Answer = Callable[[Events, RootFile, int], Scores]
+"""Gives the scores of events, which are those of the file from an entry on."""
 Observed = dict[str, NDArray[Any]]
 """Values of observers: int64, uint64 or float64 of shape (events,)."""
 Add = Callable[[Scores, Observed], None]
@@ -37,17 +40,43 @@ class LocalAnswers:
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_session(bundle.onnx, threads=0)
         self._encoder = Encoder(bundle.specs)
+        self._folds = bundle.manifest.folds
+        files = enumerate(bundle.specs.files)
+        self._trained = {(file.uuid, file.tree): at for at, file in files}
 
     @property
     def truncated(self) -> int:
         """Values so far that were dropped, as the training saw no list that long."""
         return self._encoder.truncated
 
-    def __call__(self, events: Events) -> Scores:
-        """The scores of the events."""
-        (outputs,) = self._session.run(["outputs"], {"inputs": self._encoder.encode(events)})
-        scores: Scores = outputs
+    @property
+    def branches(self) -> list[str]:
+        """Those that tell an event's fold."""
+        return self._folds.by if self._folds else []
+
+    def __call__(self, events: Events, file: RootFile, start: int) -> Scores:
+        """The scores of the events of the file from ``start`` on.
+
+        With folds, those of a file that the training read, or that branches identify, get the
+        answer of the model that hasn't seen their fold, all others the mean.
+        """
+        inputs = {"inputs": self._encoder.encode(events)}
+        fold = self._fold(events, file, start, len(inputs["inputs"]))
+        (answers,) = self._session.run(["outputs" if fold is None else OF_FOLDS], inputs)
+        scores: Scores = answers if fold is None else answers[np.arange(len(fold)), fold]
         return scores
+
+    def _fold(self, events: Events, file: RootFile, start: int, n: int) -> NDArray[Any] | None:
+        if not (known := self._folds):
+            return None
+        if known.by:
+            values = [np.asarray(events[name]) for name in known.by]
+            return folds_by(known.seed, values, known.number)
+        position = self._trained.get((file.uuid, file.record.tree))
+        if position is None:
+            return None
+        key = file_key(position, file.uuid)
+        return folds(known.seed, key, start, start + n, known.number)
 
 
 class Marked:
@@ -61,10 +90,11 @@ class Marked:
         """Those that the selection reads."""
         return list(self._derivation.inputs)
 
-    def __call__(self, events: Events) -> Scores:
+    def __call__(self, events: Events, file: RootFile, start: int) -> Scores:
         """The scores of the events, and whether each is selected."""
         selected, _ = self._derivation.passes(self._derivation.derive(events))
-        return np.column_stack([self._answer(events), selected.astype(np.float32)])
+        scores = self._answer(events, file, start)
+        return np.column_stack([scores, selected.astype(np.float32)])
 
 
 def predict_files(
@@ -106,7 +136,7 @@ def predict_files(
             for start in range(0, file.entries, ROWS):
                 events = reader.take(min(ROWS, file.entries - start))
                 try:
-                    scores = answer(events)
+                    scores = answer(events, file, start)
                 except EventError as error:
                     raise error.after(start, file.name) from None
                 done += len(scores)

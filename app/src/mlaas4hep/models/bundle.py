@@ -9,7 +9,7 @@ metrics.json      measured on the test part; history.json: per epoch
 roc.png scores.png loss.png report.html
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
 1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
-the native model, in the files of its framework
+the native model, in the files of its framework; of folds, in fold_0/, fold_1/, ...
 distributions/    of a job with hist: BRANCH.png, distributions.root
 provenance/       params.json model.py files.json packages.json run.json
 """
@@ -25,7 +25,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from mlaas4hep.core.errors import ArchiveError, BundleError, ConflictError, Limi
 from mlaas4hep.core.files import temporary_folder, walk, write_json
 from mlaas4hep.core.units import size
 from mlaas4hep.data.specs import Specs
+from mlaas4hep.data.split import MOST_FOLDS
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9_]{1,128}")
@@ -84,6 +85,29 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Folds:
+    """What tells the fold of an event: their ``number``, the seed, and the branches ``by``."""
+
+    number: int
+    seed: int
+    by: list[str]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Folds:
+        """From what bundle.json says; ValueError says what is wrong."""
+        if not isinstance(value, dict) or value.keys() != {"number", "seed", "by"}:
+            raise ValueError("expected number, seed and by")
+        number, seed, by = value["number"], value["seed"], value["by"]
+        if type(number) is not int or not 2 <= number <= MOST_FOLDS:
+            raise ValueError(f"{number!r} folds")
+        if type(seed) is not int or seed < 0:
+            raise ValueError(f"the seed {seed!r}")
+        if not isinstance(by, list) or not all(isinstance(name, str) for name in by):
+            raise ValueError("by must be names of branches")
+        return cls(number, seed, by)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What bundle.json says. ``outputs`` is the number of columns of the answer: 1 for binary."""
 
@@ -98,6 +122,8 @@ class Manifest:
     """How ONNX and the native model compare: rows, max_abs_difference, rtol, atol; or empty."""
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    folds: Folds | None = None
+    """How events were put into folds, if the model is the mean of one for each."""
 
     @property
     def outputs(self) -> int:
@@ -379,6 +405,11 @@ def _read_manifest(path: Path) -> Manifest:
         if not isinstance(content.get(key), kind):
             raise BundleError(f"{where}: {key} must be a {kind.__name__}")
     manifest = Manifest(**{key: content[key] for key in kinds})
+    if (folds := content.get("folds")) is not None:
+        try:
+            manifest = replace(manifest, folds=Folds.from_json(folds))
+        except ValueError as error:
+            raise BundleError(f"{where}: folds: {error}") from None
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{where}: {manifest.name!r} can't be the name of a model")
     if len(manifest.classes) < 2 or not all(isinstance(c, str) for c in manifest.classes):

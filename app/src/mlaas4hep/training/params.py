@@ -99,13 +99,15 @@ class Params(BaseModel):
         "Of two classes, the one that the score is the probability of; empty: the second, in the"
         " order of numbers or names.",
     )
-    split: float | dict[str, float | list[str]] | None = _key(
+    split: float | dict[str, int | float | list[str]] | None = _key(
         None,
-        "a fraction for the test part, or {train, validation, test, by}",
+        "a fraction for the test part, or {train, validation, test, by}, or {folds, by}",
         "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests. An event's part is"
         " drawn by its file and entry, or by the branches `by` that identify it"
         ' (`{"by": ["run", "luminosityBlock", "event"]}`): then it keeps its part in files that are'
-        " skimmed, sorted or merged anew.",
+        ' skimmed, sorted or merged anew. `{"folds": 5}` trains as many models, each tested on a'
+        " fold that it has not seen; the bundle answers with their mean, `mlaas4hep predict` for"
+        " an event of the training files with that of its fold.",
     )
     branch: str = _key(
         "Events",

@@ -72,6 +72,21 @@ class Task:
     """What the weights are multiplied with, by class and part; None if all events count alike."""
     warnings: list[str]
     cut_flow: CutFlow | None = None
+    fold: int = 0
+    """The fold that is the test part, if the split has folds."""
+
+    def of_fold(self, fold: int) -> Task:
+        """The same events, of which that fold is the test part; the counts are made anew.
+
+        Raises DataError as ``prepare`` does, of a class without an event to train on.
+        """
+        totals = _count(self.files, self.use, self.labels, self.weights, self.params, fold)
+        told = _check_counts(totals.events.sum(axis=0), self.classes)
+        factors = None
+        if self.factors is not None:
+            factors = totals.factors(self.params.class_balance, self.classes)
+        warnings = [warning for warning in told if warning not in self.warnings]
+        return replace(self, totals=totals, factors=factors, warnings=warnings, fold=fold)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -107,7 +122,7 @@ class Task:
 
         Raises EventError on an event whose identity is no number.
         """
-        return _parts(self.files, self.use, self.params, file, start, stop, events)
+        return _parts(self.files, self.use, self.params, file, start, stop, events, self.fold)
 
 
 def prepare(
@@ -138,7 +153,7 @@ def prepare(
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
         weights = key.of_files([file.name for file in given.files], labels_of_files)
-    totals = _count(given, classes, weights, params)
+    totals = _count(given.files, given.use, classes, weights, params)
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
     specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
@@ -321,11 +336,13 @@ def _parts(
     start: int,
     stop: int,
     events: Events,
+    fold: int,
 ) -> NDArray[np.uint8]:
-    if by := params.parts.by:
-        return membership_by(params.seed, [_flat(events[name]) for name in by], params.parts)
+    split = params.parts
+    if split.by:
+        return membership_by(params.seed, [_flat(events[k]) for k in split.by], split, fold)
     key = file_key(file, files[file].uuid)
-    parts = membership(params.seed, key, start, stop, params.parts)
+    parts = membership(params.seed, key, start, stop, split, fold)
     return use.passing[file].rows(parts, start, stop)
 
 
@@ -356,15 +373,22 @@ def _check_identity(files: Sequence[RootFile], by: Sequence[str]) -> None:
                 )
 
 
-def _count(given: _Input, labels: Labels, weights: Weights | None, params: Params) -> Totals:
+def _count(
+    files: Sequence[RootFile],
+    use: EventsToUse,
+    labels: Labels,
+    weights: Weights | None,
+    params: Params,
+    fold: int = 0,
+) -> Totals:
     """Sums over all events that are used."""
     branches = _roles(labels, weights, params)
-    totals = Totals.empty(len(given.files), len(labels.names))
-    for index, (file, ranges) in enumerate(zip(given.files, given.use.ranges, strict=True)):
-        passing = given.use.passing[index]
+    totals = Totals.empty(len(files), len(labels.names))
+    for index, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
+        passing = use.passing[index]
         for start, stop, events in file.blocks(branches, ranges, _STEP, passing):
             try:
-                parts = _parts(given.files, given.use, params, index, start, stop, events)
+                parts = _parts(files, use, params, index, start, stop, events, fold)
                 places = labels.of_events(events, index) * 3 + parts
                 of_events = weights.of_events(events, index, len(parts)) if weights else None
             except EventError as error:

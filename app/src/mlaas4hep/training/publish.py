@@ -25,6 +25,7 @@ from mlaas4hep.frameworks import FRAMEWORKS, Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
 from mlaas4hep.models.bundle import (
     Bundle,
+    Folds,
     Manifest,
     card,
     check_name,
@@ -146,7 +147,13 @@ def _manifest(trained: Trained, comparison: dict[str, Any], why_not: str) -> Man
         columns=trained.task.specs.width,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparison=comparison,
+        folds=_folds(trained.task),
     )
+
+
+def _folds(task: Task) -> Folds | None:
+    split = task.params.parts
+    return Folds(split.folds, task.params.seed, list(split.by)) if split.folds else None
 
 
 def _card(trained: Trained, manifest: Manifest) -> dict[str, Any]:

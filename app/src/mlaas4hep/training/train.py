@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TRAIN
 from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
-from mlaas4hep.frameworks.base import refuse_improper
+from mlaas4hep.frameworks.base import Fit, Matrix, refuse_improper
+from mlaas4hep.frameworks.ensemble import Ensemble, together
 from mlaas4hep.report.distributions import make_folder, write_distributions
 from mlaas4hep.report.metrics import measure, weaknesses
 from mlaas4hep.training.dataset import Dataset, cache_size
@@ -97,42 +99,49 @@ def train(
     with staging(target) as folder, ExitStack() as stack:
         with clock("specs and reading"):
             task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
-            data = Dataset(task)
-            found = None
-            if params.hist:
-                found = Distributions(task.specs, task.classes, task.weights is not None)
-            cache = cache_size() if request.cache_bytes is None else request.cache_bytes
-            seen = data.first_pass(cache, progress, found)
-        if found:
-            with clock("drawing"):
-                within = plots or folder / target.name / DISTRIBUTIONS
-                warnings += _draw(found, within, progress)
-        warnings += task.warnings + seen.warnings
-        warnings += warnings_about(seen.sample, task.specs, task.classes, params)
-        for warning in warnings:
-            tell(warning)
-        set_up(model_file.imported, params.seed)
-        model = model_file.build(data.width)
-        framework = framework_of(model)
-        model_file.run(
-            "the check",
-            lambda: framework.check(model, data.width, data.n_classes, data.weighted),
+        number = params.parts.folds
+        tasks = [task.of_fold(fold) for fold in range(number)] if number else [task]
+        work = _Work(request, params, model_file, progress, clock)
+        warnings += task.warnings
+        trainings: list[_Training] = []
+        for each in tasks:
+            data = Dataset(each)
+            with clock("specs and reading"):
+                drawing = params.hist and not trainings
+                found = (
+                    Distributions(task.specs, task.classes, bool(task.weights)) if drawing else None
+                )
+                cache = cache_size() if request.cache_bytes is None else request.cache_bytes
+                seen = data.first_pass(cache, progress, found)
+            if found:
+                with clock("drawing"):
+                    within = plots or folder / target.name / DISTRIBUTIONS
+                    warnings += _draw(found, within, progress)
+            told = each.warnings if number else []
+            if not trainings:
+                told = [*told, *seen.warnings]
+                told += warnings_about(seen.sample, task.specs, task.classes, params)
+                set_up(model_file.imported, params.seed)
+            warnings += told
+            for warning in warnings if not trainings else told:
+                tell(warning)
+            trainings.append(work.train(data, seen.to_compare))
+        first = trainings[0]
+        scores, truth, weights = (
+            np.concatenate([one.test[i] for one in trainings]) for i in range(3)
         )
-        with clock("training"):
-            fit = model_file.run(
-                "the training", lambda: framework.fit(model, data, params.plan, progress)
-            )
-        with clock("testing"):
-            metrics = model_file.run(
-                "the test", lambda: _test(framework, model, data, task.classes, progress)
-            )
+        metrics = measure(scores, truth, task.classes, weights if task.weights else None)
         warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), params.class_balance)
+        framework, model, fit = first.framework, first.model, first.fit
+        if number:
+            framework = Ensemble(framework)
+            model, fit = [one.model for one in trainings], together([t.fit for t in trainings])
         warnings += fit.warnings
         progress("publishing", 0, 1)
         trained = Trained(
             name=name,
             task=task,
-            to_compare=seen.to_compare,
+            to_compare=first.to_compare,
             framework=framework,
             model=model,
             fit=fit,
@@ -153,7 +162,7 @@ def train(
         bundle.manifest.why_not,
         task.cut_flow.as_list() if task.cut_flow else [],
         task.split_by,
-        plots or (bundle.path / DISTRIBUTIONS if found else None),
+        plots or (bundle.path / DISTRIBUTIONS if params.hist else None),
     )
 
 
@@ -180,10 +189,55 @@ def _refuse_other_formats(request: TrainRequest) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One model, and what it answered to its test part: scores, classes, weights."""
+
+    framework: Framework
+    model: Any
+    fit: Fit
+    to_compare: Matrix
+    test: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all models of a training share."""
+
+    request: TrainRequest
+    params: Params
+    model_file: ModelFile
+    progress: Progress
+    clock: _Clock
+
+    def train(self, data: Dataset, to_compare: Matrix) -> _Training:
+        """Build a model, check, fit and test it."""
+        run, progress = self.model_file.run, self.progress
+        if self.params.parts.folds:
+            progress = _of_fold(progress, data.task.fold + 1)
+        model = self.model_file.build(data.width)
+        framework = framework_of(model)
+        run("the check", lambda: framework.check(model, data.width, data.n_classes, data.weighted))
+        with self.clock("training"):
+            fit = run(
+                "the training", lambda: framework.fit(model, data, self.params.plan, progress)
+            )
+        with self.clock("testing"):
+            test = run("the test", lambda: _test(framework, model, data, progress))
+        return _Training(framework, model, fit, to_compare, test)
+
+
+def _of_fold(progress: Progress, fold: int) -> Progress:
+    def shown(phase: str, done: int, total: int, **figures: float) -> None:
+        progress(phase, done, total, fold=fold, **figures)
+
+    return shown
+
+
 def _test(
-    framework: Framework, model: Any, data: Dataset, classes: list[str], progress: Progress
-) -> dict[str, Any]:
-    """Metrics on the test part, as ``measure`` gives them."""
+    framework: Framework, model: Any, data: Dataset, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Scores, classes and weights of the test part, as ``measure`` takes them."""
     columns = 1 if data.n_classes == 2 else data.n_classes
     scores, truth = [np.empty((0, columns), np.float32)], [np.empty(0, np.int64)]
     weights = [np.empty(0)]
@@ -195,8 +249,7 @@ def _test(
         weights += of_events
         done += len(of_rows)
         progress("testing", done, data.test_events)
-    weighted = np.concatenate(weights) if data.task.weights else None
-    return measure(np.concatenate(scores), np.concatenate(truth), classes, weighted)
+    return np.concatenate(scores), np.concatenate(truth), np.concatenate(weights)
 
 
 class _Clock:
@@ -209,4 +262,4 @@ class _Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[phase] = time.perf_counter() - start
+        self.seconds[phase] = self.seconds.get(phase, 0) + time.perf_counter() - start
