@@ -33,8 +33,34 @@ def plain_branches(file: Path, tree: str) -> dict[str, Any]:
     """Its branches by name; of several with one name (Delphes has such) the first."""
     found: dict[str, Any] = {}
     for name, branch in plain_tree(file, tree).iteritems(recursive=True):
-        found.setdefault(name, branch)
+        paths = MEMBERS.get(branch.typename.removesuffix("[]"), ())
+        for path in paths:
+            found.setdefault(f"{name}.{path}", Member(branch, path))
+        if not paths:
+            found.setdefault(name, branch)
     return found
+
+
+MEMBERS = {
+    "TLorentzVector": ("fP.fX", "fP.fY", "fP.fZ", "fE"),
+    "TVector3": ("fX", "fY", "fZ"),
+}
+
+
+class Member:
+    """The numbers of one member of a branch's objects, as of a branch."""
+
+    def __init__(self, branch: Any, path: str) -> None:
+        self._branch, self._path = branch, path
+
+    def array(self, **which: Any) -> Any:
+        values = self._branch.array(**which)
+        for member in self._path.split("."):
+            values = values[member]
+        return values
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._branch, name)
 
 
 def one_list(values: ak.Array) -> ak.Array:

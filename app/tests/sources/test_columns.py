@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import uproot
 from uproot.interpretation.jagged import AsJagged
+from uproot.interpretation.library import NumPy
 from uproot.interpretation.numerical import AsDtype
 from uproot.models.TBasket import Model_TBasket
 
 from mlaas4hep.data import Jagged
+from mlaas4hep.sources.columns import NotUnderstoodError
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.ttree import BranchColumn, layout
-from real.files import RealFile, each
+from real.files import RealFile, each, written
 from sources.plain import assert_same, write_tree
 
 
@@ -75,3 +77,18 @@ def test_lists_written_without_offsets_are_counted_by_their_counter(
     for branch, lists in events.items():
         assert isinstance(lists, Jagged)
         assert_same(lists, path, "events", branch, 5, 2300)
+
+
+def test_objects_of_another_size_are_not_taken_apart() -> None:
+    """As a referenced one has two bytes more; what uproot reads then is shifted."""
+    with uproot.open(written() / "kinds.root") as file:
+        branch = file["kinds/p4"]
+        column, basket = BranchColumn(branch, "fE"), branch.basket(0)
+        objects = branch.interpretation.basket_array(
+            basket.data, basket.byte_offsets, basket, branch, {}, 0, NumPy(), {}
+        )
+    assert (column._members_of(objects) > 0).all()
+    damaged = np.array(objects)
+    damaged.view(np.uint8)[3 + 5 * damaged.dtype.itemsize] += 2
+    with pytest.raises(NotUnderstoodError, match="different sizes, as some are referenced"):
+        column._members_of(damaged)

@@ -40,6 +40,8 @@ def test_ranges_and_lengths_are_what_root_itself_finds(real: RealFile) -> None:
     numbers = [b for b in tree.branches if b.low is not None]
     assert len(numbers) >= len(opinion) - 4  # all but texts, pairs and what is NaN everywhere
     for branch in numbers:
+        if branch.name.endswith((".fE", ".fX", ".fY", ".fZ")):  # no columns of RDataFrame
+            continue
         root = opinion[branch.name.rpartition("/")[2]]
         assert (branch.low, branch.high) == (root["low"], root["high"]), branch
         if branch.multiplicity is not None:

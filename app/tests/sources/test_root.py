@@ -75,8 +75,11 @@ def test_what_root_writes_and_uproot_cannot() -> None:
         assert len(found) >= 13
     assert kinds["label"] == kinds["name"] == "string"
     assert kinds["ranged"] == "flat"
-    objects = ("p4", "point", "nested", "pair")
-    assert {kinds[name] for name in objects} == {"unsupported"}
+    members = {f"p4.{name}" for name in ("fP.fX", "fP.fY", "fP.fZ", "fE")}
+    members |= {f"point.{name}" for name in ("fX", "fY", "fZ")}
+    assert {name for name in kinds if name.startswith(("p4", "point"))} == members
+    assert {kinds[name] for name in members} == {"flat"}
+    assert {kinds[name] for name in ("nested", "pair")} == {"unsupported"}
 
 
 def test_part_of_the_events(small_files: list[Path]) -> None:

@@ -18,6 +18,7 @@ from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
 from real.files import REAL, RealFile, each
+from sources.plain import plain_branches
 
 DELPHES = [file for file in REAL if file.tree == "Delphes"]
 REFERENCED = {"Particle", "Track", "EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron"}
@@ -109,7 +110,7 @@ def test_delphes_bits_of_referenced_objects(real: RealFile) -> None:
     assert unreadable == {f"{name}/{name}.fBits" for name in referenced}
     with uproot.open(path) as file:
         plain = file["Delphes"]
-        values_of = dict(reversed(list(plain.iteritems(recursive=True))))
+        values_of = plain_branches(path, "Delphes")
         for branch in tree.branches:
             if branch.kind in ("flat", "jagged"):
                 values = values_of[branch.name].array()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.library import NumPy
 from uproot.interpretation.numerical import AsSTLBits, Numerical
+from uproot.interpretation.objects import AsStridedObjects
 from uproot.interpretation.strings import AsStrings
 from uproot.models.TBasket import Model_TBasket
 from uproot.source.cursor import Cursor
@@ -18,6 +19,7 @@ from mlaas4hep.core.errors import first_line
 from mlaas4hep.sources.columns import (
     BranchInfo,
     Column,
+    Kind,
     Layout,
     NotUnderstoodError,
     Piece,
@@ -28,6 +30,10 @@ _NUMPY = NumPy()
 _STATUS_BITS = 15
 """The streamer type of TObject::fBits (kBits): 4 bytes, or 6 of an object that is referenced."""
 _IS_REFERENCED = 1 << 4
+_HAS_COUNT = 0x40000000
+"""ROOT's kByteCountMask."""
+_HEADER = ("@instance_version", "@num_bytes")
+"""What uproot calls the first bytes of an object: ROOT writes their number, then the version."""
 
 
 class Branches:
@@ -38,19 +44,30 @@ class Branches:
         self.entries = int(tree.num_entries)
 
     @cached_property
-    def _branches(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _branches(self) -> dict[str, tuple[Any, str]]:
+        """Each branch, and the member of its object that is meant, if it is one of those."""
+        found: dict[str, tuple[Any, str]] = {}
         for name, branch in self._tree.iteritems(recursive=True):
-            found.setdefault(name, branch)
+            try:
+                parts = [*members(branch)]
+            except Exception:  # which _describe tells
+                parts = []
+            for member in parts:
+                found.setdefault(f"{name}.{member.replace('/', '.')}", (branch, member))
+            if not parts:
+                found.setdefault(name, (branch, ""))
         return found
 
     def infos(self) -> dict[str, BranchInfo]:
-        """All branches by name, in the tree's order; parts of an object as ``object/part``."""
-        return {name: self._describe(name, branch) for name, branch in self._branches.items()}
+        """All branches by name, in the tree's order; parts of an object as ``object/part``.
 
-    def _describe(self, name: str, branch: Any) -> BranchInfo:
+        Of objects that aren't split, such as a TLorentzVector, the numbers as ``object.member``.
+        """
+        return {name: self._describe(name, *one) for name, one in self._branches.items()}
+
+    def _describe(self, name: str, branch: Any, member: str) -> BranchInfo:
         try:
-            found, title = layout(branch), str(branch.typename)
+            found, title = layout(branch, member), str(branch.typename)
         except Exception as error:
             return BranchInfo(name, "unsupported", f"unknown type ({first_line(error)})")
         if branch.num_entries != self.entries:
@@ -62,7 +79,7 @@ class Branches:
 
     def column(self, name: str) -> Column:
         """The column of a branch that isn't "unsupported"."""
-        return BranchColumn(self._branches[name])
+        return BranchColumn(*self._branches[name])
 
 
 def _counter(branch: Any, found: Layout) -> str:
@@ -74,9 +91,34 @@ def _counter(branch: Any, found: Layout) -> str:
     return "" if leaf is None else str(leaf.member("fName"))
 
 
-def layout(branch: Any) -> Layout:
+def members(branch: Any) -> dict[str, Layout]:
+    """The numbers of the branch's objects, or of the objects in its lists, by member.
+
+    None of what isn't stored object by object, each of the same size.
+    """
+    if len(branch.branches):
+        return {}
+    interpretation = branch.interpretation
+    is_list = isinstance(interpretation, AsJagged)
+    element = interpretation.content if is_list else interpretation
+    if not isinstance(element, AsStridedObjects) or element.inner_shape:
+        return {}
+    dtype = np.dtype(element.from_dtype)
+    if dtype.names is None or dtype.names[:2] != _HEADER:
+        return {}
+    kind: Kind = "jagged" if is_list else "flat"
+    return {
+        name: Layout(kind, dtype[name].newbyteorder("="))
+        for name in dtype.names
+        if "@" not in name and dtype[name].kind in "biuf"
+    }
+
+
+def layout(branch: Any, member: str = "") -> Layout:
     """The layout of an uproot TBranch; "unsupported" is what isn't numbers, lists or strings."""
     unsupported = Layout("unsupported", np.dtype(object))
+    if member:
+        return members(branch)[member]
     if len(branch.branches):
         return unsupported
     interpretation = branch.interpretation
@@ -96,10 +138,11 @@ def layout(branch: Any) -> Layout:
 
 
 class BranchColumn(Column):
-    """A branch of a TTree, read basket by basket."""
+    """A branch of a TTree, or a member of its objects, read basket by basket."""
 
-    def __init__(self, branch: Any) -> None:
+    def __init__(self, branch: Any, member: str = "") -> None:
         self.branch = branch
+        self._member = member
         entry_offsets = np.asarray(branch.entry_offsets, np.int64)
         on_disk = branch.num_baskets - len(branch.embedded_baskets)
         self.sizes = np.asarray(branch.member("fBasketBytes")[:on_disk])
@@ -109,7 +152,7 @@ class BranchColumn(Column):
         )
         unpacked = np.zeros(len(entry_offsets) - 1)
         unpacked[:on_disk] = self.sizes[: len(unpacked)] * ratio
-        super().__init__(layout(branch), entry_offsets, unpacked)
+        super().__init__(layout(branch, member), entry_offsets, unpacked)
         self._seeks = branch.member("fBasketSeek")
         self._interpretation = branch.interpretation
         self._is_status = branch.has_member("fStreamerType") and (
@@ -160,11 +203,27 @@ class BranchColumn(Column):
             raise
         if self._is_status:
             self._check_status(piece)
+        if self._member:
+            values = self._members_of(piece.content if is_list else piece)
+            return Piece(values, piece.offsets if is_list else None)
         if self.layout.kind == "string":
             piece = self._interpretation.final_array(
                 {0: piece}, 0, expected, [0, expected], _NUMPY, self.branch, {}
             )
         return Piece(piece.content, piece.offsets) if is_list else Piece(piece)
+
+    def _members_of(self, objects: NDArray[Any]) -> NDArray[Any]:
+        """The member of each object; NotUnderstoodError unless all have the size that uproot takes.
+
+        An object begins with the number of the bytes that follow; one that is referenced has more.
+        """
+        size = objects.dtype.itemsize
+        raw = np.ascontiguousarray(objects).view(np.uint8).reshape(len(objects), size)
+        counts = np.ascontiguousarray(raw[:, :4]).view(">u4").reshape(-1) & ~np.uint32(_HAS_COUNT)
+        if (counts != size - 4).any():
+            raise self._not_understood("objects of different sizes, as some are referenced")
+        values: NDArray[Any] = objects[self._member]
+        return values
 
     def _check_status(self, piece: Piece) -> None:
         """Up to the first referenced object each has 4 bytes, and its bits say that it is one."""
