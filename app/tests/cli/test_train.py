@@ -151,9 +151,10 @@ def test_predict_takes_the_archive_and_the_manifest(command, five_files, monkeyp
         assert ended.code == 0, ended.err
         printed.append(ended.out)
     assert printed[0] == printed[1] == printed[2]
-    ended = command("predict", "--model=m", "--files=mixture.root", "--fout=./mixture.root")
-    assert ended.code == 2
-    assert "is one of the files to read" in ended.err
+    for name in ("mixture.root", "mixture.root:events"):
+        ended = command("predict", "--model=m", f"--files={name}", "--fout=./mixture.root")
+        assert ended.code == 2
+        assert "is one of the files to read" in ended.err
     assert list((five_files / "tmp").iterdir()) == []
 
 

@@ -127,6 +127,7 @@ def test_specs_come_back_from_json() -> None:
         ("preprocessing", {"clip": {"pt": [3]}}),
         ("preprocessing", {"sentinels": {"pt": [None]}}),
         ("preprocessing", {"sentinels": {"pt": [10**400]}}),
+        ("preprocessing", {"sentinels": {"pt": [1] * 21}}),
         ("std", {"met": -1, "n": 1, "pt": 1}),
         ("mean", {"met": 1}),
     ],

@@ -108,6 +108,7 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
         ('{"clip": {"x": [2, 1]}}', r'clip is {"x": \[2, 1\]}, expected an object of two bounds'),
         ('{"clip": {"x": [null, null]}}', "clip is .*, expected an object of two bounds"),
         ('{"clip": {"x": 3}}', "clip is .*, expected an object of two bounds"),
+        (json.dumps({"missing": {"x": [1] * 21}}), "missing: 'x' has 21 values, more than 20"),
         ('{"missing": [-999]}', r"missing is \[-999\], expected an object of numbers"),
         ('{"selected_branches": "re:Jet_("}', r"'re:Jet_\(' is no regular expression: missing \)"),
         (json.dumps({"exclude_branches": "x" * 300, "epochs": 0}), "epochs is 0"),

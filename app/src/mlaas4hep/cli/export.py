@@ -35,11 +35,11 @@ def export(
     """
     from mlaas4hep.training.export import check
     from mlaas4hep.training.export import export as write
-    from mlaas4hep.training.inputs import read_files_option, read_labels_option
+    from mlaas4hep.training.inputs import files_of, read_files_option, read_labels_option
     from mlaas4hep.training.library import open_data
 
     names = read_files_option(files, Path.cwd())
-    if out.resolve() in (Path(name).resolve() for name in names):
+    if out.resolve() in files_of(names):
         raise UsageError(f"--out {out} is one of the files to read", "Name another file.")
     check(out)
     of_files = read_labels_option(labels, Path.cwd())

@@ -49,10 +49,10 @@ def predict(
     """
     from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
     from mlaas4hep.models.bundle import opened, score_meaning, score_names
-    from mlaas4hep.training.inputs import read_files_option
+    from mlaas4hep.training.inputs import files_of, read_files_option
 
     inputs = read_files_option(files, Path.cwd())
-    if fout and fout.resolve() in (Path(name).resolve() for name in inputs):
+    if fout and fout.resolve() in files_of(inputs):
         raise UsageError(f"--fout {fout} is one of the files to read", "Name another file.")
     with opened(model) as bundle:
         flat, jagged = bundle.specs.inputs

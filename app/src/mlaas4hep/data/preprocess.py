@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NORMALISATIONS = ("minmax", "standard")
+MOST_SENTINELS = 20
+"""Of a branch: each is compared with every value of every event."""
 Bounds = tuple[float | None, float | None]
 """The least and the greatest value; None where there is no bound."""
 
@@ -61,6 +63,8 @@ class Preprocessing:
         for branch, values in sentinels.items():
             if not isinstance(values, list) or not all(map(_is_finite, values)):
                 raise ValueError(f"sentinels: {branch!r} has {values!r}, expected numbers")
+            if len(values) > MOST_SENTINELS:
+                raise ValueError(f"sentinels: {branch!r} has more than {MOST_SENTINELS}")
         return cls(normalisation, {k: tuple(v) for k, v in clip.items()}, sentinels, mask)
 
 

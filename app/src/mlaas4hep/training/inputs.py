@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.sources.names import local
+from mlaas4hep.sources.names import local, split_tree
 
 _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
 
@@ -65,3 +66,8 @@ def _lines(file: Path, option: str) -> list[str]:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: {file} is not a text file: {error}") from None
+
+
+def files_of(names: Sequence[str]) -> set[Path]:
+    """The local files that the names mean, also those named FILE:TREE, as absolute paths."""
+    return {Path(split_tree(local(name))[0]).resolve() for name in names}

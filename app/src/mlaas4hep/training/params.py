@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Cuts, Split
-from mlaas4hep.data.preprocess import is_bounds
+from mlaas4hep.data.preprocess import MOST_SENTINELS, is_bounds
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.selection import IDENTIFIER, REGULAR
 from mlaas4hep.training.weights import WeightsKey
@@ -314,6 +314,12 @@ class Params(BaseModel):
             raise _wrong(where, "nevts", 0)
         if params.clip is not None and not all(map(is_bounds, params.clip.values())):
             raise _wrong(where, "clip", values["clip"])
+        for name, stand_ins in (params.missing or {}).items():
+            if isinstance(stand_ins, list) and len(stand_ins) > MOST_SENTINELS:
+                raise UsageError(
+                    f"{where}: missing: {name!r} has {len(stand_ins)} values, more than"
+                    f" {MOST_SENTINELS}"
+                )
         params._check_patterns(where)
         if params.nan is not None:
             warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
