@@ -78,6 +78,16 @@ def test_labels_come_from_no_list(real: RealFile) -> None:
         chosen([real.path], Selection("events", label_branch="Jet_Px"))
 
 
+@each("atlas")
+def test_lists_of_lists_are_refused_with_the_way_out(real: RealFile) -> None:
+    with pytest.raises(DataError, match="jet_tracks of .* neither numbers nor lists") as error:
+        chosen([real.path], Selection("nominal", selected_branches=("jet_tracks",)))
+    assert "ak.flatten" in error.value.remedy
+    with pytest.raises(DataError, match="mu_names") as error:
+        chosen([real.path], Selection("nominal", selected_branches=("mu_names",)))
+    assert "ak.flatten" not in error.value.remedy
+
+
 @each("zmumu")
 def test_a_text_is_left_out_and_refused_by_name(real: RealFile) -> None:
     path = real.path

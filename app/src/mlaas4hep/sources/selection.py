@@ -165,7 +165,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             if name in selection.selected_branches:
                 raise DataError(
                     f"selected_branches: the branch {name} of {where} is {reason}",
-                    "Remove it from selected_branches.",
+                    _flatten(found[0].type) + "Remove it from selected_branches.",
                 )
             left_out[name] = reason
         elif reason := _difference(name, files):
@@ -225,6 +225,16 @@ def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: s
 def _is_of(name: str, key: str) -> bool:
     """Whether the branch matches, or is ``key_...``, ``key....`` or ``key/...``."""
     return _matches(name, key) or name.startswith(tuple(key + mark for mark in "_./"))
+
+
+def _flatten(title: str) -> str:
+    """What to do about lists of lists; empty for anything else."""
+    if not re.search(r"vector<\s*(std::)?vector<|RVec<.*RVec<|\[\]\[\]$", title):
+        return ""
+    return (
+        "Lists of lists must be flattened before the file is written, such as by"
+        " ak.flatten(events.x, axis=2) or RDataFrame's Concatenate. "
+    )
 
 
 def _nothing_left(where: str, left_out: dict[str, str]) -> DataError:
