@@ -80,7 +80,7 @@ def test_labels_come_from_no_list(real: RealFile) -> None:
 
 @each("atlas")
 def test_lists_of_lists_are_refused_with_the_way_out(real: RealFile) -> None:
-    with pytest.raises(DataError, match="jet_tracks of .* neither numbers nor lists") as error:
+    with pytest.raises(DataError, match=r"jet_tracks of .* neither numbers nor lists") as error:
         chosen([real.path], Selection("nominal", selected_branches=("jet_tracks",)))
     assert "ak.flatten" in error.value.remedy
     with pytest.raises(DataError, match="mu_names") as error:
