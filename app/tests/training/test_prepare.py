@@ -325,6 +325,24 @@ class TestCuts:
         with pytest.raises(DataError, match="objects: jet: jet_pt > 1e9 leaves no entry in any"):
             prepared(stack, files, objects={"jet": "jet_pt > 1e9"})
 
+    @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+    @pytest.mark.parametrize("nevts", [-1, 100])
+    def test_a_file_that_loses_all_events_is_named(
+        self, tmp_path: Path, stack: ExitStack, nevts: int, cache_bytes: int
+    ) -> None:
+        third = write(tmp_path / "third.root", content(300, 3))
+        files = [*two(tmp_path), third]
+        data, _ = streamed(
+            stack, files, ["bkg", "sig", "bkg"], cache_bytes=cache_bytes, nevts=nevts,
+            selection="id < 30000",
+        )  # fmt: skip
+        told = f"the selection leaves none of the events of {third} (300)"
+        assert data.task.warnings == [told]
+        assert data.task.cut_flow
+        assert data.task.cut_flow.events[-1].tolist() == [900, 600, 0]
+        rows = sum(len(rows) for rows, _, _ in data.chunks())
+        assert rows == data.task.counts.sum() == (1500 if nevts < 0 else 100)
+
     def test_classes_of_a_label_branch(self, tmp_path: Path, stack: ExitStack) -> None:
         files = two(tmp_path)[:1]
         with pytest.raises(DataError, match="leaves no event of the class"):

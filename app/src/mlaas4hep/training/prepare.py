@@ -243,6 +243,7 @@ def _opened(
                 f"the selection leaves none of {flow.events[0].sum()} events: {_told(flow)}",
                 "Loosen the condition behind which none is left.",
             )
+        warnings = [*warnings, *_emptied(files, flow)]
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing)
     warnings = [*selected.warnings, *warnings]
     return _Input(files, use, selection, selected, derivation, flow, warnings)
@@ -252,6 +253,16 @@ def _told(flow: CutFlow) -> str:
     """The numbers of events, cut by cut."""
     steps = zip(flow.cuts, flow.events[1:].sum(axis=1), strict=True)
     return "; ".join(f"{events} after {cut}" for cut, events in steps)
+
+
+def _emptied(files: Sequence[RootFile], flow: CutFlow) -> list[str]:
+    """A warning that names the files that lose all their events."""
+    left = zip(files, flow.events[-1], strict=True)
+    names = [f"{file.name} ({file.entries})" for file, n in left if file.entries and not n]
+    if not names:
+        return []
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return [f"the selection leaves none of the events of {', '.join(names[:10])}{more}"]
 
 
 def _labelled(given: _Input, label: str | None) -> EventsToUse:
