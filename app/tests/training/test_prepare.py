@@ -343,6 +343,20 @@ class TestCuts:
         rows = sum(len(rows) for rows, _, _ in data.chunks())
         assert rows == data.task.counts.sum() == (1500 if nevts < 0 else 100)
 
+    @pytest.mark.parametrize(
+        ("labels", "more", "role"),
+        [
+            (["q"], {}, "the label"),
+            (None, {"weights": "q"}, "the weight"),
+            (None, {"split": {"by": ["q"]}}, "in split: by"),
+        ],
+    )
+    def test_what_is_read_from_the_files_is_not_computed(
+        self, tmp_path: Path, stack: ExitStack, labels: Any, more: dict[str, Any], role: str
+    ) -> None:
+        with pytest.raises(UsageError, match=f"new_variables: 'q' can't be {role}"):
+            prepared(stack, two(tmp_path), labels, new_variables={"q": "id + 1"}, **more)
+
     def test_classes_of_a_label_branch(self, tmp_path: Path, stack: ExitStack) -> None:
         files = two(tmp_path)[:1]
         with pytest.raises(DataError, match="leaves no event of the class"):

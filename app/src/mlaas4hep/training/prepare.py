@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
@@ -207,6 +207,7 @@ def _opened(
     paths = [resolve(name, params.redirector, cwd) for name in names]
     files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
     _refuse_same(files)
+    _refuse_computed(labels, params)
     _check_identity(files, params.parts.by)
     trees = ", ".join(dict.fromkeys(file.tree for file in files))
     if not any(file.entries for file in files):
@@ -304,6 +305,21 @@ def _refuse_same(files: Sequence[RootFile]) -> None:
                 "They would be in training and test at once: give one of the two.",
             )
         seen[key] = file.name
+
+
+def _refuse_computed(labels: Sequence[str], params: Params) -> None:
+    """UsageError where label, weight or identity is a new variable: they are read, not computed."""
+    roles = dict.fromkeys(params.parts.by, "in split: by")
+    if key := params.weights_key:
+        roles[key.branch or ""] = "the weight"
+    if len(labels) == 1:
+        roles[labels[0]] = "the label"
+    for name, role in roles.items():
+        if name in params.new_variables:
+            raise UsageError(
+                f"new_variables: {name!r} can't be {role}, which is read from the files",
+                "Name a branch of the files; write its values there first.",
+            )
 
 
 def _find_specs(
