@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mlaas4hep.core.errors import MlaasError, did_you_mean, nearest
+from mlaas4hep.core.errors import MlaasError, did_you_mean, first_line, nearest
 
 
 def test_nearest_ignores_case_and_puts_the_best_first():
@@ -21,6 +21,12 @@ def test_long_lists_are_cut():
     text = did_you_mean("zzz", [f"name{i}" for i in range(50)])
     assert text.count("name") == 10
     assert text.endswith("...")
+
+
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_an_error_that_says_nothing_has_its_class_as_first_line(text):
+    assert first_line(ValueError(text)) == "ValueError"
+    assert first_line(ValueError(f"{text}why\nand more")) == "ValueError: why"
 
 
 def test_an_error_shows_its_remedy():

@@ -41,6 +41,20 @@ def test_lists_of_one_collection_name_file_event_and_lengths(tmp_path: Path) -> 
     assert f"{other}: {event}" in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("limited", "dropped"), [([], 3), (["jet_pt"], 2), (["jet_eta", "jet_pt"], 0)]
+)
+def test_values_that_are_dropped_on_purpose_are_not_counted(
+    tmp_path: Path, limited: list[str], dropped: int
+) -> None:
+    specs = replace(make_specs(), limited=limited)
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path, specs=specs)))
+    longest = specs.jdim
+    path = write(tmp_path / "long.root", [longest["jet_eta"] + 2], [longest["jet_pt"] + 1])
+    list(predict_files([path], "Events", NEEDED, answer))
+    assert answer.truncated == dropped
+
+
 def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) -> None:
     answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
     good = write(tmp_path / "good.root", [2], [2])

@@ -12,9 +12,9 @@ import pytest
 import uproot
 
 from mlaas4hep.core.errors import DataError, UsageError
-from mlaas4hep.data import TRAIN, file_key, membership
+from mlaas4hep.data import TRAIN, Encoder, file_key, membership
 from mlaas4hep.training.params import Params
-from mlaas4hep.training.prepare import scan_files
+from mlaas4hep.training.prepare import prepare, scan_files
 from real.files import RealFile, each
 from sources.plain import assert_same, write_tree
 from training.root_files import content, two, write
@@ -164,16 +164,18 @@ class TestSpecsFile:
         ):
             prepared(stack, files, specs=Path("mine.json"))
 
+    @pytest.mark.parametrize("sizes", [{}, {"jet_id": 1}])
     def test_longer_lists_than_the_specs_know_are_told(
-        self, tmp_path: Path, stack: ExitStack
+        self, tmp_path: Path, stack: ExitStack, sizes: dict[str, int]
     ) -> None:
+        """But not those that max_vec_sizes limits: their values are dropped on purpose."""
         files = two(tmp_path)
-        prepared(stack, files)
+        prepared(stack, files, max_vec_sizes=sizes)
         path = tmp_path / "global-specs.json"
         value = json.loads(path.read_text())
         value["jdim"]["jet_pt"] = 2
         path.write_text(json.dumps(value))
-        _, seen = streamed(stack, files)
+        _, seen = streamed(stack, files, max_vec_sizes=sizes)
         lists = [uproot.open(f)["Events/jet_pt"].array() for f in files]
         dropped = sum(int(ak.sum(ak.num(a) == 3)) for a in lists)
         assert seen.warnings == [
@@ -356,6 +358,23 @@ class TestCuts:
     ) -> None:
         with pytest.raises(UsageError, match=f"new_variables: 'q' can't be {role}"):
             prepared(stack, two(tmp_path), labels, new_variables={"q": "id + 1"}, **more)
+
+    def test_without_the_keys_nothing_is_read_or_computed_for_them(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        phases: list[str] = []
+        names = [str(file) for file in two(tmp_path)]
+        params, _ = Params.parse({}, "params.json", tmp_path)
+        task = prepare(
+            names, ["0", "1"], params, tmp_path, stack,
+            progress=lambda phase, *_, **__: phases.append(phase),
+        )  # fmt: skip
+        assert set(phases) == {"specs"}
+        assert task.specs.derivation is None
+        assert task.cut_flow is None
+        events = task.files[0].read(task.branches)
+        assert Encoder(task.specs).derive(events) is events
+        assert task.use.passing[0].of(events, 0, 900) is events
 
     def test_classes_of_a_label_branch(self, tmp_path: Path, stack: ExitStack) -> None:
         files = two(tmp_path)[:1]
