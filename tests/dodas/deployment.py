@@ -135,9 +135,10 @@ class Deployment:
         key.touch(0o600)
         key.write_text(self.outputs["ssh_key"])
         settings = ["-i", key, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
-                   "-o", f"UserKnownHostsFile={key}.hosts", "-o", "LogLevel=ERROR"]  # fmt: skip
+                   "-o", f"UserKnownHostsFile={key}.hosts", "-o", "LogLevel=ERROR",
+                   "-o", "ConnectTimeout=60"]  # fmt: skip
         where = f"{self.outputs['ssh_user']}@{self.address}"
         words = ["ssh", *settings, where, command]
-        ended = subprocess.run(words, capture_output=True, text=True, **options)
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=600, **options)
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
         return ended.stdout.strip()
