@@ -48,7 +48,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     ask = f"curl {server}/jobs/mine_1"
     text = text.replace(ask, ENDED.format(server=server) + ask)
     ran = subprocess.run(
-        ["bash", "-c", SHELL + text.replace("curl ", "curl -sS ")],
+        ["bash", "-c", SHELL + text.replace("curl ", "curl -sS -w '\\n' ")],
         cwd=tmp_path,
         env=os.environ
         | {
