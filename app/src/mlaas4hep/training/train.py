@@ -100,7 +100,7 @@ def train(
         with clock("specs and reading"):
             task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
         number = params.parts.folds
-        tasks = [task.of_fold(fold) for fold in range(number)] if number else [task]
+        tasks = [task, *(task.of_fold(fold) for fold in range(1, number))]
         work = _Work(request, params, model_file, progress, clock)
         warnings += task.warnings
         trainings: list[_Training] = []
@@ -117,7 +117,7 @@ def train(
                 with clock("drawing"):
                     within = plots or folder / target.name / DISTRIBUTIONS
                     warnings += _draw(found, within, progress)
-            told = each.warnings if number else []
+            told = each.warnings if trainings else []
             if not trainings:
                 told = [*told, *seen.warnings]
                 told += warnings_about(seen.sample, task.specs, task.classes, params)
