@@ -123,36 +123,41 @@ class Derivation:
         kinds = {
             name: Kind(each.kind == "jagged", each.dtype == "bool") for name, each in inputs.items()
         }
-        self._objects: dict[str, Bound] = {}
-        for name, expression in cuts.objects.items():
-            bound = self._objects[name] = expression.bind(kinds)
-            if bound.kind != Kind(True, True):
-                raise expression.error(
-                    None,
-                    f"a cut on objects is a condition on each entry of lists, this is {bound.kind}",
-                    "Cut on events by selection.",
-                )
-        self._order: dict[str, Bound] = {}
-        for name, expression in cuts.order.items():
-            bound = self._order[name] = expression.bind(kinds)
-            if bound.kind != Kind(True, False):
-                raise expression.error(
-                    None,
-                    f"lists are sorted by a number for each entry, this is {bound.kind}",
-                    "Name a branch of the collection, such as its pt.",
-                )
+
+        def bound(expression: Expression, wanted: Kind, about: str, remedy: str) -> Bound:
+            found = expression.bind(kinds)
+            if found.kind != wanted:
+                raise expression.error(None, f"{about}, this is {found.kind}", remedy)
+            return found
+
+        self._objects = {
+            name: bound(
+                expression,
+                Kind(True, True),
+                "a cut on objects is a condition on each entry of lists",
+                "Cut on events by selection.",
+            )
+            for name, expression in cuts.objects.items()
+        }
+        self._order = {
+            name: bound(
+                expression,
+                Kind(True, False),
+                "lists are sorted by a number for each entry",
+                "Name a branch of the collection, such as its pt.",
+            )
+            for name, expression in cuts.order.items()
+        }
         self._new: dict[str, Bound] = {}
         for name, expression in cuts.new_variables.items():
             self._new[name] = expression.bind(kinds)
             kinds[name] = self._new[name].kind
-        self._selection = cuts.selection and cuts.selection.bind(kinds)
-        if self._selection and self._selection.kind != Kind(False, True):
-            raise self._selection.source.error(
-                None,
-                f"a selection is one condition per event, this is {self._selection.kind}",
-                "any(...), all(...) and count(...) make one of a list; compare a number.",
-            )
-        self._kinds = kinds
+        self._selection = cuts.selection and bound(
+            cuts.selection,
+            Kind(False, True),
+            "a selection is one condition per event",
+            "any(...), all(...) and count(...) make one of a list; compare a number.",
+        )
 
     @property
     def flat(self) -> list[str]:
