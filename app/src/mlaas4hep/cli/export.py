@@ -9,7 +9,6 @@ import typer
 
 from mlaas4hep.cli.errors import warn
 from mlaas4hep.cli.train import Files, Params
-from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Bars
 
 
@@ -35,12 +34,11 @@ def export(
     """
     from mlaas4hep.training.export import check
     from mlaas4hep.training.export import export as write
-    from mlaas4hep.training.inputs import files_of, read_files_option, read_labels_option
+    from mlaas4hep.training.inputs import read_files_option, read_labels_option, refuse_input
     from mlaas4hep.training.library import open_data
 
     names = read_files_option(files, Path.cwd())
-    if out.resolve() in files_of(names):
-        raise UsageError(f"--out {out} is one of the files to read", "Name another file.")
+    refuse_input("--out", out, names)
     check(out)
     of_files = read_labels_option(labels, Path.cwd())
     with Bars() as bars, open_data(names, of_files, params, bars, specs) as data:

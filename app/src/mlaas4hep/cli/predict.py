@@ -9,7 +9,6 @@ import typer
 
 from mlaas4hep.cli.errors import warn
 from mlaas4hep.cli.train import Files
-from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Bars
 
 
@@ -49,11 +48,11 @@ def predict(
     """
     from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
     from mlaas4hep.models.bundle import opened, score_meaning, score_names
-    from mlaas4hep.training.inputs import files_of, read_files_option
+    from mlaas4hep.training.inputs import read_files_option, refuse_input
 
     inputs = read_files_option(files, Path.cwd())
-    if fout and fout.resolve() in files_of(inputs):
-        raise UsageError(f"--fout {fout} is one of the files to read", "Name another file.")
+    if fout:
+        refuse_input("--fout", fout, inputs)
     with opened(model) as bundle:
         flat, jagged = bundle.specs.inputs
         branches, marking = [*flat, *jagged], list[str]()

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from mlaas4hep.core.errors import LimitError, UsageError
+
 DEEPEST = 200
 """Levels of folders that ``walk`` goes down."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -238,6 +240,21 @@ def temporary_folder(within: Path, prefix: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             remove_tree(folder)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A path to write to in a folder beside ``path``, gone at the end: a rename makes it whole.
+
+    What fails meanwhile in the file system is a LimitError where the disk is full, else a
+    UsageError; both name ``path``.
+    """
+    try:
+        with temporary_folder(path.parent, f".{path.name}.") as folder:
+            yield folder / path.name
+    except OSError as error:
+        kind = LimitError if is_full(error) else UsageError
+        raise kind(f"{path} can't be written: {error.strerror or error}") from error
 
 
 class _Removal:

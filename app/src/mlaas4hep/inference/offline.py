@@ -12,8 +12,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, LimitError, UsageError, did_you_mean
-from mlaas4hep.core.files import is_full, temporary_folder
+from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
+from mlaas4hep.core.files import beside
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Branch, Derivation, Encoder, Events, Jagged
 from mlaas4hep.data.split import file_key, folds, folds_by
@@ -167,34 +167,29 @@ def score_file(
         return
     if path.suffix not in (".csv", ".root"):
         raise UsageError(f"--fout {path}: unknown ending {path.suffix!r}", "Use .root or .csv.")
-    try:
-        with temporary_folder(path.parent, f".{path.name}.") as folder:
-            new = folder / path.name
-            if path.suffix == ".csv":
-                with new.open("w", newline="") as stream:
-                    yield _csv(stream, [*names, *observers])
-            else:
-                import uproot
+    with beside(path) as new:
+        if path.suffix == ".csv":
+            with new.open("w", newline="") as stream:
+                yield _csv(stream, [*names, *observers])
+        else:
+            import uproot
 
-                with uproot.recreate(new) as file:
-                    kinds: dict[str, Any] = dict.fromkeys(names, np.dtype(np.float32))
-                    kinds |= dict.fromkeys(observers, np.dtype(np.float64))
+            with uproot.recreate(new) as file:
+                kinds: dict[str, Any] = dict.fromkeys(names, np.dtype(np.float32))
+                kinds |= dict.fromkeys(observers, np.dtype(np.float64))
 
-                    def add(scores: Scores, observed: Observed) -> None:
-                        if "scores" not in file:
-                            kinds.update((name, each.dtype) for name, each in observed.items())
-                            file.mktree("scores", kinds)
-                        for name, each in observed.items():
-                            _refuse_other(name, each.dtype, kinds[name])
-                        file["scores"].extend(dict(zip(names, scores.T, strict=True)) | observed)
-
-                    yield add
+                def add(scores: Scores, observed: Observed) -> None:
                     if "scores" not in file:
+                        kinds.update((name, each.dtype) for name, each in observed.items())
                         file.mktree("scores", kinds)
-            new.replace(path)
-    except OSError as error:
-        kind = LimitError if is_full(error) else UsageError
-        raise kind(f"{path} can't be written: {error.strerror or error}") from error
+                    for name, each in observed.items():
+                        _refuse_other(name, each.dtype, kinds[name])
+                    file["scores"].extend(dict(zip(names, scores.T, strict=True)) | observed)
+
+                yield add
+                if "scores" not in file:
+                    file.mktree("scores", kinds)
+        new.replace(path)
 
 
 def _refuse_other(name: str, kind: np.dtype[Any], first: np.dtype[Any]) -> None:

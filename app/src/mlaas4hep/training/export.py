@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import LimitError, UsageError
-from mlaas4hep.core.files import is_full, sync, temporary_folder
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.files import beside, sync
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.training.library import Data, Rows
 
@@ -40,7 +40,7 @@ def check(out: Path) -> None:
             raise UsageError(
                 "Parquet needs pyarrow, which is not installed", "pip install 'mlaas4hep[parquet]'"
             ) from None
-    with _beside(out):
+    with beside(out):
         pass
 
 
@@ -54,7 +54,7 @@ def export(data: Data, out: Path, progress: Progress = silent) -> int:
     check(out)
     write = _npz if out.suffix == ".npz" else _parquet
     done, total = 0, sum(data.events.values())
-    with _beside(out) as new:
+    with beside(out) as new:
         with write(data, new, total) as writer:
             for rows in data.rows():
                 writer.add(rows)
@@ -63,17 +63,6 @@ def export(data: Data, out: Path, progress: Progress = silent) -> int:
         sync(new)
         new.replace(out)
     return done
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A path to write to in a folder beside ``out``, gone at the end; OSErrors name ``out``."""
-    try:
-        with temporary_folder(out.parent, f".{out.name}.") as folder:
-            yield folder / out.name
-    except OSError as error:
-        kind = LimitError if is_full(error) else UsageError
-        raise kind(f"{out} can't be written: {error.strerror or error}") from error
 
 
 class _Npz:

@@ -68,6 +68,7 @@ def _lines(file: Path, option: str) -> list[str]:
         raise UsageError(f"{option}: {file} is not a text file: {error}") from None
 
 
-def files_of(names: Sequence[str]) -> set[Path]:
-    """The local files that the names mean, also those named FILE:TREE, as absolute paths."""
-    return {Path(split_tree(local(name))[0]).resolve() for name in names}
+def refuse_input(option: str, out: Path, names: Sequence[str]) -> None:
+    """UsageError if ``out`` is one of the files that are read, also of one named FILE:TREE."""
+    if out.resolve() in {Path(split_tree(local(name))[0]).resolve() for name in names}:
+        raise UsageError(f"{option} {out} is one of the files to read", "Name another file.")
