@@ -59,8 +59,8 @@ test-images: .venv-stack/made  ## the container images (root)
 test-stack: test-engine test-images .venv-core216/made build/collections  ## test-engine, test-images, and the whole stack on a machine made for it (root)
 	$(PARTS) up pki vm neighbour registry keycloak pebble browser
 	$(STACK) docker rm --force mlaas4hep-test-vm
-	$(STACK) molecule -c molecule/shared/base.yml reset -s default
-	$(STACK) molecule -c molecule/shared/base.yml test --all
+	$(STACK) timeout 300 molecule -c molecule/shared/base.yml reset -s default
+	$(STACK) timeout 5400 molecule -c molecule/shared/base.yml test --all
 
 docs-img: export MLAAS4HEP_WRITE_PICTURES = 1
 docs-img: test-stack  ## take the pictures of docs/img anew, from the stack's tests (root)
@@ -73,7 +73,7 @@ test-collection: .venv-stack/made build/collections  ## the collection without a
 	.venv-stack/bin/pytest tests/collection tests/roles
 
 test-tosca: .venv-stack/made build/collections  ## the templates, before the programs that read them
-	.venv-stack/bin/pytest tosca/tests
+	.venv-stack/bin/pytest --timeout 300 tosca/tests
 
 check-template: .venv-stack/made  ## everything that is wrong with a filled-in template: TEMPLATE=my.yaml
 	@$(if $(TEMPLATE),,echo "make check-template needs TEMPLATE=, the filled-in template" >&2; exit 2;) \

@@ -22,7 +22,7 @@ LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md
 PAGES = [
     ROOT / name
     for name in subprocess.run(
-        LISTED, cwd=ROOT, check=True, capture_output=True, text=True
+        LISTED, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300
     ).stdout.splitlines()
 ]
 LINK = re.compile(r"\[[^\]]+\]\(([^)#:]+)(?:#[^)]*)?\)")
@@ -137,7 +137,9 @@ def test_no_text_has_a_banned_phrase() -> None:
     """Phrases that a reader has to read twice; the plain ones are in the documents."""
     phrases = [re.escape(" ".join(phrase.split())) for phrase in BANNED.split(";")]
     banned = re.compile(rf"{'|'.join(phrases)}|(?-i:\bMost \w+ that\b)", re.IGNORECASE)
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    ).stdout
     for name in listed.splitlines():
         if name.startswith(EXEMPT) or not (ROOT / name).is_file():
             continue
@@ -146,7 +148,9 @@ def test_no_text_has_a_banned_phrase() -> None:
 
 
 def test_make_help_lists_every_target() -> None:
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    ).stdout
     (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)
     listed = dict(re.findall(r"^([a-z-]+)  +(\S.*)", said, re.M))
     assert set(listed) == set(phony.split()) - {"c++"}  # a check, no target of its own

@@ -33,6 +33,7 @@ def make(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         env=environment(f"{folder / 'bin'}:{os.environ['PATH']}"),
         capture_output=True,
         text=True,
+        timeout=300,
     )
 
 
@@ -69,6 +70,7 @@ def test_an_old_python_is_passed_over(folder: Path) -> None:
         env=environment(f"{folder / 'bin'}:/usr/bin:/bin"),
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert said.stdout.strip() == "python3.13"
 
@@ -84,6 +86,7 @@ def test_without_a_compiler_for_root_it_names_debians_package(folder: Path) -> N
         env=environment(str(folder / "bin")),
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert ended.returncode == 2
     assert "apt install g++" in ended.stderr
@@ -97,6 +100,7 @@ def test_a_dodas_command_that_is_none_is_named(folder: Path, given: str) -> None
         env=environment(os.environ["PATH"]),
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert ended.returncode == 2
     assert f"DODAS_BIN is {given}, which is not a program" in ended.stderr

@@ -59,6 +59,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
     lines = re.findall(r'^\{"(?:model|process_name)".*\}$', ran.stdout, re.M)

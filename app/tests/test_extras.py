@@ -60,6 +60,7 @@ def test_a_part_imports_only_what_its_extra_installs(extra: str, statement: str)
         capture_output=True,
         text=True,
         check=True,
+        timeout=240,
     ).stdout
     distributions = packages_distributions()
     imported = {

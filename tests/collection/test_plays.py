@@ -60,7 +60,7 @@ def reached(stack: Path, playbook: str, *words: str, issuer: str = "https://issu
         [program, *words, f"mlaas4hep.stack.{playbook}"],
         capture_output=True, text=True,
         env={"PATH": "/usr/bin:/bin", "HOME": str(stack), "LC_ALL": "C.UTF-8",
-             "ANSIBLE_COLLECTIONS_PATH": str(stack)},
+             "ANSIBLE_COLLECTIONS_PATH": str(stack)}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r'"msg": "(\w+ \w+)"', done.stdout)

@@ -29,7 +29,7 @@ def release(version: str, url: str) -> Path:
     asked = ["--version", version, "--release-url", f"{url}/{version}"]
     # Without the images as archives: here they are pulled from a registry.
     environment = os.environ | {"DOCKER": "no-engine"}
-    subprocess.run([*program, *asked], check=True, env=environment, cwd=ROOT)
+    subprocess.run([*program, *asked], check=True, env=environment, cwd=ROOT, timeout=300)
     return ROOT / "build/release" / version
 
 

@@ -63,7 +63,7 @@ def command(folder: Path, dodas: Dodas, *words: str | Path) -> str:
     im = {"id": "im", "type": "InfrastructureManager", "host": dodas.host, **dodas.im}
     settings.write_text(yaml.safe_dump({"cloud": dodas.cloud, "im": im}))
     asked = [os.environ["DODAS_BIN"], *words, "--config", settings]
-    return subprocess.run(asked, capture_output=True, text=True).stdout
+    return subprocess.run(asked, capture_output=True, text=True, timeout=300).stdout
 
 
 CALLS = {

@@ -27,6 +27,7 @@ LOCKED_DOWN = [
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    options = {"timeout": 1200} | options
     ended = subprocess.run(command, capture_output=True, text=True, **options)
     assert ended.returncode == 0, f"{shlex.join(command)}\n{ended.stdout}\n{ended.stderr[-4000:]}"
     return ended

@@ -106,7 +106,7 @@ def test_buildkit_another_user_and_the_sites_cas_kept(
 )
 def test_a_wrong_argument_is_named(words: list[str], message: str) -> None:
     command = [sys.executable, str(ROOT / "docker/build.py"), *words]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert ended.returncode != 0
     assert message in ended.stderr
 
@@ -114,7 +114,7 @@ def test_a_wrong_argument_is_named(words: list[str], message: str) -> None:
 def test_a_missing_source_is_named(elsewhere: Path) -> None:
     shutil.rmtree(elsewhere / "app/locks")
     command = [sys.executable, str(elsewhere / "docker/build.py"), "tfaas"]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert ended.returncode != 0
     assert f"{elsewhere}/app/locks/build.txt is missing" in ended.stderr
 
@@ -126,7 +126,7 @@ def test_without_an_engine_its_absence_is_said(tmp_path: Path) -> None:
         "PATH": "/usr/bin:/bin",
         "DOCKER": DOCKER,
     }
-    ended = subprocess.run(command, capture_output=True, text=True, env=nowhere)
+    ended = subprocess.run(command, capture_output=True, text=True, env=nowhere, timeout=1200)
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
     assert "none.sock" in ended.stderr

@@ -14,14 +14,14 @@ PIN = re.compile(r"^([a-z0-9-]+)(?:\[[a-z-]+\])?==(\S+)", re.MULTILINE)
 
 
 def test_hadolint_has_no_remark() -> None:
-    ended = subprocess.run(["hadolint", DOCKERFILE], capture_output=True, text=True)
+    ended = subprocess.run(["hadolint", DOCKERFILE], capture_output=True, text=True, timeout=300)
     assert (ended.stdout, ended.returncode) == ("", 0)
 
 
 def test_shellcheck_has_no_remark() -> None:
     scripts = sorted((ROOT / "docker").rglob("*.sh"))
     assert len(scripts) >= 6
-    ended = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    ended = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=300)
     assert (ended.stdout, ended.returncode) == ("", 0)
 
 

@@ -40,7 +40,9 @@ def docker(*words: str | Path, **options: object) -> str:
 
 def exists(kind: str, name: str) -> bool:
     environment = os.environ | {"DOCKER_HOST": HOST}
-    ended = subprocess.run([DOCKER, kind, "inspect", name], env=environment, capture_output=True)
+    ended = subprocess.run(
+        [DOCKER, kind, "inspect", name], env=environment, capture_output=True, timeout=60
+    )
     return ended.returncode == 0
 
 
@@ -93,7 +95,7 @@ def join_network() -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     for table, chain, rule in RULES:
         known = subprocess.run(
-            ["iptables", "-w", "-t", table, "-C", chain, *rule], capture_output=True
+            ["iptables", "-w", "-t", table, "-C", chain, *rule], capture_output=True, timeout=60
         )
         if known.returncode:
             run("iptables", "-w", "-t", table, "-I", chain, *rule)
@@ -121,6 +123,10 @@ def stop() -> None:
     else:
         raise PartError(f"dockerd (process {number}) did not end within a minute; see {LOG}")
     for table, chain, rule in RULES:
-        subprocess.run(["iptables", "-w", "-t", table, "-D", chain, *rule], capture_output=True)
+        subprocess.run(
+            ["iptables", "-w", "-t", table, "-D", chain, *rule], capture_output=True, timeout=60
+        )
     # dockerd leaves it, and makes it again for the network that it finds in the cache.
-    subprocess.run(["ip", "link", "delete", BRIDGE, "type", "bridge"], capture_output=True)
+    subprocess.run(
+        ["ip", "link", "delete", BRIDGE, "type", "bridge"], capture_output=True, timeout=60
+    )

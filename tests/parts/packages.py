@@ -38,6 +38,9 @@ def install(*names: str) -> None:
 
 def installed(name: str) -> bool:
     said = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status}", name], capture_output=True, text=True
+        ["dpkg-query", "-W", "-f", "${db:Status-Status}", name],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return said.stdout == "installed"

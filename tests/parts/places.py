@@ -83,7 +83,7 @@ def wait(name: str, url: str) -> None:
     latest = ""
     for _ in range(600):
         try:
-            run("curl", "-sSf", "-o", "/dev/null", "--noproxy", "*", "--cacert", pki.CA,
+            run("curl", "-sSf", "-m", "5", "-o", "/dev/null", "--noproxy", "*", "--cacert", pki.CA,
                 "--resolve", f"{host}:443:{ADDRESSES[name]}", f"https://{host}{url}")  # fmt: skip
             return
         except PartError as error:

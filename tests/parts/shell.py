@@ -16,6 +16,10 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlaas4hep/parts"
 
 
+SECONDS = 1800
+"""How long a command may take; the longest builds Keycloak, in some minutes."""
+
+
 class PartError(Exception):
     """A part cannot be had: which, why, and what to do."""
 
@@ -25,8 +29,9 @@ def say(text: str) -> None:
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, **options: object) -> str:
-    """What the command printed; a command that fails is a PartError with its last lines."""
+    """What the command printed; one that fails or never ends is a PartError with its last lines."""
     words = [str(word) for word in command]
+    options = {"timeout": SECONDS} | options
     try:
         ended = subprocess.run(
             words,
@@ -38,10 +43,18 @@ def run(*command: str | Path, env: dict[str, str] | None = None, **options: obje
         )
     except FileNotFoundError as error:
         raise PartError(f"{words[0]} is not installed: {error}") from None
+    except subprocess.TimeoutExpired as error:
+        # Python hands out what was printed so far as bytes, whatever was asked for.
+        said = (error.stdout or b"").decode(errors="replace")
+        raise _failed(words, f"has not ended after {options['timeout']} s", said) from None
     if ended.returncode:
-        lines = "\n".join(ended.stdout.strip().splitlines()[-25:])
-        raise PartError(f"{' '.join(words)}\nended with {ended.returncode}:\n{lines}")
+        raise _failed(words, f"ended with {ended.returncode}", ended.stdout)
     return ended.stdout.strip()
+
+
+def _failed(words: list[str], how: str, said: str) -> PartError:
+    lines = "\n".join(said.strip().splitlines()[-25:])
+    return PartError(f"{' '.join(words)}\n{how}:\n{lines}")
 
 
 # Where Go's own archive puts it; not every shell's PATH has it.

@@ -18,7 +18,7 @@ def disk(folder: Path, name: str, label: str = "") -> Path:
     with path.open("wb") as new:
         new.truncate(8 << 20)
     if label:
-        subprocess.run(["/sbin/mkfs.ext4", "-q", "-L", label, path], check=True)
+        subprocess.run(["/sbin/mkfs.ext4", "-q", "-L", label, path], check=True, timeout=300)
     return path
 
 

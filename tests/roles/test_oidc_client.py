@@ -350,7 +350,7 @@ def test_the_role_hands_it_what_the_site_sets(
          "-c", "local", "-e", json.dumps(options), book],
         capture_output=True, text=True, cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
-             "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections")},
+             "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build/collections")}, timeout=300,
     )  # fmt: skip
     text = ended.stdout + ended.stderr
     assert ended.returncode == 0, text

@@ -39,7 +39,7 @@ def played(folder: Path, play: dict[str, Any], **options: Any) -> Any:
     words = [program, "-i", "localhost,", "-c", "local", "-e", json.dumps(options), book]
     collections = f"{folder}:{ROLES.parent / 'build/collections'}"
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": collections}
-    ended = subprocess.run(words, capture_output=True, text=True, env=environment)
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((folder / "said.json").read_text())
 

@@ -27,7 +27,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 def axe() -> str:
     """The source of axe-core, as npm installs it from the lock."""
     folder = Path(__file__).parent
-    subprocess.run(["npm", "ci", "--silent"], cwd=folder, check=True)
+    subprocess.run(["npm", "ci", "--silent"], cwd=folder, check=True, timeout=300)
     return (folder / "node_modules/axe-core/axe.min.js").read_text()
 
 
@@ -40,12 +40,12 @@ def context(
     store = home / ".pki/nssdb"
     store.mkdir(parents=True)
     certutil = ["certutil", "-d", f"sql:{store}"]
-    subprocess.run([*certutil, "-N", "--empty-password"], check=True)
+    subprocess.run([*certutil, "-N", "--empty-password"], check=True, timeout=300)
     for number, certificate in enumerate(Path(stack.ca).read_text().split("-----END")[:-1]):
         pem = certificate[certificate.index("-----BEGIN") :] + "-----END CERTIFICATE-----\n"
         subprocess.run(
             [*certutil, "-A", "-t", "C,,", "-n", f"test {number}"],
-            input=pem, text=True, check=True,
+            input=pem, text=True, check=True, timeout=300,
         )  # fmt: skip
     browser = playwright.chromium.launch_persistent_context(
         str(home / "profile"),
@@ -145,7 +145,9 @@ def test_a_page_of_another_site_changes_nothing(context: BrowserContext, stack: 
         resolve = f"{urlsplit(stack.url).hostname}:443:{stack.address}"
         command = ["curl", "-sS", "--cacert", stack.ca, "--resolve", resolve, "-b", sent]
         command += ["-w", "%{http_code} ", "-o", "/dev/stdout", *options, stack.url + path]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=300
+        ).stdout
 
     folder = f"/folders/{stack.folder}"
     assert ask(folder, "-X", "DELETE", "-H", "Origin: https://evil.test").endswith("403 ")

@@ -37,7 +37,11 @@ class Door:
         bearer = ("-H", f"Authorization: Bearer {token}") if token else ()
         command = [*self.where, *CURL, *self.options, *bearer, *options]
         ended = subprocess.run(
-            [*command, self.url + path], capture_output=True, text=True, errors="replace"
+            [*command, self.url + path],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
         )
         assert ended.returncode == 0, f"curl {self.url}{path}: {ended.stderr}"
         head, _, body = ended.stdout.replace("\r\n", "\n").partition("\n\n")

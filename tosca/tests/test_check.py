@@ -113,7 +113,7 @@ def test_the_command(tmp_path: Path) -> None:
     def run(text: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "my.yaml").write_text(text)
         words = [sys.executable, check.__file__, tmp_path / "my.yaml"]
-        return subprocess.run(words, capture_output=True, text=True)
+        return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
     ready = run(yaml.safe_dump(filled(copy.deepcopy(TEMPLATES[NAME]))))
     assert (ready.returncode, ready.stderr) == (0, "")
@@ -145,7 +145,7 @@ def first_task(folder: Path, **inputs: Any) -> subprocess.CompletedProcess[str]:
         [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local",
          "-e", json.dumps(variables), book],
         capture_output=True, text=True, cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C.UTF-8"},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C.UTF-8"}, timeout=300,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_it_has_every_file(made: Path) -> None:
 
 def test_the_checksums_are_right_and_complete(made: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"],
-                   cwd=made, check=True)  # fmt: skip
+                   cwd=made, check=True, timeout=300)  # fmt: skip
     files = [path for path in made.rglob("*") if path.is_file()]
     assert len((made / "SHA256SUMS").read_text().splitlines()) == len(files) - 1
 

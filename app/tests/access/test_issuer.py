@@ -84,7 +84,7 @@ def test_tls_is_verified_with_the_ca_file_of_the_environment(tmp_path: Path) -> 
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
          "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
+        check=True, capture_output=True, timeout=240,
     )  # fmt: skip
     started = Issuer()
     try:
@@ -101,6 +101,7 @@ def test_tls_is_verified_with_the_ca_file_of_the_environment(tmp_path: Path) -> 
                 capture_output=True,
                 text=True,
                 check=True,
+                timeout=240,
             ).stdout
 
         assert "certificate verify failed" in ask()

@@ -57,5 +57,7 @@ def test_help_imports_no_framework(arguments):
         "heavy = {'tensorflow', 'keras', 'uproot', 'awkward', 'sklearn', 'onnxruntime'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     ) % arguments
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240
+    ).stdout
     assert out.splitlines()[-1] == "HEAVY []"

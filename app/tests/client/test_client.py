@@ -47,7 +47,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield client
     for process in started:
         process.terminate()
-        process.wait()
+        process.wait(240)
 
 
 @pytest.fixture

@@ -241,7 +241,11 @@ def test_an_ordinary_user_removes_locked_folders_too():
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-") as folder:
         Path(folder).chmod(0o777)
         done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, folder], capture_output=True, text=True, cwd="/"
+            [sys.executable, "-c", AS_NOBODY, folder],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         assert list(Path(folder).iterdir()) == []

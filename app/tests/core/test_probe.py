@@ -77,6 +77,10 @@ def test_it_needs_the_standard_library_only() -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
     )
     assert done.stdout == "[]\n", done.stderr

@@ -47,7 +47,10 @@ def ports_in(said: str) -> set[int]:
 
 def run(folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*DEMO, f"--folder={folder}", *map(str, options)], capture_output=True, text=True
+        [*DEMO, f"--folder={folder}", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
 
 

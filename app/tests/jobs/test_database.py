@@ -57,7 +57,7 @@ def test_processes_that_start_at_once_share_one_new_database(tmp_path: Path) -> 
     code = "import sys; from mlaas4hep.jobs.database import Database; Database(sys.argv[1]).check()"
     url = f"sqlite:///{tmp_path}/db.sqlite"
     started = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(4)]
-    assert [process.wait() for process in started] == [0] * 4
+    assert [process.wait(240) for process in started] == [0] * 4
 
 
 def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_processes_that_start_at_once_bring_it_up_to_date_once(first: Path) -> N
     started = [
         subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{first}"]) for _ in range(4)
     ]
-    assert [process.wait() for process in started] == [0] * 4
+    assert [process.wait(240) for process in started] == [0] * 4
     with sqlite3.connect(first) as connection:
         assert connection.execute("SELECT version FROM schema_version").fetchall() == [(SCHEMA,)]
 

@@ -56,7 +56,7 @@ class Part:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.wait(240)
         self.start()
 
 
@@ -179,7 +179,7 @@ def test_kills_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             users.stop.set()
         for part in (runner, server):
             part.process.terminate()
-            part.process.wait()
+            part.process.wait(240)
         service.kill_all()
 
     names = [job["process_name"] for job in jobs]

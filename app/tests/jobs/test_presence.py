@@ -12,6 +12,7 @@ def test_a_second_runner_is_refused_naming_the_first(service: Service) -> None:
             [sys.executable, "-c", ONE_MORE, str(service.settings.store)],
             capture_output=True,
             text=True,
+            timeout=240,
         )
     assert f"another runner works on {service.settings.store}: process {os.getpid()}" in (
         refused.stdout

@@ -212,7 +212,11 @@ def test_the_module_imports_nothing_heavy() -> None:
     )
     path = str(Path(sys.modules["mlaas4hep"].__file__ or "").parents[1])
     out = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert out.stdout.strip() == "[]", out.stderr
 

@@ -66,7 +66,7 @@ def test_of_those_who_claim_at_once_one_gets_it(tmp_path: Path) -> None:
         )
         for n in range(3)
     ]
-    won = [process.communicate()[0].split() for process in started]
+    won = [process.communicate(timeout=240)[0].split() for process in started]
     assert sorted(int(number) for one in won for number in one) == list(range(200))
     left = [path.name for path in (tmp_path / "models/.owners").iterdir()]
     assert sorted(left) == sorted(f"name{n}" for n in range(200))

@@ -262,7 +262,7 @@ def test_a_kill_leaves_the_old_or_the_new_one(repository: Repository, tmp_path: 
         assert process.stdout.readline() == b"ready\n"
         time.sleep(0.003 * moment)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(240)
         process.stdout.close()
         assert value(repository.get("m")) in allowed
         Bundle.open(repository.get("m").path, verify=True)

@@ -33,7 +33,7 @@ def written() -> Path:
     if not folder().is_dir():
         python = REPOSITORY / ".venv-root/bin/python"
         assert python.exists(), "ROOT, which writes the tests' files, is missing: make root-files"
-        subprocess.run([python, Path(__file__).with_name("write.py")], check=True)
+        subprocess.run([python, Path(__file__).with_name("write.py")], check=True, timeout=240)
     return folder()
 
 

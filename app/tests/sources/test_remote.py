@@ -110,6 +110,7 @@ def said_on_opening(url: str, before: str = "") -> str:
         env=os.environ | {"XRD_CONNECTIONRETRY": "1"},
         stdout=subprocess.PIPE,
         text=True,
+        timeout=240,
     )
     assert ended.returncode == 0
     return ended.stdout

@@ -512,6 +512,7 @@ def test_tensorflow_is_quiet_and_user_code_runs_in_this_process_only(tmp_path: P
         capture_output=True,
         text=True,
         check=True,
+        timeout=240,
     )
     first, second = ran.stdout.splitlines()
     assert first == second

@@ -506,7 +506,7 @@ def test_folders_that_hide_what_they_hold_end_the_job(service: ContainerService)
     deep = "import os\nos.chdir(home)\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\n"
     job = service.run_code(deep + HANG)
     assert "killed: its files can't be checked: folders are nested deeper than 200" in job.reason
-    subprocess.run(["rm", "-rf", service.home(job)], check=True)
+    subprocess.run(["rm", "-rf", service.home(job)], check=True, timeout=240)
 
 
 def test_nothing_is_left_behind(service: ContainerService) -> None:
@@ -616,7 +616,7 @@ class OwnEngine:
         """As when it crashes, or the kernel takes its memory."""
         self.client.close()
         self._process.kill()
-        self._process.wait()
+        self._process.wait(240)
         # Its own containerd died with it; where nobody reaps the dead, the number seems alive.
         for file in ("pid", "run/containerd/containerd.pid"):
             (self._place / file).unlink(missing_ok=True)
@@ -634,7 +634,7 @@ class OwnEngine:
                 process.wait(PATIENCE)
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(str(self._place))), reverse=True):
-            subprocess.run(["umount", mount], check=True)
+            subprocess.run(["umount", mount], check=True, timeout=240)
 
 
 @pytest.fixture

@@ -189,7 +189,9 @@ def test_answers(
 def test_a_machine_without_a_filter_starts_nothing() -> None:
     *before, text = OFFLINE
     strange = f"import platform\nplatform.machine = lambda: 'riscv64'\n{text}"
-    done = subprocess.run([*before, strange, "echo", "started"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*before, strange, "echo", "started"], capture_output=True, text=True, timeout=240
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(r"not started: .*seccomp.*no filter for riscv64", done.stderr)
 
@@ -210,7 +212,7 @@ os.execv({OFFLINE[0]!r}, {[*OFFLINE, "echo", "started"]!r})
 
 
 def test_a_command_that_is_not_there_is_named() -> None:
-    done = subprocess.run([*OFFLINE, "/no/such"], capture_output=True, text=True)
+    done = subprocess.run([*OFFLINE, "/no/such"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1
     assert done.stderr == "can't start /no/such: No such file or directory\n"
 

@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=240)
 
 
 def test_it_says_where_it_listens_and_ends_at_sigterm(start: Start) -> None:

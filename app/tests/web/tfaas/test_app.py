@@ -190,7 +190,9 @@ def test_the_page_shows_a_curl_that_works(service: TFaaSProcess, tmp_path: Path)
 
     (command,) = re.findall(r"<pre[^>]*>(curl [^<]*predict/events[^<]*)</pre>", page)
     command = command.replace("&#34;", '"').replace("&#39;", "'")
-    answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
+    answer = subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=True, timeout=240
+    ).stdout
     assert json.loads(answer)["predictions"] == [[4]]
 
 
