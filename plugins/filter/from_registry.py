@@ -19,7 +19,7 @@ options:
     description: The registry, with a path if it has one; empty leaves the name as it is.
     type: str
     required: true
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """

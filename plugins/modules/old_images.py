@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
-
 DOCUMENTATION = """
 module: old_images
 short_description: Remove images of earlier versions, but for the version before
@@ -26,7 +19,7 @@ options:
     description: Whether all images of all parts go.
     type: bool
     default: false
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -47,6 +40,13 @@ kept:
   type: list
   elements: str
 """
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 
 BROUGHT = Path("/etc/docker/mlaas4hep.images")
 """A line PART NAME for each image that the roles pulled or built, the newest last."""

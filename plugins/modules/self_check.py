@@ -57,7 +57,7 @@ options:
       How long to ask again while something is wrong, as services and certificates take a while.
     type: int
     default: 0
-author: The MLaaS4HEP developers
+author: The MLaaS4HEP developers (!UNKNOWN)
 """
 
 EXAMPLES = """
@@ -86,6 +86,8 @@ from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 SECONDS = 15
 """How long one answer may take."""
 COMMAND_SECONDS = 120
+SOON_SECONDS = 14 * 24 * 3600
+"""Before the end of a certificate, of which the gateway renews its own when a third is left."""
 HERE = "127.0.0.1"
 PAGE = "text/html,*/*;q=0.8"
 PROBLEM = "application/problem+json"
@@ -205,7 +207,8 @@ def _check_url(params, warnings):
         at = HERE
     try:
         address = Address(params["url"], verifying(params["ca_files"]), at)
-        address.connect().close()
+        with address.connect() as shown:
+            warnings += _ends_soon(name, shown)
     except ssl.SSLCertVerificationError as error:
         if params["trusted"] or error.verify_code not in UNKNOWN_AUTHORITY:
             return [_why_closed(address, error, params)]
@@ -222,6 +225,20 @@ def _check_url(params, warnings):
     if params["sign_in"]:
         asked += [_asked(_leads_to_issuer, address), _asked(_wants_token, address)]
     return [problem for problem in asked if problem]
+
+
+def _ends_soon(name, shown):
+    """A warning if a valid certificate should have been renewed by now."""
+    made = shown.getpeercert() if isinstance(shown, ssl.SSLSocket) else None
+    if not made:
+        return
+    start, end = (ssl.cert_time_to_seconds(made[key]) for key in ("notBefore", "notAfter"))
+    if end - time.time() < min(SOON_SECONDS, (end - start) / 4):
+        yield (
+            f"The certificate of {name} ends on {made['notAfter']} and has not been renewed. With"
+            " ACME, docker logs mlaas4hep-gateway has the reason; otherwise give a new"
+            " gateway_certificate."
+        )
 
 
 def _why_closed(address, error, params):

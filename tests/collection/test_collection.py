@@ -93,7 +93,7 @@ class TestOptions:
 
 
 def test_defaults_and_readmes_are_generated() -> None:
-    subprocess.run([sys.executable, ROOT / "docs/roles.py", "--check"], check=True)
+    subprocess.run([sys.executable, ROOT / "docs/roles.py", "--check"], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("role", PUBLIC, ids=lambda role: role.name)
@@ -184,7 +184,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True,
+        cwd=ROOT, check=True, capture_output=True, timeout=300,
     ).stdout  # fmt: skip
     for name in listed.decode().split("\0")[:-1]:
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
@@ -203,7 +203,7 @@ def tarball(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / name).write_text("what a run left")
     subprocess.run(
         [BIN / "ansible-galaxy", "collection", "build", "--output-path", target],
-        cwd=source, check=True,
+        cwd=source, check=True, timeout=300,
     )  # fmt: skip
     (built,) = target.glob("mlaas4hep-stack-*.tar.gz")
     return built
@@ -255,18 +255,35 @@ def test_the_readmes_way_to_deploy_works_from_a_fresh_checkout(
     said = subprocess.run(
         ["bash", "-ec", "\n".join([*lines[:-1], f"{lines[-1]} --list-tasks"])],
         cwd=clone, check=True, capture_output=True, text=True,
-        env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)}, timeout=300,
     ).stdout  # fmt: skip
     parts = load(ROOT / "roles/common/vars/main.yml")
     for name in parts["__common_services"] + parts["__common_doors"]:
         assert f"mlaas4hep.stack.{name} : " in said, name
 
 
+def test_the_commands_of_install_md_are_what_a_clone_understands(
+    checkout: Path, tmp_path: Path
+) -> None:
+    """Each line of it that plays something, as written there; no host is changed."""
+    text = (ROOT / "docs/how-to/install.md").read_text()
+    lines = re.findall(r"^ {4}((?:cp|ansible-playbook) \S.*?)(?: {2,}#.*)?$", text, re.MULTILINE)
+    plays = [line for line in lines if line.startswith("ansible-playbook")]
+    assert len(plays) > 5
+    clone = tmp_path / "clone"
+    shutil.copytree(checkout, clone, symlinks=True)
+    script = [f"{line} --list-tasks" if line in plays else line for line in lines]
+    subprocess.run(
+        ["bash", "-ec", "\n".join(script)], cwd=clone, check=True, timeout=300,
+        env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)},
+    )  # fmt: skip
+
+
 def installed(source: str, target: Path) -> Path:
     """The collection after an install; `--force` as ansible-lint has put it elsewhere already."""
     subprocess.run(
         [BIN / "ansible-galaxy", "collection", "install", "--force", source, "-p", target],
-        check=True, stdout=subprocess.DEVNULL,
+        check=True, stdout=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
     return target / "ansible_collections/mlaas4hep/stack"
 
@@ -277,7 +294,7 @@ def test_it_installs_from_the_tarball(tarball: Path, tmp_path: Path) -> None:
     subprocess.run(
         [BIN / "ansible-playbook", "--syntax-check", "mlaas4hep.stack.site", "-i", "localhost,"],
         check=True, env={"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path),
-                         "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)},
+                         "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}, timeout=300,
     )  # fmt: skip
 
 

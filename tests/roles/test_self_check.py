@@ -40,7 +40,7 @@ class Authority:
         self.file = folder / "ca.pem"
         self.file.write_bytes(made.public_bytes(Encoding.PEM))
 
-    def context(self, *names: str, days: int = 10) -> ssl.SSLContext:
+    def context(self, *names: str, days: int = 50) -> ssl.SSLContext:
         """Of a server with a certificate for these names, which ends in so many days."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
@@ -206,6 +206,18 @@ class TestDoor:
         assert "expired. Renew it" in only(check(url, trusted=trusted))
         url = serve(authority.context("other.test")).url()
         assert "Give one that names mlaas4hep_domain" in only(check(url, trusted=trusted))
+
+    def test_one_that_ends_soon_is_a_warning(
+        self, check: Any, serve: Serve, authority: Authority
+    ) -> None:
+        gateway = serve(authority.context(NAME, days=13))
+        gateway.well()
+        problems, (warning,) = check(gateway.url())
+        assert problems == []
+        assert f"The certificate of {NAME} ends on " in warning
+        gateway = serve(authority.context(NAME, days=15))
+        gateway.well()
+        assert check(gateway.url()) == ([], [])
 
     def test_no_certificate_yet_in_the_words_of_the_gateway(
         self, check: Any, serve: Serve, authority: Authority, tmp_path: Path
