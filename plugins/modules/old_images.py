@@ -50,6 +50,8 @@ from ansible_collections.mlaas4hep.stack.plugins.module_utils.engine import ran
 
 BROUGHT = Path("/etc/docker/mlaas4hep.images")
 """A line PART NAME for each image that the roles pulled or built, the newest last."""
+BASE = "base"
+"""The part of the image that builds start from."""
 STAGE = "org.mlaas4hep.stage"
 
 
@@ -93,6 +95,22 @@ def nameless(used):
     return lost + [i for i in stages if created(i) < oldest - timedelta(days=1)]
 
 
+def bases(brought):
+    """What earlier builds started from, whose name a newer pull has."""
+    ours = {repository(name) for part, name in brought if part == BASE}
+    return [
+        image
+        for image in images("dangling=true")
+        if ours & {repository(digest) for digest in image["RepoDigests"]}
+    ]
+
+
+def repository(image):
+    """Its name without tag or digest; a registry may have a port."""
+    folder, slash, name = image.partition("@")[0].rpartition("/")
+    return folder + slash + name.partition(":")[0]
+
+
 def labels(image):
     """Its labels, if there are any."""
     return image.get("Config", {}).get("Labels") or {}
@@ -121,7 +139,8 @@ def main():
     )
     brought = read(BROUGHT)
     if module.params["uninstall"]:
-        kept, older = [], [name for _, name in brought]
+        # The base in the end: the engine keeps what another image was built on.
+        kept, older = [], [name for _, name in sorted(brought, key=lambda one: one[0] == BASE)]
     else:
         kept, older = split(brought, module.params["used"])
     busy = in_use()
@@ -129,6 +148,8 @@ def main():
     old |= {found["Id"]: found for found in nameless(module.params["used"].values())}
     removed = [name for name, found in old.items() if found["Id"] not in busy]
     if not module.check_mode:
+        # Whether one is still needed, only the engine knows.
+        removed += [found["Id"] for found in bases(brought)]
         removed = [n for n in removed if ran("docker", "image", "rm", n).returncode == 0]
         there = [(part, name) for part, name in brought if name not in older or inspect(name)]
         if there != brought:

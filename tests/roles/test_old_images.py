@@ -34,6 +34,13 @@ def test_parts_that_were_not_played_are_left_alone(old_images: ModuleType) -> No
     assert old_images.split(BROUGHT, {"gateway": "caddy@sha256:1"}) == ([], [])
 
 
+def test_a_repository_is_told_without_tag_and_digest(old_images: ModuleType) -> None:
+    for name in ("debian", "debian:bookworm-slim", "debian@sha256:1", "debian:x@sha256:1"):
+        assert old_images.repository(name) == "debian"
+    assert old_images.repository("host:5000/library/debian:x") == "host:5000/library/debian"
+    assert old_images.repository("host:5000/debian") == "host:5000/debian"
+
+
 def test_what_was_brought_is_read_from_its_file(old_images: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "images"
     assert old_images.read(file) == []
