@@ -104,7 +104,7 @@ class TestConverged:
         wanted = options | {"machine_dodas_login": True, "machine_admins_cidr": f"{ADDRESS}/32"}
         played = machine.play(**wanted)
         assert played.ok, played.messages or played.text
-        assert {"Let dodas log in, who signs with SHA-1", "Tell sshd"} <= set(played.changed)
+        assert {"Accept dodas' SHA-1 signatures", "Reload sshd"} <= set(played.changed)
         assert (machine.signs("rsa-sha2-256"), machine.signs("ssh-rsa")) == (0, 0)
         assert machine.signs("ssh-rsa", user="somebody") == 255
         assert machine.signs("ssh-rsa", to="127.0.0.1") == 255
@@ -121,10 +121,10 @@ class TestConverged:
         drift = machine.play("--check", **options)
         assert drift.ok, drift.messages or drift.text
         assert set(drift.changed) == {
-            "Give them their keys, and no others: bob",
-            "Say who may become root",
-            "Guard ssh",
-            "Restart the guard of ssh",
+            "Set the authorized keys of the accounts: bob",
+            "Write the administrators' sudo rule",
+            "Configure fail2ban",
+            "Restart fail2ban",
         }
         assert machine.play(**options).ok
         assert "password is required" in machine.login("bob", "sudo -n id -u")
@@ -133,9 +133,9 @@ class TestConverged:
         self, machine: Prepared, options: dict[str, Any]
     ) -> None:
         alone = options | {"machine_users": {"alice": options["machine_users"]["alice"]}}
-        assert machine.play(**alone).changed == ["Lock out who is no longer listed: bob"]
+        assert machine.play(**alone).changed == ["Lock accounts that are no longer listed: bob"]
         assert machine.login("bob", "id -un") == ""
-        assert machine.play(**options).changed == ["Make the accounts: bob"]
+        assert machine.play(**options).changed == ["Create the accounts: bob"]
         assert machine.login("bob", "id -un") == "bob"
 
     def test_uninstall_leaves_the_data_and_no_rights(self, machine: Prepared) -> None:

@@ -23,14 +23,14 @@ BY_HAND = {
     ),
     "sed -i '/live-restore/s/true/false/' /etc/docker/daemon.json": "Write the engine's settings",
     "chmod 0644 /etc/mlaas4hep/oauth2-proxy/cookie-secret": (
-        "Keep the secrets to their reader: cookie-secret"
+        "Restrict secrets to their reader: cookie-secret"
     ),
     "docker update --memory 600m --memory-swap 600m mlaas4hep-tfaas": "Run mlaas4hep-tfaas",
     "docker stop mlaas4hep-server": "Run mlaas4hep-server",
 }
 # What has read the files that were put right is started anew.
 FOLLOWS = [
-    "Tell the engine its settings",
+    "Reload engine settings",
     "Restart the engine",
     "Run mlaas4hep-gateway",
     "Run mlaas4hep-oauth2-proxy",

@@ -104,7 +104,7 @@ def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
     )
     copied = [f"Copy files that were given: certificate.{end}" for end in ("pem", "key")]
     settings, run = "Write the gateway's settings", f"Run {GATEWAY}"
-    gone = "Remove files that are given no more: "
+    gone = "Remove files that are no longer given: "
     try:
         vm.run(make % "first")
         assert gateway(vm, tmp_path, **files) == [

@@ -106,7 +106,7 @@ def test_a_private_registry_wants_its_login(vm: VM, tmp_path: Path) -> None:
     assert refused.changed == []
     try:
         assert play(tmp_path, playbook=playbook).changed == [
-            f"Pull the image: {image}", f"Note that the stack has brought it: {image}"
+            f"Pull the image: {image}", f"Record that the stack pulled or built it: {image}"
         ]  # fmt: skip
         assert play(tmp_path, playbook=playbook).changed == []
     finally:

@@ -29,7 +29,10 @@ def test_what_is_switched_off_is_gone_after_that_run_and_comes_back(vm: VM, tmp_
     off = {"mlaas4hep_issuer": "", "mlaas4hep_drop_sign_in": True}
     try:
         first = play(tmp_path, **off).changed
-        closed = [f"Close the doors, where there is no sign-in any more: {door}" for door in DOORS]
+        closed = [
+            f"Uninstall gateway and oauth2-proxy after sign-in was removed: {door}"
+            for door in DOORS
+        ]
         assert first[:2] == closed
         assert set(vm.containers()) == set(SERVICES)
         listening = vm.run("ss -ltnH")
