@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 from scenario import play
 from vm import ADDRESS, VM
 
-from support.machine import open_ports
+from support.machine import neighbour, open_ports
 from support.waiting import until
 
 DOMAIN = "mlaas4hep.test"
@@ -114,9 +114,21 @@ def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
         vm.run(make % "renewed")
         assert gateway(vm, tmp_path, **files) == [*copied, run]
         assert issuer() == "renewed"
-        own = {"gateway_tls": "internal", "gateway_old_ports": False}
-        removed = [f"{gone}certificate.pem", f"{gone}certificate.key"]
-        assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
+        with neighbour() as another:
+            networks = {
+                "gateway_metrics_networks": [f"{another.address()}/32"],
+                "gateway_metrics_token_file": "",
+            }
+            own = {"gateway_tls": "internal", "gateway_old_ports": False, **networks}
+            removed = [
+                f"{gone}{name}" for name in ("certificate.pem", "certificate.key", "metrics-token")
+            ]
+            assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
+            ask = f"curl -sk --resolve {DOMAIN}:443:{ADDRESS} https://{DOMAIN}/metrics"
+            assert "mlaas4hep_jobs" in another.run(ask)
+            assert "needs a bearer token" in vm.run(ask)
+            with neighbour() as stranger:
+                assert "needs a bearer token" in stranger.run(ask)
         assert "Caddy Local Authority" in issuer()
         assert open_ports(ADDRESS) == {22, 80, 443}
     finally:

@@ -51,6 +51,11 @@ class Machine:
             assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
         return (ended.stdout + ended.stderr).strip()
 
+    def address(self) -> str:
+        """Its address on the network."""
+        form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+        return docker("inspect", "--format", form, self.name)
+
     def put(self, folder: Path, to: str) -> None:
         """Copy a folder of this computer onto the machine."""
         self.run(f"rm -rf {to} && mkdir -p {to}")

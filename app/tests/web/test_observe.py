@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlaas4hep.core.log import JsonFormatter, note
 from mlaas4hep.web.observe import Observe, Requests
-from mlaas4hep.web.status import metrics, registry
+from mlaas4hep.web.status import exposed, registry
 
 BODY = b"0123456789"
 
@@ -144,7 +144,7 @@ def test_other_protocols_pass(log: io.StringIO) -> None:
 
 
 def samples(*collectors: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = bytes(metrics(registry(*collectors)).body).decode()
+    text = bytes(exposed(registry(*collectors)).body).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -152,7 +152,7 @@ def samples(*collectors: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
     }
 
 
-def test_figures() -> None:
+def test_metrics() -> None:
     requests = Requests()
     observed = Observe(service, requests, {"/200"})
     for path in ("/200", "/201", "/202", "/404", "/404", "/unrouted"):

@@ -37,16 +37,16 @@ class Requests(Collector):
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, int], _Figures] = {}
+        self._seen: dict[tuple[str, str, int], _Counts] = {}
 
     def add(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; ``route`` is the template, never the path that was asked for."""
-        figures = self._seen.get((method, route, status))
-        if figures is None:
+        counts = self._seen.get((method, route, status))
+        if counts is None:
             known = method if method in _METHODS else "other"
-            figures = self._seen.setdefault((known, route, status), _Figures())
-        figures.seconds += seconds
-        figures.buckets[bisect_left(_SECONDS, seconds)] += 1
+            counts = self._seen.setdefault((known, route, status), _Counts())
+        counts.seconds += seconds
+        counts.buckets[bisect_left(_SECONDS, seconds)] += 1
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
         """The counts by route, method and status, and the times by route and method."""
@@ -54,12 +54,12 @@ class Requests(Collector):
         answered = CounterMetricFamily(
             "mlaas4hep_requests", "Requests answered.", labels=("route", "method", "status")
         )
-        times: dict[tuple[str, str], _Figures] = {}
-        for (method, route, status), figures in seen:
-            answered.add_metric((route, method, str(status)), sum(figures.buckets))
-            total = times.setdefault((route, method), _Figures())
-            total.seconds += figures.seconds
-            total.buckets = [a + b for a, b in zip(total.buckets, figures.buckets, strict=True)]
+        times: dict[tuple[str, str], _Counts] = {}
+        for (method, route, status), counts in seen:
+            answered.add_metric((route, method, str(status)), sum(counts.buckets))
+            total = times.setdefault((route, method), _Counts())
+            total.seconds += counts.seconds
+            total.buckets = [a + b for a, b in zip(total.buckets, counts.buckets, strict=True)]
         yield answered
         took = HistogramMetricFamily(
             "mlaas4hep_request_seconds",
@@ -73,7 +73,7 @@ class Requests(Collector):
         yield took
 
 
-class _Figures:
+class _Counts:
     __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:

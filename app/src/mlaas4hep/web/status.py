@@ -21,7 +21,7 @@ from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.web.problem import problem
 
 
-class StoreFigures(Collector):
+class StoreMetrics(Collector):
     """The version that runs, and the space left where the store is."""
 
     def __init__(self, store: Path) -> None:
@@ -46,9 +46,9 @@ def registry(*collectors: Collector) -> CollectorRegistry:
     return made
 
 
-def metrics(figures: CollectorRegistry) -> Response:
+def exposed(metrics: CollectorRegistry) -> Response:
     """The answer to GET /metrics."""
-    return Response(generate_latest(figures), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(generate_latest(metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def readiness(lacks: list[MlaasError]) -> Response:

@@ -105,7 +105,7 @@ def test_a_database_that_is_away(service: Service) -> None:
     assert "MLAAS4HEP_DATABASE" in answer.json()["detail"]
 
 
-def test_figures_of_jobs_and_lines_about_them(service: Service) -> None:
+def test_metrics_of_jobs_and_lines_about_them(service: Service) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.repository import Repository
-from mlaas4hep.web.status import metrics, registry
-from mlaas4hep.web.tfaas.status import PredictionFigures
+from mlaas4hep.web.status import exposed, registry
+from mlaas4hep.web.tfaas.status import PredictionMetrics
 from support.bundles import constant, make_bundle
 from support.tfaas_process import TFaaSProcess, tfaas_process
 
@@ -45,7 +45,7 @@ def test_ready_while_the_models_can_be_read(tmp_path: Path) -> None:
         assert service.http.get("/readyz").status_code == 200
 
 
-def test_figures_and_lines_of_predictions(tmp_path: Path) -> None:
+def test_metrics_and_lines_of_predictions(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "store/models")
     for name in ("luca_1", "luca_2"):
         made = make_bundle(tmp_path, name, lambda width: constant(width, 1))
@@ -92,7 +92,7 @@ def test_predictions_that_wait(tmp_path: Path) -> None:
     models = Registry(repository, Settings(store=tmp_path, max_batch_rows=2))
 
     def waiting() -> float:
-        text = bytes(metrics(registry(PredictionFigures(models))).body).decode()
+        text = bytes(exposed(registry(PredictionMetrics(models))).body).decode()
         return samples(text)["mlaas4hep_waiting_predictions"]
 
     async def work() -> list[float]:
@@ -112,7 +112,7 @@ def test_predictions_that_wait(tmp_path: Path) -> None:
 def test_sizes_of_batches(rows: int, tmp_path: Path) -> None:
     models = Registry(Repository(tmp_path / "models"), Settings(store=tmp_path))
     models.counts.add(rows)
-    text = bytes(metrics(registry(PredictionFigures(models))).body).decode()
+    text = bytes(exposed(registry(PredictionMetrics(models))).body).decode()
     models.close()
     found = samples(text)
     for bound in (2**i for i in range(15)):

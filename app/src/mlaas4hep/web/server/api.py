@@ -23,7 +23,7 @@ from mlaas4hep.web.server.views import (
     folder_view,
     job_view,
 )
-from mlaas4hep.web.status import metrics, readiness
+from mlaas4hep.web.status import exposed, readiness
 
 router = APIRouter(tags=["api"])
 
@@ -105,7 +105,7 @@ def readyz(has: Has) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse)
 def prometheus(has: Has) -> Response:
     """Metrics in the format of Prometheus."""
-    return metrics(has.figures)
+    return exposed(has.metrics)
 
 
 def _json_array(portions: Iterable[list[JobView]]) -> Iterator[str]:

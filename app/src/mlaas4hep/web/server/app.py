@@ -21,9 +21,9 @@ from mlaas4hep.web.run import listen, run
 from mlaas4hep.web.server import api, pages, prototype
 from mlaas4hep.web.server.errors import PROBLEM, add_error_handlers
 from mlaas4hep.web.server.parts import Parts
-from mlaas4hep.web.server.status import JobFigures
+from mlaas4hep.web.server.status import JobMetrics
 from mlaas4hep.web.sign_in import Admission
-from mlaas4hep.web.status import StoreFigures, registry
+from mlaas4hep.web.status import StoreMetrics, registry
 from mlaas4hep.web.turns import Turns
 
 
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         database,
         Folders(settings, database),
         queue,
-        registry(requests, JobFigures(settings.store, queue), StoreFigures(settings.store)),
+        registry(requests, JobMetrics(settings.store, queue), StoreMetrics(settings.store)),
         unpacking=Turns(),
         removing=Turns(),
     )

@@ -25,7 +25,7 @@ class Parts:
     database: Database
     folders: Folders
     queue: Queue
-    figures: CollectorRegistry
+    metrics: CollectorRegistry
     unpacking: Turns
     removing: Turns
 

@@ -19,7 +19,7 @@ from mlaas4hep.jobs.presence import is_at_work
 from mlaas4hep.jobs.queue import Queue
 
 
-class JobFigures(Collector):
+class JobMetrics(Collector):
     """What the database knows of jobs, and whether a runner is at work."""
 
     def __init__(self, store: Path, queue: Queue) -> None:

@@ -24,12 +24,12 @@ from mlaas4hep.web.pages import refusal, style
 from mlaas4hep.web.problem import status_of
 from mlaas4hep.web.run import listen, run
 from mlaas4hep.web.sign_in import Admission, challenge
-from mlaas4hep.web.status import StoreFigures, metrics, readiness, registry
+from mlaas4hep.web.status import StoreMetrics, exposed, readiness, registry
 from mlaas4hep.web.tfaas.answers import HANDLERS, json_response, send_error, sentence
 from mlaas4hep.web.tfaas.models import Models
 from mlaas4hep.web.tfaas.page import Page
 from mlaas4hep.web.tfaas.predict import Predictions
-from mlaas4hep.web.tfaas.status import PredictionFigures, Status, lacks
+from mlaas4hep.web.tfaas.status import PredictionMetrics, Status, lacks
 
 
 class TFaaS:
@@ -40,8 +40,8 @@ class TFaaS:
         self._admission = Admission(settings)
         self._status = Status()
         self.requests = Requests()
-        self._figures = registry(
-            self.requests, PredictionFigures(service.registry), StoreFigures(settings.models)
+        self._collected = registry(
+            self.requests, PredictionMetrics(service.registry), StoreMetrics(settings.models)
         )
         models = Models(service, settings.max_bundle_bytes)
         page = Page(service, settings.issuer, settings.tfaas_url if settings.public_url else "")
@@ -106,7 +106,7 @@ class TFaaS:
 
     async def _metrics(self, _: Request) -> Response:
         """Answer from the event loop's thread, to which the counters belong."""
-        return metrics(self._figures)
+        return exposed(self._collected)
 
 
 def serve(settings: Settings) -> None:

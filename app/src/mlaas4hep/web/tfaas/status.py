@@ -19,7 +19,7 @@ from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas.answers import json_response
 
 
-class PredictionFigures(Collector):
+class PredictionMetrics(Collector):
     """What the models have answered; read from the registry when Prometheus asks."""
 
     def __init__(self, registry: Registry) -> None:
@@ -89,10 +89,10 @@ class Status:
         )
 
 
-def _memory(figures: Any) -> dict[str, float]:
+def _memory(found: Any) -> dict[str, float]:
     return {
-        "total": figures.total,
-        "free": figures.free,
-        "used": figures.used,
-        "usedPercent": figures.percent,
+        "total": found.total,
+        "free": found.free,
+        "used": found.used,
+        "usedPercent": found.percent,
     }
