@@ -211,8 +211,19 @@ def test_the_catalogue_has_every_template_under_the_name_that_it_says_itself() -
     (service,) = tree["services"]
     assert service["metadata"]["icon"] == f"{URL}/dashboard/icon.svg"
     assert MADE["dashboard/icon.svg"].startswith("<svg ")
+    assert service["metadata"]["guide_url"] == f"{URL}/dashboard/guide.html"
     names = [template_of(path)["metadata"]["template_name"] for path in FORMS]
     assert sorted(entry["name"] for entry in service["templates"]) == sorted(names)
+
+
+def test_the_guide_names_fields_that_the_form_has() -> None:
+    guide = MADE["dashboard/guide.html"]
+    assert "<h1>MLaaS4HEP from the dashboard</h1>" in guide
+    fields = set(re.findall(r"<code>([a-z]+(?:_[a-z]+)*)</code>", guide[: guide.index("<pre>")]))
+    values = {"acme", "address"}
+    assert len(fields) > 5
+    for path in FORMS:
+        assert fields - values <= set(yaml.safe_load(MADE[path])["inputs"])
 
 
 def test_the_schema_refuses_slips() -> None:
