@@ -29,20 +29,26 @@ KEEP = "mlaas4hep-test-layers"
 ELSEWHERE = [
     "/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/cache", "/root", "/home",
     "/usr/share", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/lib/docker",
-    "/var/lib/containerd",
+    "/var/lib/containerd", "/var/backups",
 ]  # fmt: skip
 FOUND = f"""
 find / -xdev '(' {" -o ".join(f"-path {folder}" for folder in ELSEWHERE)} ')' -prune -o -print \
   | grep -v __pycache__
 getent passwd
 getent group
+apt-mark showmanual | sed 's/^/package /'
 true
 """
-"""Every file, user and group."""
-LEFT_BY_DEBIAN = re.compile(
-    # Files that packages have left, which `apt purge` would take; keys made at the first boot.
-    r"/etc/(docker(/key\.json)?|containerd|cni|default|init|init\.d|rc\d\.d|networks)(/|$).*"
-    r"|/etc/ssh/ssh_host_.*"
+"""Every file, user, group and package that was asked for."""
+OF_PACKAGES = "cat /var/lib/dpkg/info/*.list; sed 's,^/,/usr/,' /var/lib/dpkg/info/*.list"
+"""Their files; /lib and /bin are links to those of /usr."""
+STAYS = re.compile(
+    # Others may use them by now, as the role's README says.
+    r"package (iptables|openssl|python3-requests)"
+    # Which program a name means, keys of the first boot, what `apt purge` would take.
+    r"|/etc/alternatives/.*|/usr/sbin/(ip6?|eb|arp)tables.*|/etc/ssh/ssh_host_.*"
+    r"|/etc/docker/key\.json|/etc/cni(/.*)?|/etc/networks|/etc/rc.\.d/...docker|docker:x:\d+:"
+    r"|/etc/systemd/system/(multi-user|sockets)\.target\.wants(/(docker|containerd)\..*)?"
 )
 
 
@@ -97,8 +103,8 @@ def test_without_data_the_machine_is_bare_again(vm: VM, tmp_path: Path) -> None:
     play(tmp_path, playbook=UNINSTALL, **everything)
     assert play(tmp_path, playbook=UNINSTALL, **everything).changed == []
     bare = docker("run", "--rm", "mlaas4hep-test/vm", "sh", "-c", FOUND).splitlines()
-    left = set(vm.run(FOUND).splitlines()) - set(bare)
-    assert {line for line in left if not LEFT_BY_DEBIAN.fullmatch(line)} == set()
+    left = set(vm.run(FOUND).splitlines()) - {*bare, *vm.run(OF_PACKAGES).splitlines()}
+    assert {line for line in left if not STAYS.fullmatch(line)} == set()
     assert vm.ended("command -v docker").returncode != 0
 
 
