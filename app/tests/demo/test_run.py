@@ -89,7 +89,7 @@ def demo(tmp_path_factory) -> Demo:
 
 def test_the_demo_ends_with_a_good_auc(demo):
     assert demo.code == 0, demo.err
-    found = re.search(r"(\d+) events, AUC (\d\.\d+)", demo.out)
+    found = re.search(r"(\d+) events of another seed: AUC (\d\.\d+)", demo.out)
     assert found is not None
     assert int(found[1]) == 10_000
     assert float(found[2]) > 0.8
@@ -169,6 +169,44 @@ def model(idim):
 """
 
 
+HELD_OUT = re.compile(r"(\d+) events that the training held out: AUC (\d\.\d+)")
+
+
+def test_own_files_are_tested_on_what_the_training_held_out(tmp_path):
+    """By what identifies events, and within the selection; other files in the folder stay."""
+    signal_file, background, _ = write_files(tmp_path, n=2000)
+    (tmp_path / "model.py").write_text(SGD)
+    params = {"split": {"by": ["evtNo"]}, "selection": "MET_pt > 20", "epochs": 1}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    mine = tmp_path / "d/demo/mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("my work")
+    ended = run(
+        tmp_path / "d", f"--files={signal_file},{background}", "--labels=1,0",
+        f"--model={tmp_path / 'model.py'}", f"--params={tmp_path / 'params.json'}",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    (bundle,) = (tmp_path / "d/store/models").glob("demo_1")
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    assert int(HELD_OUT.search(ended.stdout)[1]) == metrics["events"]
+    assert mine.read_text() == "my work"
+    assert "warning: " in ended.stdout
+    assert "probably" in ended.stdout
+    names = {path.name for path in (tmp_path / "d/store").rglob("mine.txt")}
+    assert names == set()
+
+
+def test_folds_are_refused(tmp_path):
+    signal_file, background, _ = write_files(tmp_path, n=100)
+    (tmp_path / "params.json").write_text('{"split": {"folds": 2}}')
+    ended = run(
+        tmp_path / "d", f"--files={signal_file},{background}", "--labels=1,0",
+        f"--params={tmp_path / 'params.json'}",
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "the demo can't test a training with folds" in ended.stderr
+
+
 def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
     rng = np.random.default_rng(8)
     parts = [collisions(10_000, signal=s, rng=rng) for s in (True, False)]
@@ -184,7 +222,7 @@ def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
         tmp_path / "d", f"--files={file}", "--labels=kind", f"--model={model}", f"--params={params}"
     )
     assert ended.returncode == 0, ended.stderr
-    found = re.search(r"(\d+) events, AUC (\d\.\d+)", ended.stdout)
+    found = re.search(HELD_OUT, ended.stdout)
     assert 3_500 < int(found[1]) < 4_500
     assert float(found[2]) == pytest.approx(0.5, abs=0.03)
     assert processes_of(tmp_path / "d") == []

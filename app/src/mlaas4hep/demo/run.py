@@ -12,18 +12,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mlaas4hep.client.client import Client
-from mlaas4hep.core.errors import DataError
-from mlaas4hep.core.files import write_json
+from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.core.progress import Bars
-from mlaas4hep.data import Branch, Events, EventsToUse, Jagged, Split, file_key, held_out
+from mlaas4hep.data import (
+    TEST,
+    Branch,
+    Events,
+    EventsToUse,
+    Jagged,
+    Split,
+    file_key,
+    held_out,
+    membership_by,
+)
 from mlaas4hep.demo.services import Services
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.models.bundle import Bundle
@@ -107,22 +118,26 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
 
     with steps.step("Your files" if own else "Simulate a resonance over a falling spectrum"):
         inputs = own or simulated(folder)
-        upload = five_files(folder / NAME, inputs)
-        console.print(f"   {upload}: {', '.join(sorted(f.name for f in upload.iterdir()))}")
+        written = five_files(folder / NAME, inputs)
+        console.print(f"   {folder / NAME}: {', '.join(sorted(f.name for f in written))}")
 
     with steps.step("Start server, runner and TFaaS on this machine"):
         services = Services(folder / "store", folder / "logs").start()
         console.print(f"   server {services.server_url}   TFaaS {services.tfaas_url}")
 
     with services, Client(services.server_url, services.tfaas_url) as client:
-        with steps.step("Upload the folder"):
-            client.upload(upload, NAME)
+        # Only these files, whatever else lies in their folder.
+        with steps.step("Upload the folder"), TemporaryDirectory(dir=folder) as place:
+            for file in written:
+                os.link(file, Path(place) / file.name)
+            client.upload(Path(place), NAME)
 
         with steps.step("Train: specs, chunks, epochs, test, publish"), Bars() as bars:
             job = client.submit(
                 NAME, files="files.txt", labels="labels.txt", model="model.py", params="params.json"
             )
-            client.wait(job, bars)
+            for warning in client.wait(job, bars).get("warnings", []):
+                console.print(Text("   warning: ", style="bold yellow") + Text(warning))
 
         with steps.step("The model in TFaaS"):
             card = next(model for model in client.models() if model["name"] == job)
@@ -137,8 +152,9 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
                 for part in slices
             ]
             auc = area_under_curve(truth, np.concatenate(answers))
+            of = "of another seed" if inputs.predict else "that the training held out"
             console.print(
-                f"   {len(truth)} events, AUC [bold]{auc:.3f}[/] (scikit-learn, on the answers)"
+                f"   {len(truth)} events {of}: AUC [bold]{auc:.3f}[/], computed from the answers"
             )
 
         console.print("\n", steps.table())
@@ -163,29 +179,51 @@ def simulated(folder: Path) -> Inputs:
     return Inputs([signal_file, background], ["1", "0"], predict=mixture)
 
 
-def five_files(upload: Path, inputs: Inputs) -> Path:
-    """The folder to upload: the ROOT files and the four files that describe the training."""
-    shutil.rmtree(upload, ignore_errors=True)
-    upload.mkdir()
+def five_files(folder: Path, inputs: Inputs) -> list[Path]:
+    """Write what to upload: the ROOT files and the four files that describe the training.
+
+    Whatever else is in the folder stays: somebody may work there.
+    """
+    folder.mkdir(exist_ok=True)
     for file in inputs.files:
         if not file.is_file():
             raise DataError(f"no such file: {file}", "Give FILES= as paths joined by commas.")
+        copy = folder / file.name
+        if copy.exists() and copy.samefile(file):
+            continue
+        copy.unlink(missing_ok=True)
         try:
-            os.link(file, upload / file.name)
+            os.link(file, copy)
         except OSError:
-            shutil.copyfile(file, upload / file.name)
-    (upload / "files.txt").write_text("".join(f"{file.name}\n" for file in inputs.files))
-    (upload / "labels.txt").write_text("".join(f"{label}\n" for label in inputs.labels))
-    shutil.copyfile(inputs.model, upload / "model.py")
+            shutil.copyfile(file, copy)
     params = json.loads(inputs.params.read_text()) | {"branch": inputs.tree}
     if inputs.params == EXAMPLE / "params.json" and not inputs.predict:
         del params["identifier"]  # those of the simulated files
-    write_json(upload / "params.json", params)
-    return upload
+    if Split.parse(params.get("split")).folds:
+        raise UsageError(
+            "the demo can't test a training with folds: TFaaS answers with the mean of all models,"
+            " and most of them have seen the event",
+            "Leave split.folds out of PARAMS, or use mlaas4hep train: its report has the AUC of"
+            " the folds.",
+        )
+    texts = {
+        "files.txt": "".join(f"{file.name}\n" for file in inputs.files),
+        "labels.txt": "".join(f"{label}\n" for label in inputs.labels),
+        "model.py": inputs.model.read_text(),
+        "params.json": json.dumps(params, indent=4) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(text)
+    names = dict.fromkeys([*(file.name for file in inputs.files), *texts])
+    return [folder / name for name in names]
 
 
 def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64]]:
-    """Events with the branches that the model wants, and the index of each one's class."""
+    """Events with the branches that the model wants, and the index of each one's class.
+
+    Of the files that were trained on, the events that the training held out.
+    """
     branches = [name for names in bundle.specs.inputs for name in names]
     if inputs.predict:
         with RootFile(str(inputs.predict), inputs.tree) as file:
@@ -195,14 +233,23 @@ def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64
     seed = json.loads((bundle.path / "provenance" / "run.json").read_text())["seed"]
     split = Split.parse(json.loads(inputs.params.read_text()).get("split"))
     label_branch = bundle.specs.selection["label_branch"]
-    wanted = [*branches, *([label_branch] if label_branch else [])]
+    derivation = bundle.specs.derivation
+    cuts = derivation.for_selection if derivation and derivation.cuts.selection else None
+    more = [*([label_branch] if label_branch else []), *split.by, *(cuts.inputs if cuts else [])]
+    wanted = list(dict.fromkeys([*branches, *more]))
     parts, truth = [], []
     with ExitStack() as stack:
         files = [stack.enter_context(RootFile(str(path), inputs.tree)) for path in inputs.files]
         use = EventsToUse.of([file.entries for file in files], 5 * MOST_PREDICTED)
         for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
             for start, stop, read in file.blocks(wanted, ranges, 5 * MOST_PREDICTED):
-                kept = held_out(seed, file_key(position, file.uuid), start, stop, split)
+                if split.by:
+                    by = [np.asarray(read[name]) for name in split.by]
+                    kept = membership_by(seed, by, split) == TEST
+                else:
+                    kept = held_out(seed, file_key(position, file.uuid), start, stop, split)
+                if cuts:
+                    kept &= cuts.passes(cuts.derive(dict(read)))[0]
                 parts.append({name: taken(read[name], kept) for name in branches})
                 labels = (
                     read[label_branch] if label_branch else [inputs.labels[position]] * len(kept)
