@@ -68,7 +68,7 @@ def _requirements(role: Path) -> list[str]:
     version = oldest.removeprefix(">=").removesuffix(".0")
     needed = {
         "Host": "Debian 12, or Ubuntu 22.04 or 24.04, and root (`become: true`).",
-        "Your machine": f"ansible-core {version} or newer, with {', '.join(collections)}.",
+        "Controller": f"ansible-core {version} or newer, with {', '.join(collections)}.",
         "Roles applied before": f"{', '.join(map(_link, before))}." if before else "",
         "Also": " ".join(text.removeprefix(REQUIRES) for text in own),
     }

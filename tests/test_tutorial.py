@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs/tutorial/first-model.md"
 SHELL = """\
 set -euo pipefail
-trap 'kill $(jobs -p); wait' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+set -m
 ready() { curl -sS --retry 60 --retry-delay 1 --retry-connrefused -o /dev/null "$1/healthz"; }
 """
 ENDED = """
@@ -68,10 +69,11 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     assert any(len(a.get("predictions", [])) == 1 for a in answers)
     assert '"state":"succeeded"' in ran.stdout
     for path in (
-        "demo/my_model/report.html",
-        "demo/pictures/jet_sum.png",
-        "demo/out_of_fold.root",
-        "demo/scores.root",
+        "my_model/report.html",
+        "pictures/jet_sum.png",
+        "out_of_fold.root",
+        "scores.root",
         "mine_1.tar.gz",
     ):
-        assert (tmp_path / "demo" / path).is_file(), path
+        assert (tmp_path / "my_first" / path).is_file(), path
+    assert len(re.findall(r"^[ [][[]0\.\d+ *[]]", ran.stdout, re.M)) == 5  # the client's answers

@@ -40,7 +40,7 @@ def from_registry(image, registry):
     if not registry or image.startswith(f"{registry}/"):
         return image
     # As in Docker's names: what comes before the first slash is a host if it looks like one.
-    host, _, name = image.partition("/")
+    host, _slash, name = image.partition("/")
     if not re.fullmatch(r"localhost|.*[.:].*", host) or not name:
         host, name = "docker.io", image
     # Docker Hub has its own images below library/.

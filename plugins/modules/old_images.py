@@ -140,7 +140,7 @@ def main():
     brought = read(BROUGHT)
     if module.params["uninstall"]:
         # The base in the end: the engine keeps what another image was built on.
-        kept, older = [], [name for _, name in sorted(brought, key=lambda one: one[0] == BASE)]
+        kept, older = [], [name for part, name in sorted(brought, key=lambda one: one[0] == BASE)]
     else:
         kept, older = split(brought, module.params["used"])
     busy = in_use()

@@ -311,7 +311,7 @@ def _asked(question, address, *more):
 
 
 def _ready(address, path, container):
-    status, _, body = address.get(path)
+    status, _headers, body = address.get(path)
     if status == 200:
         return ""
     answer = f"{address.url}{path} answers {status}: {_shown(body)}"

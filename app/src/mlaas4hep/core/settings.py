@@ -136,8 +136,9 @@ class JobSettings(StoreSettings):
 
     executor: Literal["process", "container"] = Field(
         "process",
-        description="How trainings run: process (for your own machine: a training can do whatever"
-        " the runner can) or container (each in its own container, with its own folder only).",
+        description="How trainings run: process (for a physicist's own computer: a training can do"
+        " whatever the runner can) or container (each in its own container, with its own folder"
+        " only).",
     )
     engine: str = Field(
         "unix:///var/run/docker.sock", description="Address of the container engine."
