@@ -84,6 +84,21 @@ def test_lists_are_sorted_after_objects_and_before_new_variables() -> None:
     assert needed.passes(needed.derive(events()))[0].tolist() == [True, False, True]
 
 
+def test_the_selection_needs_what_sorts_what_sorts() -> None:
+    """X is sorted by a list of Jet, which is sorted by itself: the selection sees both sorted."""
+    cuts = Cuts.parse({}, {}, "x_a[0] > 4", {"jet": "jet_pt", "x": "x_a * 0 + jet_pt"})
+    inputs = {name: Input("jagged", "float32") for name in ("jet_pt", "x_a")}
+    found = Derivation(cuts, inputs, {"jet": ["jet_pt"], "x": ["x_a"]})
+    given = {
+        "jet_pt": Jagged(OFFSETS, np.array([1, 2, 5, 7, 6], np.float32)),
+        "x_a": Jagged(OFFSETS, np.array([5, 3, 3, 9, 2], np.float32)),
+    }
+    whole, needed = found.derive(given), found.for_selection
+    assert lists(whole["x_a"]) == [[5, 3], [], [3, 9, 2]]
+    passed, _ = needed.passes(needed.derive(given))
+    assert passed.tolist() == found.passes(whole)[0].tolist() == [True, False, False]
+
+
 def test_sorting_keeps_equal_ones_and_puts_nan_last() -> None:
     given = events()
     assert ordered("jet_pt", {}).derive(given)["jet_eta"] is not given["jet_eta"]

@@ -201,6 +201,21 @@ def test_events_that_do_not_fit_are_named(change: dict[str, Any], said: str) -> 
         encoder.encode(events)
 
 
+@pytest.mark.hostile
+def test_many_lists_of_lengths_of_their_own_take_linear_time() -> None:
+    """Comparing each with all others took 100 s for 40,000; the suite's timeout ends it."""
+    lengths = {f"b{i}": [i >> bit & 1 for bit in range(17)] for i in range(100_000)}
+    events: Events = {
+        name: Jagged(np.cumsum([0, *counts]), np.ones(sum(counts), np.float32))
+        for name, counts in lengths.items()
+    }
+    names = list(events)
+    zeros, ones = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
+    specs = Specs("t", [], names, zeros, ones, dict.fromkeys(names, 1))
+    rows = Encoder(specs).encode(events)
+    assert rows[:, 77_777].tolist() == lengths["b77777"]
+
+
 def test_specs_without_a_column_are_refused() -> None:
     with pytest.raises(DataError, match="no column"):
         Encoder(specs_of({"x": lists([], [])}))

@@ -343,6 +343,7 @@ HOSTILE = (
     "...",
     "jet_pt[met > 0 or jet_pt > 0]" * 60,
     "\ud800 + met",
+    "jet_pt[" + "-" * 900 + "1]",
 )
 
 

@@ -226,3 +226,19 @@ def test_warnings_name_what_is_left_out_and_the_longest_list() -> None:
     assert left_out == "3 branches can't be used: a, c (of type A); b (of type B)"
     assert many.startswith("1502 columns; the longest list, of 1500 values, is in long")
     assert scanned(x=np.arange(2.0)).warnings == []
+
+
+@pytest.mark.hostile
+def test_a_collection_of_very_many_branches_takes_linear_time() -> None:
+    """Looking for each name in all others took 87 s for 40,000; the suite's timeout ends it."""
+    names = [f"a{i:06}" for i in range(200_000)]
+    zeros, ones = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
+    specs = Specs("t", [], names, zeros, ones, dict.fromkeys(names, 1), collections=[names])
+    assert Specs.from_json(specs.to_json(), "specs.json").collections == [names]
+
+
+def test_a_branch_is_of_one_collection() -> None:
+    value = scanned(x=lists([1.0], [2.0]), y=lists([3.0], [4.0])).to_json()
+    for groups in ([["x", "y", "x"]], [["x", "y"], ["y", "x"]], [["x", ["y"]]], ["xy"]):
+        with pytest.raises(DataError, match="each once"):
+            Specs.from_json(value | {"collections": groups}, "specs.json")

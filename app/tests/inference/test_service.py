@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlaas4hep.core.errors import ConflictError, LimitError, NotFoundError, Usag
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.data import Cuts, Derivation, Specs
 from mlaas4hep.data.derivation import Input
+from mlaas4hep.inference.events import MOST_DERIVED_AT_ONCE
 from mlaas4hep.inference.service import EVENTS_AT_ONCE, Service
 from mlaas4hep.models.bundle import pack
 from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
@@ -96,6 +98,28 @@ def test_expressions_that_would_take_long_are_refused(tmp_path: Path) -> None:
             await service.predict_events("luca_1", "luca", {"jet_pt": [[1.0] * 500_000]})
         found = await service.predict_events("luca_1", "luca", {"jet_pt": [[1.0] * 5000]})
         assert len(found.predictions) == 1
+
+    run(tmp_path, work)
+
+
+@pytest.mark.hostile
+def test_expressions_of_long_lists_take_bounded_memory(tmp_path: Path) -> None:
+    """What is computed at once is bounded: few events when they are long, one at most too long."""
+
+    async def work(service: Service) -> None:
+        identity = [(np.ones((1, 1), np.float32), np.zeros(1, np.float32))]
+        graph = onnx_graph(identity, last="Identity")
+        specs = derived(f"({LONG}) * 0 + 100 * count(jet_pt)")
+        await publish(service, tmp_path, "luca_1", "luca", graph=graph, specs=specs)
+        lists = [[50.0] * (1000 + i) for i in range(40)]
+        tracemalloc.start()
+        found = await service.predict_events("luca_1", "luca", {"jet_pt": lists})
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.predictions[:, 0].tolist() == [1000 + i for i in range(40)]
+        assert peak < 10 * MOST_DERIVED_AT_ONCE
+        with pytest.raises(LimitError, match="too many or too long"):
+            await service.predict_events("luca_1", "luca", {"jet_pt": [[1.0] * 40_000]})
 
     run(tmp_path, work)
 

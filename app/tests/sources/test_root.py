@@ -108,6 +108,9 @@ def test_trees_in_folders_and_their_newest_cycle(tmp_path: Path) -> None:
     assert sorted(known_trees(str(path))) == ["boostedAk8/events", "other"]
     with RootFile(str(path), "boostedAk8/events") as root:
         assert root.read(["x"])["x"].tolist() == [0, 1, 2, 3, 4]
+    for name, tree, entries in (("", "", 5), (";2", "", 5), (";1", ";1", 3)):
+        with RootFile(str(path), f"boostedAk8/events{name}") as root:
+            assert (root.record.tree, root.entries) == (f"boostedAk8/events{tree}", entries)
     with pytest.raises(DataError, match="no tree 'boostedAK8/event'") as error:
         RootFile(str(path), "boostedAK8/event")
     assert "'boostedAk8/events'" in error.value.remedy

@@ -327,6 +327,17 @@ class TestCuts:
         with pytest.raises(DataError, match="objects: jet: jet_pt > 1e9 leaves no entry in any"):
             prepared(stack, files, objects={"jet": "jet_pt > 1e9"})
 
+    def test_lists_that_are_always_empty_may_be_sorted(
+        self, tmp_path: Path, stack: ExitStack
+    ) -> None:
+        files = []
+        for seed, name in enumerate(("a.root", "b.root")):
+            branches = content(300, seed)
+            branches |= {key: branches[key][:, :0] for key in ("jet_pt", "jet_id")}
+            files.append(write(tmp_path / name, branches))
+        task = prepared(stack, files, order={"jet": "jet_pt"})
+        assert task.specs.jdim == {"jet_id": 0, "jet_pt": 0}
+
     @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
     @pytest.mark.parametrize("nevts", [-1, 100])
     def test_a_file_that_loses_all_events_is_named(
@@ -452,3 +463,20 @@ def _spread(events: ak.Array, used: int) -> ak.Array:
     done = [used * place // 16 for place in range(17)]
     places = [len(events) * begin // used + np.arange(end - begin) for begin, end in pairwise(done)]
     return events[np.concatenate(places)]
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path, stack: ExitStack) -> None:
+    branches = [content(300, seed) | {"jet_pt_0": np.ones(300)} for seed in (1, 2)]
+    files = [write(tmp_path / f"{i}.root", each) for i, each in enumerate(branches)]
+    with pytest.raises(DataError, match="two columns would have the name jet_pt_0"):
+        prepared(stack, files)
+
+
+@pytest.mark.parametrize("name", ["selected", "score_b"])
+def test_an_observer_that_would_hide_a_score_is_refused(
+    tmp_path: Path, stack: ExitStack, name: str
+) -> None:
+    branches = [content(300, seed) | {name: np.ones(300)} for seed in (1, 2)]
+    files = [write(tmp_path / f"{i}.root", each) for i, each in enumerate(branches)]
+    with pytest.raises(UsageError, match=f"the observer {name} has the name of a column"):
+        prepared(stack, files, ["a", "b"], observers=[name])

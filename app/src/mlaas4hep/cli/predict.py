@@ -47,7 +47,13 @@ def predict(
         mlaas4hep predict --model my_model --files new.root --fout scores.root
     """
     from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
-    from mlaas4hep.models.bundle import opened, score_meaning, score_names
+    from mlaas4hep.models.bundle import (
+        SELECTED,
+        opened,
+        refuse_names,
+        score_meaning,
+        score_names,
+    )
     from mlaas4hep.training.inputs import read_files_option, refuse_input
 
     inputs = read_files_option(files, Path.cwd())
@@ -65,8 +71,9 @@ def predict(
         if selected and derivation and derivation.cuts.selection:
             answer = marked = Marked(local, derivation)
             marking = [name for name in marked.branches if name not in branches]
-            names.append("selected")
+            names.append(SELECTED)
         kept = bundle.specs.observers if observers else []
+        refuse_names(kept, names)
         with Bars() as bars, score_file(fout, names, kept) as add:
             for each in predict_files(inputs, tree, branches, answer, bars, marking, kept):
                 add(*each)

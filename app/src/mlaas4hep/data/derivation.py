@@ -255,17 +255,16 @@ class Derivation:
                 names |= dict.fromkeys(self.cuts.new_variables[name].names)
         new = {k: each for k, each in self.cuts.new_variables.items() if k in names}
         objects, order = dict(self.cuts.objects), dict(self.cuts.order)
-        if selection:  # a prediction's rows hold other branches of the collections too
+        while selection:  # a prediction's rows hold other branches of the collections too
             objects, order = (
                 {k: v for k, v in each.items() if names.keys() & set(self.collections[k])}
-                for each in (objects, order)
+                for each in (self.cuts.objects, self.cuts.order)
             )
-            # What sorts a collection may be of another one that is cut.
-            objects |= {
-                k: v
-                for k, v in self.cuts.objects.items()
-                if any(set(by.names) & set(self.collections[k]) for by in order.values())
-            }
+            # What sorts a collection may be of another one that is cut and sorted itself.
+            more = dict.fromkeys(name for by in order.values() for name in by.names)
+            if more.keys() <= names.keys():
+                break
+            names |= more
         for expression in (*objects.values(), *order.values()):
             names |= dict.fromkeys(expression.names)
         inputs = {k: each for k, each in self.inputs.items() if k in names}
@@ -306,6 +305,8 @@ class Derivation:
         for name, each in groups.items():
             if not isinstance(each, list) or not all(isinstance(k, str) for k in each):
                 raise ValueError(f"collections: {name!r}: expected names of branches")
+            if len(set(each)) < len(each):
+                raise ValueError(f"collections: {name!r} names a branch twice")
         cuts = Cuts.parse(objects, new, selection, order)
         return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups)
 

@@ -109,7 +109,7 @@ class Encoder:
 
     def _fill_jagged(self, events: Events, out: Values, mask: Mask | None) -> None:
         cells, gaps = out.reshape(-1), None if mask is None else mask.reshape(-1)
-        known: list[_Lists] = []
+        known: dict[int | bytes, _Lists] = {}
         lists_of: dict[str, _Lists] = {}
         for branch, scale, column, length in self._jagged:
             values = events[branch]
@@ -241,14 +241,16 @@ def _refuse(first: str, counts: NDArray[np.int64], second: str, others: NDArray[
     )
 
 
-def _find(known: list[_Lists], offsets: NDArray[np.int64], width: int) -> _Lists:
-    """The known lists of those lengths, or new ones, which are known from now on."""
-    for lists in known:
-        if lists.offsets is offsets:
-            return lists
+def _find(known: dict[int | bytes, _Lists], offsets: NDArray[np.int64], width: int) -> _Lists:
+    """The known lists of those lengths, or new ones, which are known from now on.
+
+    By the array itself, which the branches of a collection share, or else by the lengths in it.
+    """
+    if lists := known.get(id(offsets)):
+        return lists
     counts = np.diff(offsets)
-    for lists in known:
-        if np.array_equal(lists.counts, counts):
-            return lists
-    known.append(_Lists(offsets, counts, width))
-    return known[-1]
+    key = counts.tobytes()
+    if not (lists := known.get(key)):
+        lists = known[key] = _Lists(offsets, counts, width)
+    known[id(offsets)] = lists
+    return lists

@@ -507,11 +507,11 @@ _PARENTHESES = "& and | bind closer than comparisons: write (a > 1) & (b < 2), o
 
 def _as_index(node: ast.expr) -> int | None:
     """The whole number that is written there, with its sign."""
+    sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _as_index(node.operand)
-        return None if inner is None else -inner
+        node, sign = node.operand, -1
     if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
+        return sign * node.value
     return None
 
 

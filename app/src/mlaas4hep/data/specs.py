@@ -350,9 +350,12 @@ class _Reader:
     def collections(self, jagged: Sequence[str]) -> list[list[str]]:
         """Groups of jagged branches; none where the key is absent, as in earlier releases."""
         groups = self.get("collections", list) if "collections" in self._value else []
+        left = set(jagged)
         for group in groups:
-            if not isinstance(group, list) or any(name not in jagged for name in group):
-                raise self.wrong("collections", "expected lists of jagged branches")
+            for name in group if isinstance(group, list) else [None]:
+                if not isinstance(name, str) or name not in left:
+                    raise self.wrong("collections", "expected lists of jagged branches, each once")
+                left.remove(name)
         return [list(group) for group in groups if len(group) > 1]
 
     def limited(self, jagged: Sequence[str]) -> list[str]:
@@ -383,8 +386,9 @@ class _Reader:
             for name in names:
                 if (new | kinds).get(name, kind) != kind:
                     raise self.wrong("derivation", f"{name!r} is {kind} as a feature")
+        features = {*flat, *jagged}
         for name in new:
-            if name in kinds or name not in (*flat, *jagged):
+            if name in kinds or name not in features:
                 raise self.wrong("derivation", f"{name!r} can't be a new variable")
         return found
 
@@ -547,7 +551,7 @@ class SpecsScan:
         self._collections = [
             part
             for mine in self._collections
-            for theirs in other._collections
+            for theirs in map(set, other._collections)
             if len(part := [k for k in mine if k in theirs]) > 1
         ]
         for index, count in other.scanned.items():
@@ -617,14 +621,12 @@ def _as_single(value: float) -> float:
 
 def _same_lengths(group: Sequence[str], events: Events) -> list[list[str]]:
     """The jagged branches of the group as groups whose lists have the same lengths."""
-    parts: list[tuple[Jagged, list[str]]] = []
+    parts: dict[bytes, list[str]] = {}
+    lengths: dict[int, bytes] = {}
     for branch in group:
         lists = events[branch]
         assert isinstance(lists, Jagged)  # noqa: S101
-        for other, names in parts:
-            if lists.offsets is other.offsets or np.array_equal(lists.counts, other.counts):
-                names.append(branch)
-                break
-        else:
-            parts.append((lists, [branch]))
-    return [names for _, names in parts if len(names) > 1]
+        if (key := id(lists.offsets)) not in lengths:  # branches of a collection share them
+            lengths[key] = lists.counts.tobytes()
+        parts.setdefault(lengths[key], []).append(branch)
+    return [names for names in parts.values() if len(names) > 1]

@@ -26,6 +26,8 @@ MOST_ANSWERS = 1 << 20
 """Numbers, events times the model's classes, of one answer."""
 MOST_DERIVED = 64 << 20
 """Operations of the model's expressions on the values of one request."""
+MOST_DERIVED_AT_ONCE = 4 << 20
+"""The same of one slice: numbers in memory, for each request that is encoded at the time."""
 
 _NUMBERS = {int, float, bool, type(None)}
 
@@ -125,11 +127,15 @@ async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
     operations = 0
     for start in range(0, max(len(table), 1), size):
 
-        def encode(start: int = start) -> NDArray[np.float32]:
+        def encode(start: int = start, size: int = size) -> NDArray[np.float32]:
             nonlocal operations
             events = table.read(start, start + size)
-            operations += encoder.operations * longest(events)
-            if operations > MOST_DERIVED:
+            some = encoder.operations * longest(events)
+            if some > MOST_DERIVED_AT_ONCE and size > 1:
+                half = size // 2
+                return np.concatenate([encode(start, half), encode(start + half, size - half)])
+            operations += some
+            if some > MOST_DERIVED_AT_ONCE or operations > MOST_DERIVED:
                 raise LimitError(
                     f"the events are too many or too long for the expressions of {model.name}",
                     "Send fewer at once.",

@@ -69,6 +69,8 @@ _MOST_BYTES = {
 """Of the files that are read as a whole: a bundle comes from where user code ran."""
 _ALWAYS = ("params.json", "specs.json", "columns.json", "labels.txt", "metrics.json")
 _ONNX = "1/model.onnx"
+SELECTED = "selected"
+"""The column of predictions that says whether an event passes the training's selection."""
 _SHOWN = 10  # classes that a text names
 MAX_UNPACKED = 4 << 30
 """Bytes of the largest bundle that ``opened`` unpacks."""
@@ -251,6 +253,15 @@ def card(name: str, description: str, timestamp: str, native: Mapping[str, str])
 def score_names(classes: Sequence[str]) -> list[str]:
     """Names of the columns of scores: of the second of two classes, else of each class."""
     return [f"score_{name}" for name in (classes[1:] if len(classes) == 2 else classes)]
+
+
+def refuse_names(observers: Sequence[str], others: Sequence[str]) -> None:
+    """UsageError when an observer has the name of another column of the predictions."""
+    if both := [name for name in observers if name in others]:
+        raise UsageError(
+            f"the observer {both[0]} has the name of a column that predictions write",
+            "Leave it out of observers, or write it into the files under another name.",
+        )
 
 
 def score_meaning(classes: Sequence[str]) -> str:

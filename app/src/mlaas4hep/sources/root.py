@@ -208,6 +208,16 @@ def _open_table(file: Any, name: str, tree: str) -> Table:
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 
 
+def _plain(file: Any, tree: str) -> str:
+    """The name without its cycle (``Events;2``) if that is the newest, which the name alone means.
+
+    So that one tree has one name.
+    """
+    name = tree.split(";")[0]
+    same = name == tree or file.key(name).fCycle == file.key(tree).fCycle
+    return name if same else tree
+
+
 class RootFile:
     """An open file and one tree of it; the newest cycle where there are several.
 
@@ -226,6 +236,7 @@ class RootFile:
         name = self._path
         try:
             self._table = _open_table(self._file, name, tree)
+            self.tree = _plain(self._file, tree)
             self.entries = self._table.entries
             with reading(name):
                 self.uuid = str(self._file.file.uuid)

@@ -95,20 +95,18 @@ def selected_by(
 
 def _check_derived(specs: Specs) -> None:
     """DataError if a cut on objects left none of them in any event, or two columns have a name."""
-    if specs.derivation is None and not specs.preprocessing.mask:
-        return
     if twice := [name for name, uses in Counter(specs.columns).items() if uses > 1]:
         raise DataError(
             f"two columns would have the name {twice[0]}",
-            "Give the new variable another name, or leave the branch out.",
+            "Leave one of the branches out, or give the new variable another name.",
         )
     if specs.derivation is None:
         return
-    for name, branches in specs.derivation.collections.items():
+    for name, cut in specs.derivation.cuts.objects.items():
+        branches = specs.derivation.collections[name]
         features = [branch for branch in branches if branch in specs.jdim]
         if features and not any(specs.jdim[branch] for branch in features):
-            text = specs.derivation.cuts.objects[name].text
             raise DataError(
-                f"objects: {name}: {text} leaves no entry in any of {specs.scanned} events",
+                f"objects: {name}: {cut.text} leaves no entry in any of {specs.scanned} events",
                 "Loosen the condition.",
             )

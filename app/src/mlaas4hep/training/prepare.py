@@ -27,6 +27,7 @@ from mlaas4hep.data import (
     membership,
     membership_by,
 )
+from mlaas4hep.models.bundle import SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
@@ -157,6 +158,7 @@ def prepare(
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
     specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
+    refuse_names(specs.observers, [*score_names(classes.names), SELECTED])
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
     told += _check_counts(totals.events.sum(axis=0), classes.names)
