@@ -14,7 +14,7 @@ from mlaas4hep.inference.engine import Model
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import Bundle, pack
 from mlaas4hep.models.repository import Repository
-from support.bundles import constant, layer, make_bundle, onnx_graph
+from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
 
 MiB = 1 << 20
 
@@ -107,6 +107,25 @@ def test_the_least_recently_used_makes_room(
 
     run(repository, work, max_loaded_models=2)
     assert loads[:4] == ["a", "b", "c", "b"]
+
+
+@pytest.mark.hostile
+def test_models_of_very_many_columns_make_room_for_others(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """14 bundles of a million columns and 2.3 MB filled the 2 GiB of TFaaS, which was killed."""
+    for name in "abcde":
+        specs = make_specs((), {"x": 100_000})
+        repository.put(make_bundle(tmp_path, name, b"", specs=specs), name)
+
+    async def work(registry: Registry) -> None:
+        for name in "abcde":
+            bundle = Bundle.open(repository.root / name)
+            model = Model(bundle, repository.version(name), registry.pool, 1, 1)
+            registry._keep(name, model)
+        assert [name for name in "abcde" if registry.loaded(name)] == ["d", "e"]
+
+    run(repository, work, max_loaded_bytes=50 * MiB)
 
 
 def test_a_broken_model_breaks_no_other(

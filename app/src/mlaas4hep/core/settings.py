@@ -211,7 +211,8 @@ class ServingSettings(_Section):
         100, description="Maximum models in memory; the least recently used makes room."
     )
     max_loaded_bytes: int = Field(
-        512 * MiB, description="Maximum size of the files of all models in memory."
+        512 * MiB,
+        description="Maximum memory of all models in the service, about: graphs and columns.",
     )
     model_workers: int = Field(
         2, ge=1, description="Processes that models share; a slow model gets one of its own."

@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 Answers = NDArray[np.float32]
 """float32 of shape (rows, outputs)."""
 
+_PER_COLUMN, _PER_SPECS_BYTE = 200, 8
+"""Bytes, measured: a name in a list and a dictionary; dictionaries, names and numbers of JSON."""
+
 
 class Counts:
     """What all models have answered: integers that only the event loop's thread raises."""
@@ -101,6 +104,9 @@ class Model:
         self.width = len(self.columns)
         self.outputs = bundle.manifest.outputs
         self.graph = Graph(bundle.name, bundle.onnx, self.width)
+        specs_bytes = (bundle.path / "specs.json").stat().st_size
+        self.memory = self.graph.size + _PER_COLUMN * self.width + _PER_SPECS_BYTE * specs_bytes
+        """Bytes, about: its graph, and what this process keeps of columns and specs."""
         self._pack = struct.Struct(f"<{self.width}f").pack
         self._index = {column: i for i, column in enumerate(self.columns)}
         self._pool = pool

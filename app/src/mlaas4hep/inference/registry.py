@@ -155,13 +155,13 @@ class Registry:
     def _keep(self, name: str, model: Model) -> None:
         self._forget(name)
         self._models[name] = model
-        size = sum(each.graph.size for each in self._models.values())
+        size = sum(each.memory for each in self._models.values())
         while len(self._models) > 1 and (
             len(self._models) > self._settings.max_loaded_models
             or size > self._settings.max_loaded_bytes
         ):
             _, oldest = self._models.popitem(last=False)
-            size -= oldest.graph.size
+            size -= oldest.memory
             oldest.close()
 
     def _forget(self, name: str) -> None:
