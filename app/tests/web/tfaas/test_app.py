@@ -196,6 +196,22 @@ def test_the_page_shows_a_curl_that_works(service: TFaaSProcess, tmp_path: Path)
     assert json.loads(answer)["predictions"] == [[4]]
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "text", ['{"auc": 1' + "0" * 400 + "}", '{"auc": NaN}', "[" * 100_000, '{"auc": "1"}']
+)
+def test_the_page_is_shown_whatever_a_bundle_says_of_itself(
+    service: TFaaSProcess, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "bundles").mkdir()
+    odd = make_bundle(tmp_path / "bundles", "odd", metrics_text=text)
+    upload(service, pack(odd))
+    response = service.http.get("/")
+    assert response.status_code == 200
+    assert "odd" in response.text
+    assert "AUC" not in response.text
+
+
 def test_unknown_paths_and_methods(service: TFaaSProcess) -> None:
     for path in ("/nope", "/models/", "/bundle", "/image", "/data?model=/etc/hostname"):
         response = service.http.get(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from math import isfinite
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -47,14 +49,19 @@ class Page:
 
 
 def _numbers(bundle: Bundle) -> dict[str, float]:
-    """The numbers of metrics.json."""
+    """The finite numbers of metrics.json, which is a stranger's."""
     try:
         content = json.loads((bundle.path / "metrics.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: value for key, value in content.items() if type(value) in (int, float)}
+    numbers = {}
+    for key, value in content.items():
+        if type(value) in (int, float):
+            with suppress(OverflowError):  # an integer beyond any float
+                numbers[key] = float(value)
+    return {key: value for key, value in numbers.items() if isfinite(value)}
 
 
 def _example(bundle: Bundle) -> str:
