@@ -84,7 +84,7 @@ def _alone(role: Path, uninstall: dict[str, Any]) -> list[str]:
     steps = yaml.safe_load((role / "tasks/main.yml").read_text())
     own = ", ".join(f"`{tag}`" for step in steps for tag in step["tags"] if tag != role.name)
     return [
-        f"## Tags\n\n`{role.name}`: the whole role. One step of it: {own}.\n",
+        f"## Tags\n\n`{role.name}`: the whole role. Single steps: {own}.\n",
         UNINSTALL.format(role=role.name, **uninstall),
     ]
 
