@@ -244,13 +244,15 @@ def _refuse(first: str, counts: NDArray[np.int64], second: str, others: NDArray[
 def _find(known: dict[int | bytes, _Lists], offsets: NDArray[np.int64], width: int) -> _Lists:
     """The known lists of those lengths, or new ones, which are known from now on.
 
-    By the array itself, which the branches of a collection share, or else by the lengths in it.
+    By the array itself, which the branches of a collection share, or else by the lengths in it: one
+    comparison is cheaper than to hash them, but comparing with all others would be quadratic.
     """
     if lists := known.get(id(offsets)):
         return lists
     counts = np.diff(offsets)
-    key = counts.tobytes()
-    if not (lists := known.get(key)):
-        lists = known[key] = _Lists(offsets, counts, width)
-    known[id(offsets)] = lists
+    key: int | bytes = int(offsets[0] - offsets[-1]) - 1  # no address is negative
+    if (lists := known.get(key)) and not np.array_equal(lists.counts, counts):
+        key = counts.tobytes()
+        lists = known.get(key)
+    lists = known[key] = known[id(offsets)] = lists or _Lists(offsets, counts, width)
     return lists
