@@ -35,7 +35,7 @@ def test_truncated_anywhere(real: RealFile, tmp_path: Path, tenth: int) -> None:
     length = [7, 30, *(len(whole) * part // 8 for part in range(1, 8)), len(whole) - 1][tenth]
     path = tmp_path / name
     path.write_bytes(whole[:length])
-    with pytest.raises(DataError, match=f"{name} is truncated: it has {length}") as error:
+    with pytest.raises(DataError, match=rf"{name} is truncated: it has [\d.]+ \w+") as error:
         read_all(path, real.tree)
     assert error.value.remedy
 

@@ -23,6 +23,7 @@ import uproot
 from uproot.source.chunk import Chunk
 
 from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean, first_line
+from mlaas4hep.core.units import size
 from mlaas4hep.data import Events, FileRecord, Passing, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
@@ -115,8 +116,8 @@ def _check_local(path: Path) -> None:
     """Say at once what is wrong with a local file: none, empty, not ROOT, truncated."""
     with path.open("rb") as stream:
         head = stream.read(20)
-        size = os.fstat(stream.fileno()).st_size
-    if not size:
+        length = os.fstat(stream.fileno()).st_size
+    if not length:
         raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
     if not b"root".startswith(head[:4]) and head[:4] != b"root":
         raise DataError(
@@ -126,15 +127,18 @@ def _check_local(path: Path) -> None:
         version, end = struct.unpack_from(">i4xi", head, 4)
         if version >= 1_000_000:
             (end,) = struct.unpack_from(">q", head, 12)
-        _check_whole(str(path), size, end)
+        _check_whole(str(path), length, end)
         return
-    raise DataError(f"{path} is truncated: it has {size} bytes", _COPY_AGAIN)
+    raise DataError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
 
 
-def _check_whole(name: str, size: int | None, end: int) -> None:
-    """Compare a file's size with where it ends by its own account."""
-    if size is not None and size < end:
-        raise DataError(f"{name} is truncated: it has {size} of {end} bytes", _COPY_AGAIN)
+def _check_whole(name: str, length: int | None, end: int) -> None:
+    """Compare a file's length with where it ends by its own account."""
+    if length is not None and length < end:
+        raise DataError(
+            f"{name} is truncated: it has {size(length)}, {size(end - length)} less than it should",
+            _COPY_AGAIN,
+        )
 
 
 XROOTD_PATIENCE = {
