@@ -6,6 +6,8 @@ import awkward as ak
 import numpy as np
 import uproot
 
+from cli.conftest import write_params
+
 
 def test_inspect_shows_kind_range_and_multiplicity(command, five_files):
     ended = command("inspect", "signal.root")
@@ -145,3 +147,15 @@ def test_inspect_draws_what_is_in_every_tree(command, tmp_path):
     ended = command("inspect", path, f"--plot={path}")
     assert ended.code == 2
     assert "--plot: can't write in" in ended.err
+
+
+def test_specs_says_that_it_draws_nothing(command, five_files):
+    write_params(five_files, hist="pdfs")
+    ended = command("specs", "--files=files.txt", "--params=params.json", "--fout=s.json")
+    assert ended.code == 0, ended.err
+    assert "params.json: hist has no effect here: train draws" in ended.err
+    assert not (five_files / "pdfs").exists()
+    write_params(five_files)
+    ended = command("specs", "--files=files.txt", "--params=params.json", "--fout=s.json")
+    assert ended.code == 0, ended.err
+    assert "hist" not in ended.err

@@ -46,6 +46,11 @@ def specs(
     settings, warnings = TrainingParams.load(params)
     for warning in warnings:
         warn(warning)
+    if settings.hist:
+        warn(
+            f"{params.name}: hist has no effect here: train draws the distributions,"
+            " inspect --plot those of a file"
+        )
     with Bars() as bars:
         found, told = scan_files(
             read_files_option(files, Path.cwd()),

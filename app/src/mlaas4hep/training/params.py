@@ -235,7 +235,8 @@ class Params(BaseModel):
     hist: str | None = _key(
         None,
         "the name of a folder",
-        "Folder for the distribution of each branch by class, before and after normalising:"
+        "Folder for the distribution of each branch by class, before and after normalising, drawn"
+        " by `train` (a file's own: `mlaas4hep inspect --plot`):"
         " `BRANCH.png`, and `distributions.root` with all histograms. In a job of the service it is"
         " always `distributions` in the bundle. null or empty: none.",
     )
