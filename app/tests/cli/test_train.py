@@ -238,3 +238,51 @@ def test_columns_that_are_no_features_are_named_before_the_training(command, fiv
     assert "no features" not in ended.err
     auc = json.loads((five_files / "m/metrics.json").read_text())["auc"]
     assert 0.35 < auc < 0.65  # the same physics in both files
+
+
+def test_a_friend_is_read_in_training_and_prediction(command, five_files):
+    """The scores of a first model, which predict writes as a friend, are a feature of a second."""
+    assert command("train", *FIVE, "--fout=first").code == 0
+    for stem in ("signal", "background", "mixture"):
+        options = (f"--files={stem}.root", f"--fout={stem}_scores.root")
+        assert command("predict", "--model=first", *options).code == 0
+    write_params(
+        five_files,
+        friends={"scores": "{dir}/{stem}_scores.root"},
+        selected_branches=["MET_pt", "scores.*"],
+    )
+    ended = command("train", *FIVE, "--fout=m")
+    assert ended.code == 0, ended.err
+    specs = json.loads((five_files / "m/specs.json").read_text())
+    assert specs["fkeys"] == ["MET_pt", "scores.score_1"]
+    assert [each["friends"][0]["name"] for each in specs["files"]] == [
+        f"./{stem}_scores.root" for stem in ("signal", "background")
+    ]
+    assert "friend: <code>./signal_scores.root</code>" in (five_files / "m/report.html").read_text()
+
+    predict = ("predict", "--model=m", "--files=mixture.root")
+    ended = command(*predict, "--fout=s.root")
+    assert ended.code == 0, ended.err
+    with uproot.open("s.root") as file, uproot.open("mixture.root") as mixture:
+        scores = file["scores"]["score_1"].array(library="np")
+        truth = mixture["events"]["truth"].array(library="np")
+    assert roc_auc_score(truth, scores) > 0.65
+
+    ended = command(*predict, "--fout=mixture_scores.root")
+    assert ended.code == 2
+    assert "mixture_scores.root is one of the files to read" in ended.err
+    moved = (five_files / "mixture_scores.root").rename(five_files / "elsewhere.root")
+    ended = command(*predict)
+    assert ended.code == 1
+    assert "friends: scores: no such file: ./mixture_scores.root" in ended.err
+    ended = command(*predict, f"--friends=scores={moved}", "--fout=again.root")
+    assert ended.code == 0, ended.err
+    with uproot.open("again.root") as file:
+        np.testing.assert_array_equal(file["scores"]["score_1"].array(library="np"), scores)
+    for given, said in (
+        ("elsewhere.root", "'elsewhere.root' is not NAME=FILE"),
+        ("score=elsewhere.root", "had no friend 'score'\n  Did you mean 'scores'"),
+    ):
+        ended = command(*predict, f"--friends={given}")
+        assert ended.code == 2
+        assert said in ended.err

@@ -66,6 +66,11 @@ REAL = WRITTEN + [
 ]
 
 
+def outcome(name: str) -> dict[str, Any]:
+    """What RDataFrame found in one of ANALYSES."""
+    return json.loads((written() / f"{name}.analysis.json").read_text())
+
+
 def each(like: str = "", files: list[RealFile] = REAL) -> pytest.MarkDecorator:
     """Run a test for each of the files, or for those whose name holds ``like``."""
     chosen = [file for file in files if like in file.name.lower()]

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LOCK = Path(__file__).resolve().parents[3] / "tests/locks/root.txt"
 
@@ -99,7 +100,8 @@ NANOAOD = [
     ),
     *collection("Electron_", "nElectron", MOMENTUM | {"cutBased": ("Int_t", "r.Integer(5)")}),
     *many("MET_pt MET_sumEt PuppiMET_pt", "Float_t", "r.Exp(40)"),
-    *many("MET_phi genWeight fixedGridRhoFastjetAll", "Float_t", "r.Gaus(0, 2)"),
+    *many("MET_phi fixedGridRhoFastjetAll", "Float_t", "r.Gaus(0, 2)"),
+    Branch("genWeight", "Float_t", "r.Gaus(1, 2)"),
     *many("PV_npvs PV_npvsGood", "Int_t", "r.Poisson(15)"),
     Branch("Flag_count", "UChar_t", "r.Integer(200)"),
     Branch("HTXS_Higgs_y", "Float_t", 'std::nan("")'),
@@ -468,7 +470,7 @@ def folder() -> Path:
     return cache / "mlaas4hep/root-files" / version[:16]
 
 
-def opinions(ROOT: object, name: str, tree: str) -> dict[str, dict[str, float | None]]:
+def opinions(ROOT: Any, name: str, tree: str) -> dict[str, dict[str, float | None]]:
     """What RDataFrame finds in every branch of numbers."""
     frame = ROOT.RDataFrame(tree, name)
     numbers = {"bool", "char", "short", "int", "long", "float", "double", "Long64_t", "ULong64_t"}
@@ -484,6 +486,11 @@ def opinions(ROOT: object, name: str, tree: str) -> dict[str, dict[str, float | 
             continue
         if re.sub(r"^(ROOT::VecOps::RVec|std::vector|vector)<(.*)>$", r"\2", kind) in numbers:
             columns.append(column)
+    return tallied(ROOT, frame, columns)
+
+
+def tallied(ROOT: Any, frame: Any, columns: list[str]) -> dict[str, dict[str, float | None]]:
+    """Minimum, maximum, lengths of lists and values that aren't finite of these columns."""
     ROOT.tallies.clear()
     ROOT.tallies.resize(len(columns))
     calls = " + ".join(f"tally({i}, {column})" for i, column in enumerate(columns))
@@ -501,34 +508,280 @@ def opinions(ROOT: object, name: str, tree: str) -> dict[str, dict[str, float | 
     }
 
 
-DERIVED = {
-    "good": "Jet_pt > 30 && abs(Jet_eta) < 2.4",
-    "pt": "1.0 * Jet_pt[good]",
-    "eta": "1.0 * Jet_eta[good]",
-    "phi": "1.0 * Jet_phi[good]",
-    "HT": "Sum(pt, 0.)",
-    "lead": "pt.size() ? pt[0] : NAN",
-    "dphi": "pt.size() ? ROOT::VecOps::DeltaPhi(double(MET_phi), phi[0]) : NAN",
-    "dr": "pt.size() > 1 ? ROOT::VecOps::DeltaR(eta[0], eta[1], phi[0], phi[1]) : NAN",
-    "nbits": "double(Sum((Jet_puId[good] & 4) == 4))",
-    "most": "double(pt.size())",
-    "selected": "pt.size() >= 2 && HT > 100 && !HLT_IsoMu20",
+JETS = "Jet_pt > 30 and abs(Jet_eta) < 2.4"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis twice: as params.json and labels say it, and as C++ for RDataFrame.
+
+    ``helpers`` are defined first; ``lists`` are branches after objects and order, ``new`` the new
+    variables, of the same names as in ``params``. ``label`` is C++ of a text.
+    """
+
+    file: str
+    tree: str
+    params: dict[str, Any]
+    labels: str
+    selection: str
+    label: str
+    new: dict[str, str]
+    helpers: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+    weight: str = "1."
+
+
+NANO = {
+    "params": {
+        "objects": {"Jet": JETS, "Muon": "Muon_tightId and Muon_pt > 10"},
+        "order": {"Jet": "Jet_pt", "Muon": "-abs(Muon_eta)"},
+        "new_variables": {
+            "HT": "sum(Jet_pt)",
+            "lead": "Jet_pt[0]",
+            "dphi": "delta_phi(Jet_phi[0], MET_phi)",
+            "dr": "delta_r(Jet_eta[0], Jet_phi[0], Jet_eta[1], Jet_phi[1])",
+            "nbits": "count(Jet_puId & 4 == 4)",
+            "most": "count(Jet_pt)",
+            "central": "Muon_pt[0]",
+        },
+        "selection": "count(Jet_pt) >= 2 and HT > 100 and not HLT_IsoMu20",
+        "weights": "genWeight",
+        "exclude_branches": ["HTXS_Higgs_y"],
+    },
+    "labels": "HLT_IsoMu24",
+    "helpers": {
+        "goodJet": "Jet_pt > 30 && abs(Jet_eta) < 2.4",
+        "goodMuon": "Muon_tightId && Muon_pt > 10",
+        "jets": "ROOT::VecOps::Reverse(ROOT::VecOps::Argsort(Jet_pt[goodJet]))",
+        "muons": "ROOT::VecOps::Argsort(abs(Muon_eta[goodMuon]))",
+        "pt": "1. * Take(Jet_pt[goodJet], jets)",
+        "eta": "1. * Take(Jet_eta[goodJet], jets)",
+        "phi": "1. * Take(Jet_phi[goodJet], jets)",
+    },
+    "lists": {
+        f"{kind}_{k}": f"Take({kind}_{k}[good{kind}], {kind.lower()}s)"
+        for kind, names in (
+            ("Jet", "pt eta phi mass puId cleanmask"),
+            ("Muon", "pt charge tightId"),
+        )
+        for k in names.split()
+    },
+    "new": {
+        "HT": "Sum(pt)",
+        "lead": "pt.size() ? pt[0] : NAN",
+        "dphi": "pt.size() ? ROOT::VecOps::DeltaPhi(double(MET_phi), phi[0]) : NAN",
+        "dr": "pt.size() > 1 ? ROOT::VecOps::DeltaR(eta[0], eta[1], phi[0], phi[1]) : NAN",
+        "nbits": "double(Sum((Jet_puId[goodJet] & 4) == 4))",
+        "most": "double(pt.size())",
+        "central": "muons.size() ? double(Take(Muon_pt[goodMuon], muons)[0]) : NAN",
+    },
+    "selection": "pt.size() >= 2 && HT > 100 && !HLT_IsoMu20",
+    "label": "std::to_string(int(HLT_IsoMu24))",
+    "weight": "double(genWeight)",
 }
-"""What tests of expressions compare with: objects, new variables and a selection."""
+# RDataFrame writes friends and RNTuples too, of the events of nanoaod.root.
+FRIENDLY = NANO | {
+    "params": NANO["params"]
+    | {
+        "friends": {"Friend": "{dir}/{stem}_friend.root"},
+        "objects": {"Jet": "Friend.Jet_btag > 1"},
+        "order": {"Jet": "Friend.Jet_btag"},
+        "new_variables": {"HT": "sum(Jet_pt)", "tag": "Friend.Jet_btag[0] + Friend.score"},
+        "selection": "Friend.score > 0.3 and HT > 50",
+        "weights": "Friend.weight",
+    },
+    "helpers": {
+        "goodJet": "Friend.Jet_btag > 1",
+        "jets": "ROOT::VecOps::Reverse(ROOT::VecOps::Argsort(Friend.Jet_btag[goodJet]))",
+    },
+    "lists": {f"Jet_{k}": f"Take(Jet_{k}[goodJet], jets)" for k in ("pt", "eta", "puId")}
+    | {"Friend.Jet_btag": "Take(Friend.Jet_btag[goodJet], jets)"},
+    "new": {
+        "HT": "Sum(1. * Jet_pt[goodJet])",
+        "tag": "jets.size() ? double(Take(Friend.Jet_btag[goodJet], jets)[0])"
+        " + double(Friend.score) : NAN",
+    },
+    "selection": "Friend.score > 0.3 && HT > 50",
+    "weight": "double(Friend.weight)",
+}
+ANALYSES = {
+    "nanoaod": Analysis("nanoaod.root", "Events", **NANO),
+    "rntuple": Analysis("nanoaod_rntuple.root", "Events", **NANO),
+    "friend": Analysis("nanoaod.root", "Events", **FRIENDLY),
+    "hzz": Analysis(
+        "hzz.root",
+        "events",
+        {
+            "objects": {"Muon": "sqrt(Muon_Px**2 + Muon_Py**2) > 20", "Jet": "Jet_ID"},
+            "order": {"Muon": "Muon_E", "Jet": "Jet_btag"},
+            "new_variables": {
+                "pt": "sqrt(Muon_Px[0]**2 + Muon_Py[0]**2)",
+                "m": "sqrt((Muon_E[0] + Muon_E[1])**2 - (Muon_Px[0] + Muon_Px[1])**2)",
+                "iso": "max(Muon_Iso)",
+                "btag": "min(Jet_btag)",
+            },
+            "selection": "count(Muon_E) >= 1 and NPrimaryVertices > 3",
+            "weights": "EventWeight",
+        },
+        "triggerIsoMu24",
+        "Es.size() >= 1 && NPrimaryVertices > 3",
+        "std::to_string(int(triggerIsoMu24))",
+        {
+            "pt": "Xs.size() ? std::sqrt(Xs[0] * Xs[0] + Ys[0] * Ys[0]) : NAN",
+            "m": "Xs.size() > 1 ? std::sqrt(std::pow(Es[0] + Es[1], 2)"
+            " - std::pow(Xs[0] + Xs[1], 2)) : NAN",
+            "iso": "Xs.size() ? double(Max(Muon_Iso[good])) : NAN",
+            "btag": "Sum(Jet_ID) ? double(Min(Jet_btag[Jet_ID])) : NAN",
+        },
+        {
+            "good": "sqrt(1. * Muon_Px * Muon_Px + 1. * Muon_Py * Muon_Py) > 20",
+            "by": "ROOT::VecOps::Reverse(ROOT::VecOps::Argsort(Muon_E[good]))",
+            "Es": "1. * Take(Muon_E[good], by)",
+            "Xs": "1. * Take(Muon_Px[good], by)",
+            "Ys": "1. * Take(Muon_Py[good], by)",
+        },
+        {f"Muon_{k}": f"Muon_{k}[good]" for k in ("Px", "Py", "Pz", "E", "Charge", "Iso")}
+        | {f"Jet_{k}": f"Jet_{k}[Jet_ID]" for k in ("Px", "E", "btag")},
+        "double(EventWeight)",
+    ),
+    "zmumu": Analysis(
+        "zmumu.root",
+        "events",
+        {
+            "new_variables": {
+                "mass": "sqrt((E1 + E2)**2 - (px1 + px2)**2 - (py1 + py2)**2 - (pz1 + pz2)**2)",
+                "dphi": "delta_phi(phi1, phi2)",
+                "larger": "where(pt1 > pt2, pt1, pt2) % 7",
+            },
+            "selection": "Q1 * Q2 < 0 and mass > 20",
+        },
+        "Type",
+        "Q1 * Q2 < 0 && mass > 20",
+        "std::string(Type.begin(), Type.begin() + 2)",
+        {
+            "mass": "std::sqrt(std::pow(E1 + E2, 2) - std::pow(px1 + px2, 2)"
+            " - std::pow(py1 + py2, 2) - std::pow(pz1 + pz2, 2))",
+            "dphi": "ROOT::VecOps::DeltaPhi(phi2, phi1)",
+            "larger": "std::fmod(std::max(pt1, pt2), 7.)",
+        },
+    ),
+    "lhcb": Analysis(
+        "lhcb.root",
+        "B0Tuple/DecayTree",
+        {
+            "objects": {"nPV": "abs(PVZ) < 1"},
+            "order": {"nPV": "PVX"},
+            "new_variables": {
+                "logip": "log(B0_IPCHI2_OWNPV)",
+                "cov": "sum(B0_COV)",
+                "first": "PVZ[0]",
+            },
+            "selection": "5260 < B0_M < 5300 and nTracks % 2 == 0 and not B0_L0Global_TOS",
+        },
+        "Kplus_isMuon",
+        "5260 < B0_M && B0_M < 5300 && nTracks % 2 == 0 && !B0_L0Global_TOS",
+        "std::to_string(int(Kplus_isMuon))",
+        {
+            "logip": "std::log(B0_IPCHI2_OWNPV)",
+            "cov": "Sum(1. * B0_COV)",
+            "first": "z.size() ? double(z[0]) : NAN",
+        },
+        {
+            "good": "abs(PVZ) < 1",
+            "z": "Take(PVZ[good], ROOT::VecOps::Reverse(ROOT::VecOps::Argsort(PVX[good])))",
+        },
+        {f"PV{k}": f"PV{k}[good]" for k in "XYZ"},
+    ),
+    "atlas": Analysis(
+        "atlas.root",
+        "nominal",
+        {
+            "new_variables": {
+                "HT": "(sum(jet_pt) + sum(el_pt)) / 1000",
+                "tagged": "any(jet_isbtagged == 1)",
+                "hard": "count(jet_pt > 20000)",
+            },
+            "selection": "any(mu_pt > 20000) or met_met > 30000",
+            "weights": "weight_mc",
+        },
+        "generator",
+        "Any(mu_pt > 20000) || met_met > 30000",
+        "generator",
+        {
+            "HT": "(Sum(1. * jet_pt) + Sum(1. * el_pt)) / 1000",
+            "tagged": "double(Any(jet_isbtagged == 1))",
+            "hard": "double(Sum(jet_pt > 20000))",
+        },
+        weight="double(weight_mc)",
+    ),
+}
 
 
-def derived(ROOT: object) -> dict[str, list[float]]:
-    """The flat ones of DERIVED for every event of nanoaod.root; NaN is null."""
-    frame = ROOT.RDataFrame("Events", "nanoaod.root")
-    for name, expression in DERIVED.items():
-        frame = frame.Define(name, expression)
-    flat = [name for name in DERIVED if name not in ("good", "pt", "eta", "phi")]
-    taken = {name: frame.Define(f"{name}_", f"double({name})").Take["double"](f"{name}_")
-             for name in flat}  # fmt: skip
+def frame_of(ROOT: Any, analysis: Analysis) -> tuple[Any, Any]:
+    """The events for RDataFrame, with their friends; and the trees, which must live as long."""
+    friends = analysis.params.get("friends", {})
+    if not friends:
+        return ROOT.RDataFrame(analysis.tree, analysis.file), None
+    trees = [ROOT.TChain(name) for name in (analysis.tree, *friends)]
+    trees[0].Add(analysis.file)
+    for tree, place in zip(trees[1:], friends.values(), strict=True):
+        tree.Add(place.format(dir=".", stem=analysis.file.removesuffix(".root")))
+        trees[0].AddFriend(tree)
+    return ROOT.RDataFrame(trees[0]), trees
+
+
+def outcome(ROOT: Any, analysis: Analysis) -> dict[str, Any]:
+    """What RDataFrame finds: values for every event (NaN is null), and lists of selected ones."""
+    frame, _alive = frame_of(ROOT, analysis)
+    for name, code in (analysis.helpers | analysis.new).items():
+        frame = frame.Define(name, code)
+    frame = frame.Define("selected_", analysis.selection)
+    frame = frame.Define("weight_", analysis.weight).Define("label_", analysis.label)
+    columns = {name: f"double({name})" for name in analysis.new} | {"": "double(weight_)"}
+    taken = [
+        frame.Define(f"taken{i}_", code).Take["double"](f"taken{i}_")
+        for i, code in enumerate(columns.values())
+    ]
+    labels = frame.Take["std::string"]("label_")
+    selected = frame.Define("passes_", "double(selected_)").Take["double"]("passes_")
+    left = frame.Filter("selected_")
+    for i, code in enumerate(analysis.lists.values()):
+        left = left.Define(f"list{i}_", code)
+    *new, weights = [[None if x != x else float(x) for x in values] for values in taken]
+    names = [f"list{i}_" for i in range(len(analysis.lists))]
+    lists = tallied(ROOT, left, names) if names else {}
     return {
-        name: [None if x != x else float(x) for x in values.GetValue()]
-        for name, values in taken.items()
+        "new": dict(zip(analysis.new, new, strict=True)),
+        "weights": weights,
+        "labels": [str(label) for label in labels],
+        "selected": [bool(x) for x in selected],
+        "lists": dict(zip(analysis.lists, lists.values(), strict=True)),
     }
+
+
+def write_beside(ROOT: Any) -> None:
+    """Friends of nanoaod.root, one with an index, and its events as an RNTuple."""
+    frame = (
+        ROOT.RDataFrame("Events", "nanoaod.root")
+        .Define("Jet_btag", "Jet_eta * 0.7f + Jet_phi")
+        .Define("score", "float(std::fmod(MET_pt, 1.f))")
+        .Define("weight", "0.5 + score")
+    )
+    columns = ["run", "event", "Jet_btag", "score", "weight"]
+    frame.Snapshot("Friend", "nanoaod_friend.root", columns)
+    frame.Range(1999).Snapshot("Friend", "shorter_friend.root", columns)
+    frame.Redefine("event", "event ^ 1").Snapshot("Friend", "swapped_friend.root", columns)
+    file = ROOT.TFile("nanoaod_friend.root")
+    indexed = ROOT.TFile("indexed_friend.root", "RECREATE")
+    tree = file.Get("Friend").CloneTree()
+    tree.BuildIndex("run", "event")
+    tree.Write()
+    indexed.Close()
+    file.Close()
+    options = ROOT.RDF.RSnapshotOptions()
+    options.fOutputFormat = ROOT.RDF.ESnapshotOutputFormat.kRNTuple
+    frame = ROOT.RDataFrame("Events", "nanoaod.root")
+    frame.Snapshot("Events", "nanoaod_rntuple.root", "", options)
 
 
 def write(into: Path) -> None:
@@ -563,7 +816,9 @@ def write(into: Path) -> None:
     for name in {name for name, _ in trees}:
         found = {tree: opinions(ROOT, name, tree) for n, tree in trees if n == name}
         Path(name).with_suffix(".json").write_text(json.dumps(found, indent=1))
-    Path("nanoaod.derived.json").write_text(json.dumps(derived(ROOT)))
+    write_beside(ROOT)
+    for name, analysis in ANALYSES.items():
+        Path(f"{name}.analysis.json").write_text(json.dumps(outcome(ROOT, analysis)))
 
 
 def main() -> None:

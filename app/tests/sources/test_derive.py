@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,12 +12,12 @@ import pytest
 from mlaas4hep.core.errors import DataError, EventError, UsageError
 from mlaas4hep.data import Cuts, Derivation
 from mlaas4hep.sources.derive import derivation_of, find_passing
+from mlaas4hep.sources.friends import friends_of
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.selection import Selection, select
-from real.files import RealFile, each
+from real.files import RealFile, each, outcome, written
+from real.write import ANALYSES, JETS
 from sources.plain import plain_branches, plain_tree, write_tree
-
-JETS = "Jet_pt > 30 and abs(Jet_eta) < 2.4"
 
 
 def derived(
@@ -49,6 +48,19 @@ def test_a_collection_is_found_by_its_counter(real: RealFile) -> None:
         assert by_counter.collections["nJet"] == found.collections["Jet"]
 
 
+def test_a_collection_goes_on_in_a_friend() -> None:
+    """By the name that the branch has there, however the collection is named."""
+    path = str(written() / "nanoaod.root")
+    places = friends_of(path, {"Friend": "{dir}/{stem}_friend.root"})
+    with RootFile(path, "Events", places) as file:
+        own = {k for k, info in file.branches.items() if info.counter == "nJet"}
+        for name in ("Jet", "nJet"):
+            found, _ = derived([file], {name: JETS})
+            assert set(found.collections[name]) == own | {"Friend.Jet_btag"}
+        found, _ = derived([file], {"Friend.Jet": "Friend.Jet_btag > 1"})
+        assert found.collections["Friend.Jet"] == ["Friend.Jet_btag"]
+
+
 @each("hzz")
 def test_objects_of_cartesian_components(real: RealFile) -> None:
     with RootFile(str(real.path), real.tree) as file:
@@ -69,35 +81,30 @@ def test_objects_of_cartesian_components(real: RealFile) -> None:
         assert told == []
 
 
-def test_the_same_as_rdataframe() -> None:
-    """ROOT computes objects, new variables and selection of DERIVED in real/write.py."""
-    real = RealFile("nanoaod.root", "Events")
-    root = json.loads(real.path.with_suffix(".derived.json").read_text())
-    new = {
-        "HT": "sum(Jet_pt)",
-        "lead": "Jet_pt[0]",
-        "dphi": "delta_phi(Jet_phi[0], MET_phi)",
-        "dr": "delta_r(Jet_eta[0], Jet_phi[0], Jet_eta[1], Jet_phi[1])",
-        "nbits": "count(Jet_puId & 4 == 4)",
-        "most": "count(Jet_pt)",
-    }
-    selection = "count(Jet_pt) >= 2 and HT > 100 and not HLT_IsoMu20"
-    with RootFile(str(real.path), real.tree) as file:
-        found, _ = derived([file], {"Jet": JETS}, new, selection)
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_same_as_rdataframe(name: str) -> None:
+    """ROOT computes objects, order, new variables and selection of ANALYSES in real/write.py."""
+    analysis, root = ANALYSES[name], outcome(name)
+    keys = analysis.params
+    cuts = Cuts.parse(
+        keys.get("objects", {}), keys["new_variables"], keys["selection"], keys.get("order")
+    )
+    friends = keys.get("friends", {})
+    path = str(written() / analysis.file)
+    with RootFile(path, analysis.tree, friends_of(path, friends)) as file:
+        selection = Selection(analysis.tree, exclude_branches=("HTXS_Higgs_y",) if friends else ())
+        found, _ = derivation_of([file], cuts, select([file], selection), {})
+        assert found
         events = found.derive(file.read(list(found.inputs)))
-        for name in new:
-            expected = np.array(root[name], np.float64)
+        for variable in analysis.new:
+            expected = np.array(root["new"][variable], np.float64)
             assert np.isfinite(expected).sum() > 50
-            tolerance = 0 if name in ("lead", "nbits", "most") else 1e-12
-            np.testing.assert_allclose(events[name], expected, tolerance, tolerance, err_msg=name)
+            np.testing.assert_allclose(events[variable], expected, 1e-12, 1e-12, err_msg=variable)
         (passing,), flow = find_passing([file], found)
-        np.testing.assert_array_equal(passing.mask(0, file.entries), root["selected"])
-        assert flow.events[:, 0].tolist() == [
-            2000,
-            sum(most >= 2 for most in root["most"]),
-            sum(m >= 2 and ht > 100 for m, ht in zip(root["most"], root["HT"], strict=True)),
-            sum(root["selected"]),
-        ]
+        selected = np.array(root["selected"])
+        assert 50 < selected.sum() < file.entries
+        np.testing.assert_array_equal(passing.mask(0, file.entries), selected)
+        assert flow.events[[0, -1], 0].tolist() == [file.entries, selected.sum()]
 
 
 @each("delphes")

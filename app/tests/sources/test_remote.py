@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,11 +11,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import Jagged
+from mlaas4hep.sources.friends import friends_of
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
+from real.files import written
 from sources.plain import assert_same
 
 
@@ -74,6 +79,29 @@ def test_a_file_behind_a_web_server(server: str, small_files: list[Path], tmp_pa
             start = reader.position
             for branch, values in reader.take(170).items():
                 assert_same(values, small_files[0], "events", branch, start, reader.position)
+
+
+def test_friends_and_an_rntuple_behind_a_web_server(server: str, small_files: list[Path]) -> None:
+    """A friend is found beside the file on the server; here the events are an RNTuple."""
+    folder = small_files[0].parent
+    for name in ("nanoaod_rntuple.root", "nanoaod_friend.root"):
+        shutil.copy(written() / name, folder)
+    places = {"Friend": "{dir}/nanoaod_friend.root"}
+    names = ["event", "Jet_pt", "Friend.Jet_btag", "Friend.score"]
+    found = []
+    for name in (f"{server}/nanoaod_rntuple.root", str(written() / "nanoaod.root")):
+        with RootFile(name, "Events", friends_of(name, places)) as file:
+            assert file.friends["Friend"].name.startswith(name.rpartition("/")[0])
+            reader = file.reader(names, 4000)
+            found.append([reader.take(700), reader.take(1300)])
+    for remote, local in zip(*found, strict=True):
+        for name in names:
+            ours, wanted = remote[name], local[name]
+            if isinstance(wanted, Jagged):
+                assert isinstance(ours, Jagged)
+                assert ours.counts.tolist() == wanted.counts.tolist()
+                ours, wanted = (x.content[x.offsets[0] : x.offsets[-1]] for x in (ours, wanted))
+            np.testing.assert_array_equal(ours, wanted)
 
 
 def test_what_is_not_on_the_server(server: str) -> None:

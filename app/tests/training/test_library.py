@@ -14,7 +14,10 @@ from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.training.library import PARTS, open_data
-from training.root_files import two
+from real.files import written
+from real.write import ANALYSES
+from sources.plain import write_tree
+from training.root_files import content, two
 from training.tasks import streamed
 
 GUIDE = Path(__file__).parents[3] / "docs/how-to/library.md"
@@ -154,3 +157,50 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="the data is closed") as error:
             asked()
         assert "with open_data" in error.value.remedy
+
+
+def matrix(files: list[Path], params: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Columns, rows and entries of all events that are used."""
+    with open_data([str(file) for file in files], ANALYSES["nanoaod"].labels, params) as data:
+        rows = list(data.rows())
+        return data.columns, *(np.concatenate([r[i] for r in rows]) for i in (0, 6))
+
+
+def test_the_same_events_as_ttree_and_as_rntuple_give_the_same_rows() -> None:
+    """ROOT wrote both; objects, order, new variables and selection are applied to each."""
+    params = ANALYSES["nanoaod"].params
+    columns, rows, entries = matrix([written() / "nanoaod.root"], params)
+    others, of_ntuple, their_entries = matrix([written() / "nanoaod_rntuple.root"], params)
+    assert others == columns
+    np.testing.assert_array_equal(their_entries, entries)
+    np.testing.assert_array_equal(of_ntuple.view(np.int32), rows.view(np.int32))
+
+
+def test_friends_give_the_rows_of_one_tree_with_all_branches(tmp_path: Path) -> None:
+    parts = [content(900, 1), content(600, 2, shift=25)]
+    mine, theirs = ("run", "met", "jet_pt"), ("id", "half", "jet_id")
+    alone, apart = [], []
+    for i, branches in enumerate(parts):
+        own = {k: branches[k] for k in mine}
+        friend = {k: branches[k] for k in theirs}
+        apart.append(write_tree(tmp_path / f"{i}.root", "Events", own))
+        write_tree(tmp_path / f"{i}_more.root", "F", friend)
+        joined = own | {f"F.{k}": v for k, v in friend.items()}
+        alone.append(write_tree(tmp_path / f"{i}_alone.root", "Events", joined))
+    params = {
+        "selected_branches": ["met", "jet_pt", "F.id", "F.jet_id"],  # without counters
+        "new_variables": {"first": "F.jet_id[0] + F.id"},
+        "selection": "met > 20 and F.half > 0",
+        "max_vec_sizes": {"F.jet_id": 2},
+        "weights": "F.half",
+    }
+    found = []
+    for files, friends in ((apart, {"F": "{dir}/{stem}_more.root"}), (alone, {})):
+        with open_data(files, [0, 1], params | {"friends": friends}) as data:
+            rows = list(data.rows())
+            found.append([data.columns, *(np.concatenate([r[i] for r in rows]) for i in (0, 3, 6))])
+            assert sum(len(x) for x, *_ in data.batches(100)) == data.events["train"]
+    assert found[0][0] == found[1][0]
+    assert found[0][0][:3] == ["F.id", "first", "met"]
+    for ours, wanted in zip(found[0][1:], found[1][1:], strict=True):
+        np.testing.assert_array_equal(ours, wanted)

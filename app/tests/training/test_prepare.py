@@ -15,7 +15,8 @@ from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.data import TRAIN, Encoder, file_key, membership
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import prepare, scan_files
-from real.files import RealFile, each
+from real.files import RealFile, each, outcome, written
+from real.write import ANALYSES
 from sources.plain import assert_same, write_tree
 from training.root_files import content, two, write
 from training.tasks import prepared, streamed
@@ -480,3 +481,44 @@ def test_an_observer_that_would_hide_a_score_is_refused(
     files = [write(tmp_path / f"{i}.root", each) for i, each in enumerate(branches)]
     with pytest.raises(UsageError, match=f"the observer {name} has the name of a column"):
         prepared(stack, files, ["a", "b"], observers=[name])
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_task_is_what_rdataframe_finds(name: str, tmp_path: Path, stack: ExitStack) -> None:
+    """Weights and events of each class, ranges and multiplicities after cuts and order."""
+    analysis, root = ANALYSES[name], outcome(name)
+    params, _ = Params.parse(analysis.params | {"branch": analysis.tree}, "params", tmp_path)
+    file = str(written() / analysis.file)
+    task = prepare([file], [analysis.labels], params, tmp_path, stack, keep_specs=False)
+    selected = np.array(root["selected"])
+    classes, weights = (np.array(root[k])[selected] for k in ("labels", "weights"))
+    assert task.classes == sorted(set(classes))
+    for number, label in enumerate(task.classes):
+        mine = weights[classes == label]
+        assert task.counts[number].sum() == len(mine)
+        assert task.totals.weights[0, number].sum() == pytest.approx(mine.sum(), 1e-12)
+        assert task.totals.squares[0, number].sum() == pytest.approx((mine**2).sum(), 1e-12)
+    specs = task.specs
+    assert specs.scanned == selected.sum()
+    for branch, found in root["lists"].items():
+        assert specs.jdim[branch] == found["most"], branch
+        assert (specs.minv[branch], specs.maxv[branch]) == (found["low"], found["high"]), branch
+    for variable, values in root["new"].items():
+        numbers = np.array(values, np.float64)[selected]
+        finite = numbers[np.isfinite(numbers)]
+        assert specs.missing.get(variable, 0) == len(numbers) - len(finite)
+        ranges = specs.minv[variable], specs.maxv[variable]
+        assert ranges == pytest.approx((finite.min(), finite.max()), 1e-12, 1e-12)
+
+
+def test_weights_of_files_are_what_rdataframe_finds(tmp_path: Path, stack: ExitStack) -> None:
+    """The same events as a TTree and as an RNTuple, each with a factor of its own."""
+    analysis, root = ANALYSES["nanoaod"], outcome("nanoaod")
+    weights = {"branch": "genWeight", "files": [0.5, 3]}
+    params, _ = Params.parse(analysis.params | {"weights": weights}, "params", tmp_path)
+    files = [str(written() / ANALYSES[k].file) for k in ("nanoaod", "rntuple")]
+    task = prepare(files, [analysis.labels], params, tmp_path, stack, keep_specs=False)
+    values = np.array(root["weights"])[root["selected"]]
+    labels = np.array(root["labels"])[root["selected"]]
+    expected = [[f * values[labels == k].sum() for k in "01"] for f in (0.5, 3)]
+    np.testing.assert_allclose(task.totals.weights.sum(axis=2), expected, 1e-12)

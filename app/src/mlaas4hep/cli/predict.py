@@ -24,6 +24,13 @@ def predict(
     branch: Annotated[
         str, typer.Option(help="The tree, if it is not the one of the training.")
     ] = "",
+    friends: Annotated[
+        str,
+        typer.Option(
+            help="Where friends are, if not where the training's params.json says:"
+            " NAME=FILE:TREE, joined by commas, with {dir} and {stem} as there."
+        ),
+    ] = "",
     selected: Annotated[
         bool,
         typer.Option(
@@ -54,7 +61,8 @@ def predict(
         score_meaning,
         score_names,
     )
-    from mlaas4hep.training.inputs import read_files_option, refuse_input
+    from mlaas4hep.sources.friends import friends_of
+    from mlaas4hep.training.inputs import read_files_option, read_friends_option, refuse_input
 
     inputs = read_files_option(files, Path.cwd())
     if fout:
@@ -74,8 +82,22 @@ def predict(
             names.append(SELECTED)
         kept = bundle.specs.observers if observers else []
         refuse_names(kept, names)
+        places = read_friends_option(friends, bundle.specs.selection.get("friends"))
+        if fout:
+            for name in inputs:
+                refuse_input("--fout", fout, list(friends_of(name, places).values()))
         with Bars() as bars, score_file(fout, names, kept) as add:
-            for each in predict_files(inputs, tree, branches, answer, bars, marking, kept):
+            for each in predict_files(
+                inputs,
+                tree,
+                branches,
+                answer,
+                bars,
+                marking,
+                kept,
+                places,
+                bundle.specs.selection.get("identifier", ()),
+            ):
                 add(*each)
     if local.truncated:
         warn(f"{local.truncated} values beyond the longest list of the specs were dropped")

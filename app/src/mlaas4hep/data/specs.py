@@ -35,6 +35,7 @@ class FileRecord:
     """A file as the specs know it: by its ROOT UUID, size in bytes, tree and entries of that.
 
     ``size`` is None where the source doesn't tell; ``entries`` are all entries, scanned or not.
+    ``friends`` are the trees that were read with it.
     """
 
     name: str
@@ -42,6 +43,12 @@ class FileRecord:
     size: int | None
     entries: int
     tree: str = ""
+    friends: tuple[FileRecord, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As specs.json holds it."""
+        friends = {"friends": [each.to_json() for each in self.friends]} if self.friends else {}
+        return {k: v for k, v in asdict(self).items() if k != "friends"} | friends
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Specs:
             "events": events | {"total": sum(f.entries for f in self.files)},
             "scanned": self.scanned,
             "missing": self.missing,
-            "files": [asdict(f) for f in self.files],
+            "files": [f.to_json() for f in self.files],
             "selection": self.selection,
             "collections": self.collections,
             "left_out": self.left_out,
@@ -255,7 +262,8 @@ class Specs:
             differences.append(
                 f"{len(self.files)} files were scanned, {len(other_files)} are given"
             )
-        for was, now in zip(self.files, other_files, strict=False):
+        pairs = zip(_with_friends(self.files), _with_friends(other_files), strict=False)
+        for was, now in pairs:
             for what in ("uuid", "tree", "entries", "size"):
                 old, new = getattr(was, what), getattr(now, what)
                 if old != new and None not in (old, new):
@@ -277,6 +285,10 @@ def by_reason(left_out: Mapping[str, str]) -> str:
     for name, reason in left_out.items():
         names.setdefault(reason, []).append(name)
     return "; ".join(f"{', '.join(each)} ({reason})" for reason, each in names.items())
+
+
+def _with_friends(files: Sequence[FileRecord]) -> list[FileRecord]:
+    return [each for file in files for each in (file, *file.friends)]
 
 
 def _many(width: int, lengths: Mapping[str, int]) -> str:
@@ -392,18 +404,27 @@ class _Reader:
                 raise self.wrong("derivation", f"{name!r} can't be a new variable")
         return found
 
-    def files(self) -> list[FileRecord]:
+    def friends(self) -> tuple[FileRecord, ...]:
+        """The friends of a file; none where the key is absent."""
+        return tuple(self.files("friends")) if "friends" in self._value else ()
+
+    def files(self, key: str = "files") -> list[FileRecord]:
         """The files; where they don't say their tree, as in earlier releases, it is the specs'."""
         records = []
-        for item in self.get("files", list):
+        for item in self.get(key, list):
             if not isinstance(item, dict):
-                raise self.wrong("files", "expected objects")
-            one = _Reader(item, f"{self._where}: files")
+                raise self.wrong(key, "expected objects")
+            one = _Reader(item, f"{self._where}: {key}")
             size = None if item.get("size") is None else one.get("size", int)
             tree = (one if "tree" in item else self).get("tree", str)
             records.append(
                 FileRecord(
-                    one.get("name", str), one.get("uuid", str), size, one.get("entries", int), tree
+                    one.get("name", str),
+                    one.get("uuid", str),
+                    size,
+                    one.get("entries", int),
+                    tree,
+                    one.friends() if key == "files" else (),
                 )
             )
         return records

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from mlaas4hep.data.split import file_key, folds, folds_by
 from mlaas4hep.frameworks.ensemble import OF_FOLDS
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.root import RootFile
 
 ROWS = 4096
@@ -105,16 +106,24 @@ def predict_files(
     progress: Progress = silent,
     marking: Sequence[str] = (),
     observers: Sequence[str] = (),
+    friends: Mapping[str, str] | None = None,
+    identifier: Sequence[str] = (),
 ) -> Iterator[tuple[Scores, Observed]]:
     """The scores of all events of the files, in their order, ``ROWS`` at a time, and observers.
 
-    ``branches`` are needed by the model, those of ``marking`` by the selection alone. Raises
+    ``branches`` are needed by the model, those of ``marking`` by the selection alone. Of the
+    ``friends`` those are opened whose branches are needed, see ``open_files``. Raises
     DataError naming the file and the branches that it lacks, or the event whose lists of one
     collection differ in length.
     """
     needed = list(dict.fromkeys([*branches, *marking, *observers]))
     with ExitStack() as stack:
-        files = [stack.enter_context(RootFile(name, tree)) for name in names]
+        used = {
+            alias: place
+            for alias, place in (friends or {}).items()
+            if any(branch.startswith(f"{alias}.") for branch in needed)
+        }
+        files = open_files(names, tree, used, identifier, stack)
         for file in files:
             if absent := [branch for branch in needed if branch not in file.branches]:
                 more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ class BranchInfo:
     "flat" is one number per event, "jagged" a list of numbers (a fixed-size array is one whose
     lists all have the same length, ``fixed``), "string" a text; "unsupported" is everything else.
     ``counter`` is the branch that holds the lengths of its lists; "" where there is none.
+    ``friend`` is the friend tree that the branch is of, with which its name then begins.
     """
 
     name: str
@@ -31,12 +32,27 @@ class BranchInfo:
     fixed: int = field(default=0, compare=False)
     is_real: bool = field(default=False, compare=False)
     counter: str = field(default="", compare=False)
+    friend: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """The name in its tree."""
+        return self.name.removeprefix(f"{self.friend}.") if self.friend else self.name
+
+    def of_friend(self, friend: str) -> BranchInfo:
+        """The branch as one of a friend."""
+        counter = self.counter and f"{friend}.{self.counter}"
+        return replace(self, name=f"{friend}.{self.name}", counter=counter, friend=friend)
 
 
 class Table(Protocol):
     """What a file keeps events in: the branches of a TTree or the fields of an RNTuple."""
 
     entries: int
+
+    @property
+    def has_index(self) -> bool:
+        """Whether an index (TTree::BuildIndex) says which entry belongs to an event."""
 
     def infos(self) -> dict[str, BranchInfo]:
         """All branches by name, in the file's order."""

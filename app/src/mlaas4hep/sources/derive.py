@@ -143,7 +143,8 @@ def _collection(
 ) -> list[str]:
     """The jagged branches that describe the objects ``name``, with those that the cut reads.
 
-    They have one counter in the file; without it, names that begin alike.
+    They have one counter in the tree; without it, names that begin alike. Those of another tree,
+    a friend or what it is a friend of, are known by their names.
     """
     counters = Counter(info.counter for info in known.values() if info.counter)
     shared = {counter for counter, uses in counters.items() if uses > 1}
@@ -152,22 +153,37 @@ def _collection(
         info = known[branch]
         return (info.counter if info.counter in shared else ""), info.fixed
 
-    def is_named(branch: str) -> bool:
-        return known[branch].counter == name or branch.startswith(
-            tuple(name + separator for separator in _SEPARATORS)
-        )
+    def is_named(branch: str, *names: str) -> bool:
+        begins = tuple(each + separator for each in names for separator in _SEPARATORS)
+        return known[branch].name.startswith(begins) or known[branch].own_name.startswith(begins)
 
     there = [k for k in jagged if k in known]
-    used = next((k for k in cut.names if k in there and is_named(k)), None)
+    is_counter = {k: known[k].counter == name for k in there}
+    used = next((k for k in cut.names if k in there and (is_counter[k] or is_named(k, name))), None)
     if used is None:
-        stems = dict.fromkeys(k[: min(at)] for k in there if (at := _ends(k)))
+        known_stems = dict.fromkeys(k[: min(at)] for k in there if (at := _ends(k)))
         raise cut.error(
             None,
             f"it reads no list of {name[:100]}: no branch such as {name[:100]}_pt",
-            did_you_mean(name[:100], stems) if name not in stems else "Cut on one of its branches.",
+            "Cut on one of its branches."
+            if name in known_stems
+            else did_you_mean(name[:100], known_stems),
         )
-    counter, _ = same = group(used)
-    return [k for k in there if group(k) == same and (counter or is_named(k))]
+    (counter, fixed), friend = group(used), known[used].friend
+    members = {
+        k
+        for k in there
+        if known[k].friend == friend
+        and group(k) == (counter, fixed)
+        and (counter or is_counter[k] or is_named(k, name))
+    }
+    stems = {k[: min(at)] for k in members if is_counter[k] and (at := _ends(k))}
+    members |= {
+        k
+        for k in there
+        if known[k].friend != friend and known[k].fixed == fixed and is_named(k, name, *stems)
+    }
+    return [k for k in there if k in members]
 
 
 def _ends(branch: str) -> list[int]:

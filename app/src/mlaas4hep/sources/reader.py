@@ -16,8 +16,8 @@ from mlaas4hep.data import Events, Jagged, Passing, Range
 from mlaas4hep.data.mixing import cut, scattered
 from mlaas4hep.sources.columns import Column, Place, SharedOffsets, UnreadableError
 
-Fetch = Callable[[list[Place]], Iterator[Any]]
-"""Gives a filled uproot Chunk for each byte range, in order."""
+Fetch = Callable[[list[tuple[str, Place]]], Iterator[Any]]
+"""Gives a filled uproot Chunk for each byte range of a branch, in order."""
 ALL = Passing()
 """Without a selection."""
 Guard = Callable[[str], AbstractContextManager[None]]
@@ -93,7 +93,12 @@ class Reader:
         until = self.stop if stop == self.stop else self._end_of_window(stop)
         wanted = {name: column.baskets_before(until) for name, column in self._columns.items()}
         chunks = self._fetch(
-            [place for baskets in wanted.values() for _, places in baskets for place in places]
+            [
+                (name, place)
+                for name, baskets in wanted.items()
+                for _, places in baskets
+                for place in places
+            ]
         )
         shared: SharedOffsets = {}
         unreadable: list[UnreadableError] = []

@@ -49,6 +49,8 @@ class _Field:
 class Fields:
     """The fields of an uproot RNTuple."""
 
+    has_index = False
+
     def __init__(self, ntuple: Any) -> None:
         self._ntuple = ntuple
         clusters = [c for c in ntuple.cluster_summaries if c.num_entries]

@@ -9,7 +9,7 @@ import struct
 import sys
 import urllib.request
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, reduce
@@ -35,7 +35,7 @@ from mlaas4hep.sources.columns import (
     UnreadableError,
 )
 from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
-from mlaas4hep.sources.reader import ALL, Reader, SpreadReader
+from mlaas4hep.sources.reader import ALL, Fetch, Reader, SpreadReader
 from mlaas4hep.sources.rntuple import Fields
 from mlaas4hep.sources.ttree import Branches
 
@@ -151,8 +151,11 @@ XROOTD_PATIENCE = {
 half an hour for one that hangs. What the environment says already is kept."""
 
 
-def open_file(name: str) -> Any:
-    """The uproot file of that path or URL; DataError says why it can't be opened."""
+def open_file(name: str, **options: Any) -> Any:
+    """The uproot file of that path or URL; DataError says why it can't be opened.
+
+    ``options`` are uproot's.
+    """
     name = local(name)
     with reading(name):
         if not is_url(name):
@@ -161,7 +164,7 @@ def open_file(name: str) -> Any:
             _prepare_xrootd(name)
         else:
             _check_scheme(name)
-        return uproot.open({name: None})  # in this form a colon is part of the name
+        return uproot.open({name: None}, **options)  # in this form a colon is part of the name
 
 
 def _prepare_xrootd(name: str) -> None:
@@ -206,8 +209,8 @@ def _open_table(file: Any, name: str, tree: str) -> Table:
     if kind is None:
         raise DataError(
             f"{name}: no tree {tree!r}",
-            f"{did_you_mean(tree, trees)} Name it for all files by `branch` in params.json, or for"
-            " each as FILE:TREE.",
+            f"{did_you_mean(tree, trees)} Name it as FILE:TREE, or for all files by `branch` in"
+            " params.json.",
         )
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 
@@ -227,27 +230,44 @@ class RootFile:
 
     ``name`` is the path or URL, with the tree if it was named so (FILE:TREE), ``uuid`` ROOT's own,
     ``size`` in bytes (None where the server doesn't tell), ``entries`` the number of events. Every
-    failure is a DataError that names the file, and the branch if it is about one.
+    failure is a DataError that names the file, and the branch if it is about one. ``friends`` are
+    other trees of as many entries, whose branches are the file's as ``FRIEND.branch``.
     """
 
-    def __init__(self, name: str, tree: str = "Events") -> None:
-        """``tree`` is the one to open unless ``name`` is FILE:TREE."""
+    def __init__(
+        self,
+        name: str,
+        tree: str = "Events",
+        friends: Mapping[str, str] | None = None,
+        is_friend: bool = False,
+    ) -> None:
+        """``tree`` is the one to open unless ``name`` is FILE:TREE.
+
+        ``friends`` are given by name, each as FILE:TREE, or FILE if the tree has that name. A tree
+        to be one (``is_friend``) is refused if it has an index.
+        """
         self.name = local(name)
+        self.friends: dict[str, RootFile] = {}
         self._path, named = split_tree(self.name)
         self.tree = tree = named or tree
-        self._file = open_file(self._path)
+        # By default uproot doesn't read what index a tree has.
+        self._file = open_file(self._path, minimal_ttree_metadata=not is_friend)
         self._descriptor = -1
         name = self._path
         try:
             self._table = _open_table(self._file, name, tree)
             self.tree = _plain(self._file, tree)
             self.entries = self._table.entries
+            if is_friend:
+                self._refuse_index()
             with reading(name):
                 self.uuid = str(self._file.file.uuid)
                 self.size = self._size()
                 _check_whole(name, self.size, int(self._file.file.fEND))
                 if not is_url(name):
                     self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            for friend, place in (friends or {}).items():
+                self._befriend(friend, place)
         except BaseException:
             self.close()
             raise
@@ -260,10 +280,36 @@ class RootFile:
 
     def close(self) -> None:
         """Close the file; arrays that were read stay valid."""
+        for friend in self.friends.values():
+            friend.close()
         self._file.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _befriend(self, name: str, place: str) -> None:
+        """Open a friend; DataError if its entries can't be those of the events by position."""
+        try:
+            friend = self.friends[name] = RootFile(place, name, is_friend=True)
+        except DataError as error:
+            raise DataError(f"friends: {name}: {error.message}", error.remedy) from None
+        if friend.entries != self.entries:
+            raise DataError(
+                f"friends: {self.name} has {self.entries} entries in the tree {self.tree}, its"
+                f" friend {name}, {friend.name}, has {friend.entries} in the tree {friend.tree}",
+                "Write the friend with an entry for each event, in the events' order.",
+            )
+
+    def _refuse_index(self) -> None:
+        with reading(self._path):
+            has_index = self._table.has_index
+        if has_index:
+            raise DataError(
+                f"the tree {self.tree} of {self._path} has an index (TTree::BuildIndex), by which"
+                " ROOT matches its entries to events; here they are matched by position",
+                "Write it without index, with an entry for each event in the events' order, such as"
+                " by RDataFrame(tree_with_its_friend).Snapshot(...).",
+            )
 
     def _size(self) -> int | None:
         try:
@@ -274,16 +320,28 @@ class RootFile:
     @property
     def record(self) -> FileRecord:
         """The file as the specs know it."""
-        return FileRecord(self.name, self.uuid, self.size, self.entries, self.tree)
+        friends = tuple(friend.record for friend in self.friends.values())
+        return FileRecord(self.name, self.uuid, self.size, self.entries, self.tree, friends)
 
     @cached_property
     def branches(self) -> dict[str, BranchInfo]:
         """All branches by name, in the tree's order; parts of an object as ``object/part``.
 
-        The parts of an RNTuple's records are ``object.part``.
+        The parts of an RNTuple's records are ``object.part``. Those of friends follow, as
+        ``FRIEND.branch``.
         """
         with reading(self._path):
-            return self._table.infos()
+            found = self._table.infos()
+        for name, friend in self.friends.items():
+            for info in (each.of_friend(name) for each in friend.branches.values()):
+                if info.name in found:
+                    raise DataError(
+                        f"friends: {info.name} is a branch of the tree {self.tree} of {self.name},"
+                        f" and one of {friend.name} would have that name",
+                        f"Give the friend another name than {name}.",
+                    )
+                found[info.name] = info
+        return found
 
     def read(self, branches: Sequence[str], start: int = 0, stop: int | None = None) -> Events:
         """Events ``start:stop`` of the branches; memory is that of these events."""
@@ -371,7 +429,12 @@ class RootFile:
         )
 
     def _guard(self, branch: str) -> Any:
-        return reading(self._path, branch)
+        return reading(self._of_branch(branch)._path, branch)
+
+    def _of_branch(self, name: str) -> RootFile:
+        """The file that holds a branch: this one or a friend."""
+        friend = self.branches[name].friend
+        return self.friends[friend] if friend else self
 
     def _column(self, name: str) -> Column:
         if name not in self.branches:
@@ -386,11 +449,26 @@ class RootFile:
                 " it holds neither a number nor a list of numbers nor a text in every event",
                 "Use other branches.",
             )
-        with reading(self._path, name):
-            return self._table.column(name)
+        file = self._of_branch(name)
+        with reading(file._path, name):
+            return file._table.column(info.own_name)
 
-    def _fetch(self) -> Any:
-        """How a Reader gets bytes: local files by position into one buffer that is used again."""
+    def _fetch(self) -> Fetch:
+        """How a Reader gets bytes: of each branch from its file."""
+        fetches = {file: file._fetch_own() for file in (self, *self.friends.values())}
+
+        def fetch(wanted: list[tuple[str, Place]]) -> Iterator[Any]:
+            files = [self._of_branch(name) for name, _ in wanted]
+            places: dict[RootFile, list[Place]] = {file: [] for file in files}
+            for file, (_, place) in zip(files, wanted, strict=True):
+                places[file].append(place)
+            chunks = {file: fetches[file](own) for file, own in places.items()}
+            return (next(chunks[file]) for file in files)
+
+        return fetch
+
+    def _fetch_own(self) -> Any:
+        """Bytes of this file: a local one by position into one buffer that is used again."""
         buffer = np.empty(0, np.uint8)
 
         def local(ranges: list[Place]) -> Iterator[Any]:

@@ -35,7 +35,8 @@ class Selection:
     columns of a list, ``missing`` the values that stand for a missing one, ``clip`` the bounds, by
     branch, wildcard or the name that a collection's branches begin with; ``normalisation`` and
     ``mask`` are those of Preprocessing. A wildcard that begins with ``re:`` is a regular expression
-    for the whole name.
+    for the whole name. ``friends`` says where the files' friends are; what has there the name of
+    identifier, label or weight isn't a feature either, unless it is selected by its exact name.
     """
 
     tree: str = "Events"
@@ -51,6 +52,7 @@ class Selection:
     clip: Mapping[str, Sequence[float | None]] | None = None
     normalisation: str = "minmax"
     mask: bool = False
+    friends: Mapping[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
@@ -60,6 +62,7 @@ class Selection:
             "clip": None,
             "normalisation": "minmax",
             "mask": False,
+            "friends": None,
         }
         found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {k: v for k, v in found.items() if k not in plain or v != plain[k]}
@@ -151,7 +154,8 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     observers = [k for k in known if any(_matches(k, p) for p in selection.observers)]
     for name in observers:
         _check_role(files, name, "observer", ("flat",))
-    wanted = [name for name in known if _is_wanted(name, selection)]
+    infos_by_name = {k: info for file in reversed(files) for k, info in file.branches.items()}
+    wanted = [name for name in known if _is_wanted(infos_by_name[name], selection)]
     left_out: dict[str, str] = {}
     kinds: dict[str, str] = {}
     warnings = _idle(selection, known)
@@ -260,7 +264,7 @@ def _stem(info: BranchInfo) -> str:
     """``Jet`` of ``Jet_pt``; empty if the branch has a counter, or lists of a fixed length."""
     if info.counter or info.fixed:
         return ""
-    start, *rest = re.split(r"[_./:]", info.name, maxsplit=1)
+    start, *rest = re.split(r"[_./:]", info.own_name, maxsplit=1)
     return start if rest else ""
 
 
@@ -300,13 +304,18 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
-def _is_wanted(name: str, selection: Selection) -> bool:
+def _is_wanted(info: BranchInfo, selection: Selection) -> bool:
+    name = info.name
     if name in (selection.label_branch, selection.weight_branch):
         return False
     if any(_matches(name, p) for p in (*selection.identifier, *selection.observers)):
         return False
     if name in selection.selected_branches:
         return True
+    if info.own_name in (selection.label_branch, selection.weight_branch) or any(
+        _matches(info.own_name, p) for p in selection.identifier
+    ):
+        return False
     if selection.selected_branches and not any(
         _matches(name, p) for p in selection.selected_branches
     ):

@@ -43,6 +43,11 @@ class Branches:
         self._tree = tree
         self.entries = int(tree.num_entries)
 
+    @property
+    def has_index(self) -> bool:
+        """Whether there is an index; the file must be open with all of uproot's metadata."""
+        return self._tree.member("fTreeIndex") is not None
+
     @cached_property
     def _branches(self) -> dict[str, tuple[Any, str]]:
         """Each branch, and the member of its object that is meant, if it is one of those."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.errors import UsageError, did_you_mean
+from mlaas4hep.sources.friends import check_friends
 from mlaas4hep.sources.names import local, split_tree
 
 _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
@@ -31,6 +32,26 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
 def read_labels_option(text: str, cwd: Path) -> list[str]:
     """Labels from --labels: one per file, or the name of the branch that holds the label."""
     return _read(text, cwd, "--labels")
+
+
+def read_friends_option(text: str, trained: object) -> dict[str, str]:
+    """Where friends are, by name: as ``trained`` (the bundle's) says, unless --friends does.
+
+    Raises UsageError on a text other than NAME=FILE, joined by commas, on a friend that the
+    training had not, and as ``check_friends``.
+    """
+    known = trained if isinstance(trained, Mapping) else {}
+    found = {str(name): str(place) for name, place in known.items()}
+    for item in filter(None, map(str.strip, text.split(","))):
+        name, equals, place = item.partition("=")
+        if not equals:
+            raise UsageError(f"--friends: {item!r} is not NAME=FILE", "Write NAME=FILE:TREE.")
+        if (name := name.strip()) not in found:
+            about = did_you_mean(name, found) if found else "It had none."
+            raise UsageError(f"--friends: the training had no friend {name!r}", about)
+        found[name] = place.strip()
+    check_friends(found)
+    return found
 
 
 def _read(text: str, cwd: Path, option: str) -> list[str]:

@@ -14,6 +14,7 @@ from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Cuts, Split
 from mlaas4hep.data.preprocess import MOST_SENTINELS, is_bounds
 from mlaas4hep.frameworks.base import FitPlan
+from mlaas4hep.sources.friends import check_friends
 from mlaas4hep.sources.selection import IDENTIFIER, REGULAR
 from mlaas4hep.training.weights import WeightsKey
 
@@ -47,6 +48,7 @@ INSTEAD = {
     **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
     "hists": "hist",
     "histograms": "hist",
+    **dict.fromkeys(("friend", "friend_trees", "addfriend", "add_friend"), "friends"),
     "plots": "hist",
 }
 """Words of the field that are no keys, and the key that does it."""
@@ -113,6 +115,14 @@ class Params(BaseModel):
         "Events",
         "the name of a tree",
         "Tree to read, with its folder if any, of files that aren't named FILE:TREE.",
+    )
+    friends: dict[str, str] = _key(
+        {},
+        'an object such as {"Friend": "{dir}/{stem}_friend.root:Events"}',
+        "Other trees whose entries are those of the events, one by one, by a name of your choice:"
+        " their branches are `Friend.branch`, everywhere. FILE:TREE, or FILE if the tree has that"
+        " name; `{dir}` and `{stem}` stand for the folder of each file and its name without .root,"
+        " `{file}` for the file itself ([friends](../how-to/data.md#friends)).",
     )
     identifier: tuple[str, ...] = _key(
         IDENTIFIER,
@@ -304,6 +314,7 @@ class Params(BaseModel):
         try:
             params = cls(**values)
             params.parts, params.weights_key, params.cuts  # noqa: B018  (checks them)
+            check_friends(params.friends)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])
             raise _wrong(where, key, values[key]) from None

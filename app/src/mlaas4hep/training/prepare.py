@@ -29,6 +29,7 @@ from mlaas4hep.data import (
 )
 from mlaas4hep.models.bundle import SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
+from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
@@ -207,7 +208,11 @@ def _opened(
     progress: Progress,
 ) -> _Input:
     paths = [resolve(name, params.redirector, cwd) for name in names]
-    files = [stack.enter_context(RootFile(path, params.branch)) for path in paths]
+
+    def find(friend: str) -> str:
+        return resolve(friend, params.redirector, cwd)
+
+    files = open_files(paths, params.branch, params.friends, params.identifier, stack, find)
     _refuse_same(files)
     _refuse_computed(labels, params)
     _check_identity(files, params.parts.by)
@@ -231,6 +236,7 @@ def _opened(
         clip=params.clip,
         normalisation=params.normalisation,
         mask=params.mask,
+        friends=params.friends or None,
     )
     selected = select(files, selection)
     cuts = params.cuts

@@ -202,7 +202,7 @@ def _files(task: Task) -> list[dict[str, Any]]:
     """The ROOT files, each with its label; null with a label branch."""
     labels = task.labels
     return [
-        asdict(record)
+        record.to_json()
         | {"label": labels.names[labels.per_file[index]] if labels.per_file else None}
         for index, record in enumerate(task.specs.files)
     ]

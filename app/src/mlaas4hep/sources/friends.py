@@ -1,0 +1,112 @@
+"""The files of a training or prediction, each with its friends: trees matched entry by entry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.data import Jagged
+from mlaas4hep.sources.names import local, split_tree
+from mlaas4hep.sources.root import RootFile
+
+_PLACE = re.compile(r"\{([^{}]*)\}")
+_PLACES = ("dir", "stem", "file")
+_STEP = 1 << 16  # entries that are compared at once
+_ALIGN = "Write the friend again, with an entry for each event, in the events' order."
+
+
+def check_friends(friends: Mapping[str, str]) -> None:
+    """UsageError unless each has a name that branches can begin with, and says where it is."""
+    for name, place in friends.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+            raise UsageError(
+                f"friends: {name[:100]!r} can't be the name of a friend",
+                "Use letters, digits and _: its branches are NAME.branch.",
+            )
+        if not place.strip():
+            raise UsageError(f"friends: {name}: no file is named", "Write FILE or FILE:TREE.")
+        if odd := next((k for k in _PLACE.findall(place) if k not in _PLACES), None):
+            raise UsageError(
+                f"friends: {name}: {{{odd[:100]}}} stands for nothing",
+                "{dir}, {stem} and {file} stand for the folder of the events' file, its name"
+                " without .root, and the file itself.",
+            )
+
+
+def friends_of(name: str, friends: Mapping[str, str]) -> dict[str, str]:
+    """Where the friends of the file ``name`` are: FILE or FILE:TREE by the friend's name."""
+    file, _ = split_tree(local(name))
+    folder, slash, last = file.rpartition("/")
+    stands_for = {
+        "dir": folder if slash else ".",
+        "stem": last.removesuffix(".root"),
+        "file": file,
+    }
+    return {k: _PLACE.sub(lambda at: stands_for[at[1]], place) for k, place in friends.items()}
+
+
+def open_files(
+    names: Sequence[str],
+    tree: str,
+    friends: Mapping[str, str],
+    identifier: Sequence[str],
+    stack: ExitStack,
+    find: Callable[[str], str] = str,
+) -> list[RootFile]:
+    """Open the files with their friends; ``stack`` closes them.
+
+    ``find`` gives the path or URL of a friend that is named. Raises DataError as RootFile does;
+    on one tree that would be the friend of several files, each of whose entries can't be those of
+    all; and on an entry in which a branch of ``identifier`` that both have differs.
+    """
+    files: list[RootFile] = []
+    users: dict[tuple[str, str, str], str] = {}
+    for name in names:
+        places = {k: _found(k, place, find) for k, place in friends_of(name, friends).items()}
+        file = stack.enter_context(RootFile(name, tree, places))
+        files.append(file)
+        for alias, friend in file.friends.items():
+            user = users.setdefault((alias, friend.uuid, friend.tree), file.name)
+            if user != file.name:
+                raise DataError(
+                    f"friends: {alias}: the tree {friend.tree} of {friend.name} would be the friend"
+                    f" of {user} and of {file.name}",
+                    'Name a friend for each file, such as "{dir}/{stem}_friend.root".',
+                )
+            _check_order(file, alias, friend, identifier)
+    return files
+
+
+def _found(alias: str, place: str, find: Callable[[str], str]) -> str:
+    try:
+        return find(place)
+    except DataError as error:
+        raise DataError(f"friends: {alias}: {error.message}", error.remedy) from None
+
+
+def _check_order(file: RootFile, alias: str, friend: RootFile, identifier: Sequence[str]) -> None:
+    """DataError naming the first entry of which both say that it is another event."""
+    pairs = {
+        name: f"{alias}.{name}"
+        for name in identifier
+        if all(
+            (info := each.branches.get(name)) and info.kind == "flat" and not info.is_real
+            for each in (file, friend)
+        )
+    }
+    for start, _, events in file.blocks([*pairs, *pairs.values()], [(0, file.entries)], _STEP):
+        for name, theirs in pairs.items():
+            ours, others = events[name], events[theirs]
+            assert not isinstance(ours, Jagged)  # noqa: S101
+            assert not isinstance(others, Jagged)  # noqa: S101
+            if (differ := np.flatnonzero(ours != others)).size:
+                at = int(differ[0])
+                raise DataError(
+                    f"friends: {alias}: entry {start + at} is {name} {others[at]} in {friend.name},"
+                    f" {ours[at]} in {file.name}",
+                    _ALIGN,
+                )
