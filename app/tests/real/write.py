@@ -784,6 +784,38 @@ def write_beside(ROOT: Any) -> None:
     frame.Snapshot("Events", "nanoaod_rntuple.root", "", options)
 
 
+BITSETS = """
+      {
+        TTree t("bits", "");
+        t.SetAutoFlush(40);
+        std::bitset<12> few; std::bitset<70> many; std::vector<std::bitset<12>> lists; Hits part;
+        t.Branch("few", &few); t.Branch("many", &many); t.Branch("lists", &lists);
+        t.Branch("part", &part);
+        for (unsigned long entry = 0; entry < 300; entry++) {
+          few = entry * 37; part.hits = few; part.x = entry;
+          many = std::bitset<70>(entry * 1000003) | (std::bitset<70>(entry) << 60);
+          lists.assign(entry % 3, few);
+          t.Fill();
+        }
+        t.Write();
+      }"""
+BITSETS_CLASS = "struct Hits { std::bitset<12> hits; float x = 0; ClassDefInlineNV(Hits, 1) };"
+
+
+def write_bitsets(ROOT: Any, into: Path) -> None:
+    """std::bitset in a TTree, for which ROOT compiles a dictionary first."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        kinds = "bitset<12>;bitset<70>;vector<bitset<12>>"
+        ROOT.gInterpreter.GenerateDictionary(kinds, "bitset;vector")
+        os.chdir(into)
+    ROOT.gInterpreter.Declare(BITSETS_CLASS)
+    body = f'TFile file("bitsets.root", "RECREATE"); {BITSETS}'
+    if not ROOT.gInterpreter.Declare(f"void write_bitsets() {{ {body} }}"):
+        raise SystemExit("bitsets.root: ROOT doesn't take its code")
+    ROOT.write_bitsets()
+
+
 def write(into: Path) -> None:
     """Write all files and opinions into the current folder ``into``."""
     warnings.filterwarnings("ignore", "(?s).*alpha stage")
@@ -817,6 +849,7 @@ def write(into: Path) -> None:
         found = {tree: opinions(ROOT, name, tree) for n, tree in trees if n == name}
         Path(name).with_suffix(".json").write_text(json.dumps(found, indent=1))
     write_beside(ROOT)
+    write_bitsets(ROOT, into)
     for name, analysis in ANALYSES.items():
         Path(f"{name}.analysis.json").write_text(json.dumps(outcome(ROOT, analysis)))
 

@@ -11,9 +11,11 @@ from uproot.interpretation.library import NumPy
 from uproot.interpretation.numerical import AsDtype
 from uproot.models.TBasket import Model_TBasket
 
-from mlaas4hep.data import Jagged
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import Branch, Jagged
 from mlaas4hep.sources.columns import NotUnderstoodError
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.selection import Selection, select
 from mlaas4hep.sources.ttree import BranchColumn, layout
 from real.files import RealFile, each, written
 from sources.plain import assert_same, write_tree
@@ -92,3 +94,48 @@ def test_objects_of_another_size_are_not_taken_apart() -> None:
     damaged.view(np.uint8)[3 + 5 * damaged.dtype.itemsize] += 2
     with pytest.raises(NotUnderstoodError, match="different sizes, as some are referenced"):
         column._members_of(damaged)
+
+
+def test_a_bitset_is_a_list_of_its_bits() -> None:
+    """In a TTree, as in an RNTuple; the lowest bit is the first."""
+    path = written() / "bitsets.root"
+    with RootFile(str(path), "bits") as file:
+        infos = file.branches
+        kinds = {name: (info.kind, info.fixed) for name, info in infos.items()}
+        assert kinds["few"] == kinds["part/hits"] == ("jagged", 12)
+        assert kinds["many"] == ("jagged", 70)
+        assert kinds["lists"] == ("unsupported", 0)
+        whole, some = file.read(["few", "many", "part/hits"]), file.read(["many"], 35, 90)
+        with pytest.raises(
+            DataError, match=r"lists of .* is of type std::vector<std::bitset"
+        ) as error:
+            select([file], Selection("bits", selected_branches=("few", "lists")))
+        assert "to_ulong()" in error.value.remedy
+    expected = {
+        "few": [entry * 37 % 2**12 for entry in range(300)],
+        "part/hits": [entry * 37 % 2**12 for entry in range(300)],
+        "many": [(entry * 1000003 | entry << 60) % 2**70 for entry in range(300)],
+    }
+    for name, wanted in expected.items():
+        assert numbers_of(whole[name], infos[name].fixed) == wanted
+    assert numbers_of(some["many"], 70) == expected["many"][35:90]
+
+
+def numbers_of(values: Branch, bits: int) -> list[int]:
+    assert isinstance(values, Jagged)
+    assert values.content.dtype == bool
+    flat = values.content[values.offsets[0] : values.offsets[-1]].reshape(-1, bits)
+    return [sum(1 << at for at in np.flatnonzero(row).tolist()) for row in flat]
+
+
+def test_a_bitset_that_is_stored_otherwise_is_not_understood() -> None:
+    """The number of bits stands before those of each event."""
+    with uproot.open(written() / "bitsets.root") as file:
+        branch = file["bits/few"]
+        column, basket = BranchColumn(branch), branch.basket(0)
+    stored = np.array(basket.data[: 22 * 40]).reshape(40, 22)
+    for at, value in ((9, 13), (10, 2)):
+        damaged = stored.copy()
+        damaged[7, at] = value
+        with pytest.raises(NotUnderstoodError, match="other than 12 bits, a byte each"):
+            column._bits_of(damaged.view(column._interpretation.from_dtype).reshape(-1))

@@ -232,7 +232,12 @@ def _is_of(name: str, key: str) -> bool:
 
 
 def _flatten(title: str) -> str:
-    """What to do about lists of lists; empty for anything else."""
+    """What to do about lists of lists, or of bitsets; empty for anything else."""
+    if re.search(r"bitset<.*>(>|\[\])", title):
+        return (
+            "Write lists of bitsets as lists of whole numbers, each by its to_ulong(): expressions"
+            " know their bits (x & 4). "
+        )
     if not re.search(r"vector<\s*(std::)?vector<|RVec<.*RVec<|\[\]\[\]$", title):
         return ""
     return (

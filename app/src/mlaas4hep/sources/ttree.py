@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from uproot.containers import AsBitSet
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.library import NumPy
-from uproot.interpretation.numerical import AsSTLBits, Numerical
-from uproot.interpretation.objects import AsStridedObjects
+from uproot.interpretation.numerical import AsDtype, AsSTLBits, Numerical
+from uproot.interpretation.objects import AsObjects, AsStridedObjects
 from uproot.interpretation.strings import AsStrings
 from uproot.models.TBasket import Model_TBasket
 from uproot.source.cursor import Cursor
@@ -34,6 +35,8 @@ _HAS_COUNT = 0x40000000
 """ROOT's kByteCountMask."""
 _HEADER = ("@instance_version", "@num_bytes")
 """What uproot calls the first bytes of an object: ROOT writes their number, then the version."""
+_OF_BITS = 6
+"""Bytes of a std::bitset before the number of its bits: those of an object's header."""
 
 
 class Branches:
@@ -129,6 +132,8 @@ def layout(branch: Any, member: str = "") -> Layout:
     interpretation = branch.interpretation
     if isinstance(interpretation, AsStrings):
         return Layout("string", np.dtype(object))
+    if bits := _bits(interpretation):
+        return Layout("jagged", np.dtype(bool), bits)
     is_list = isinstance(interpretation, AsJagged)
     element = interpretation.content if is_list else interpretation
     if not isinstance(element, Numerical) or isinstance(element, AsSTLBits):
@@ -140,6 +145,14 @@ def layout(branch: Any, member: str = "") -> Layout:
     if is_list:
         return Layout("jagged", base)
     return Layout("jagged", base, int(np.prod(shape))) if shape else Layout("flat", base)
+
+
+def _bits(interpretation: Any) -> int:
+    """How many bits a std::bitset has; 0 for what isn't one."""
+    model = getattr(interpretation, "model", None)
+    if not isinstance(interpretation, AsObjects) or not isinstance(model, AsBitSet):
+        return 0
+    return int(model.num_bits or 0)
 
 
 class BranchColumn(Column):
@@ -160,6 +173,10 @@ class BranchColumn(Column):
         super().__init__(layout(branch, member), entry_offsets, unpacked)
         self._seeks = branch.member("fBasketSeek")
         self._interpretation = branch.interpretation
+        self._bits = _bits(self._interpretation)
+        if self._bits:
+            stored = [("@header", "u1", _OF_BITS), ("@bits", ">u4"), ("bits", "u1", self._bits)]
+            self._interpretation = AsDtype(np.dtype(stored))
         self._is_status = branch.has_member("fStreamerType") and (
             branch.member("fStreamerType") == _STATUS_BITS
         )
@@ -208,6 +225,8 @@ class BranchColumn(Column):
             raise
         if self._is_status:
             self._check_status(piece)
+        if self._bits:
+            return Piece(self._bits_of(piece))
         if self._member:
             values = self._members_of(piece.content if is_list else piece)
             return Piece(values, piece.offsets if is_list else None)
@@ -228,6 +247,14 @@ class BranchColumn(Column):
         if (counts != size - 4).any():
             raise self._not_understood("objects of different sizes, as some are referenced")
         values: NDArray[Any] = objects[self._member]
+        return values
+
+    def _bits_of(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """The bits of each event, the lowest first, a byte each in the file."""
+        bits = stored["bits"]
+        if (stored["@bits"] != self._bits).any() or (bits > 1).any():
+            raise self._not_understood(f"other than {self._bits} bits, a byte each")
+        values: NDArray[np.bool_] = bits.astype(bool)
         return values
 
     def _check_status(self, piece: Piece) -> None:
