@@ -51,7 +51,7 @@ def test_a_collection_is_found_by_its_counter(real: RealFile) -> None:
 def test_a_collection_goes_on_in_a_friend() -> None:
     """By the name that the branch has there, however the collection is named."""
     path = str(written() / "nanoaod.root")
-    places = friends_of(path, {"Friend": "{dir}/{stem}_friend.root"})
+    places = friends_of(path, "Events", {"Friend": "{dir}/{stem}_friend.root"})
     with RootFile(path, "Events", places) as file:
         own = {k for k, info in file.branches.items() if info.counter == "nJet"}
         for name in ("Jet", "nJet"):
@@ -91,7 +91,7 @@ def test_the_same_as_rdataframe(name: str) -> None:
     )
     friends = keys.get("friends", {})
     path = str(written() / analysis.file)
-    with RootFile(path, analysis.tree, friends_of(path, friends)) as file:
+    with RootFile(path, analysis.tree, friends_of(path, analysis.tree, friends)) as file:
         selection = Selection(analysis.tree, exclude_branches=("HTXS_Higgs_y",) if friends else ())
         found, _ = derivation_of([file], cuts, select([file], selection), {})
         assert found

@@ -159,6 +159,24 @@ def test_friends_that_do_not_fit_are_named(tmp_path: Path, stack: ExitStack) -> 
         opened(stack, [dotted], "t", F=str(other))[0].branches  # noqa: B018
 
 
+def test_each_tree_of_a_file_has_its_own_friend(tmp_path: Path, stack: ExitStack) -> None:
+    """TMVA's layout; the second tree has no events."""
+    for path, name, shift in ((tmp_path / "a.root", "x", 0), (tmp_path / "f.root", "y", 100)):
+        with uproot.recreate(path) as file:
+            for number, tree in enumerate(("TreeS", "TreeB", "TreeNone")):
+                file.mktree(tree, {name: "float64"})
+                if events := (3, 3, 0)[number]:
+                    file[tree].extend({name: np.arange(events) + 10.0 * number + shift})
+    names = [f"{tmp_path}/a.root:{tree}" for tree in ("TreeS", "TreeB", "TreeNone")]
+    files = opened(stack, names, "Events", F="{dir}/f.root:{tree}")
+    read = [file.read(["x", "F.y"]) for file in files]
+    assert [len(events["x"]) for events in read] == [3, 3, 0]
+    for events in read:
+        np.testing.assert_array_equal(events["F.y"], np.asarray(events["x"]) + 100)
+    with pytest.raises(DataError, match=r"the tree TreeS of .* would be the friend of"):
+        opened(stack, names[:2], "Events", F="{dir}/f.root:TreeS")
+
+
 def test_a_friend_of_which_a_branch_can_not_be_read(tmp_path: Path, stack: ExitStack) -> None:
     """The friend's file is named, and the branch as it is used."""
     main = write_tree(tmp_path / "a.root", "t", {"x": np.arange(500.0)})
@@ -174,14 +192,15 @@ def test_a_friend_of_which_a_branch_can_not_be_read(tmp_path: Path, stack: ExitS
 
 
 def test_where_friends_are() -> None:
-    places = {"F": "{dir}/friends/{stem}_f.root:T", "G": "{file}", "H": "/h.root"}
-    assert friends_of("root://host:1094//store/a.root:Events", places) == {
+    places = {"F": "{dir}/friends/{stem}_f.root:T", "G": "{file}", "H": "/h.root:{tree}"}
+    assert friends_of("root://host:1094//store/a.root:Events", "t", places) == {
         "F": "root://host:1094//store/friends/a_f.root:T",
         "G": "root://host:1094//store/a.root",
-        "H": "/h.root",
+        "H": "/h.root:Events",
     }
-    assert friends_of("a.root", places)["F"] == "./friends/a_f.root:T"
-    assert friends_of("/a.root.1", places)["F"] == "/friends/a.root.1_f.root:T"
+    assert friends_of("a.root", "t", places)["F"] == "./friends/a_f.root:T"
+    assert friends_of("/a.root.1", "t", places)["F"] == "/friends/a.root.1_f.root:T"
+    assert friends_of("a.root", "t", places)["H"] == "/h.root:t"
     for name, place, said in (
         ("my friend", "a.root", "'my friend' can't be the name"),
         ("F", " ", "no file is named"),

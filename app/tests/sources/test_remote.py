@@ -90,7 +90,7 @@ def test_friends_and_an_rntuple_behind_a_web_server(server: str, small_files: li
     names = ["event", "Jet_pt", "Friend.Jet_btag", "Friend.score"]
     found = []
     for name in (f"{server}/nanoaod_rntuple.root", str(written() / "nanoaod.root")):
-        with RootFile(name, "Events", friends_of(name, places)) as file:
+        with RootFile(name, "Events", friends_of(name, "Events", places)) as file:
             assert file.friends["Friend"].name.startswith(name.rpartition("/")[0])
             reader = file.reader(names, 4000)
             found.append([reader.take(700), reader.take(1300)])

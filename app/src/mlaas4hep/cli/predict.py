@@ -85,7 +85,7 @@ def predict(
         places = read_friends_option(friends, bundle.specs.selection.get("friends"))
         if fout:
             for name in inputs:
-                refuse_input("--fout", fout, list(friends_of(name, places).values()))
+                refuse_input("--fout", fout, list(friends_of(name, tree, places).values()))
         with Bars() as bars, score_file(fout, names, kept) as add:
             for each in predict_files(
                 inputs,

@@ -14,7 +14,7 @@ from mlaas4hep.sources.names import local, split_tree
 from mlaas4hep.sources.root import RootFile
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
-_PLACES = ("dir", "stem", "file")
+_PLACES = ("dir", "stem", "file", "tree")
 _STEP = 1 << 16  # entries that are compared at once
 _ALIGN = "Write the friend again, with an entry for each event, in the events' order."
 
@@ -32,19 +32,23 @@ def check_friends(friends: Mapping[str, str]) -> None:
         if odd := next((k for k in _PLACE.findall(place) if k not in _PLACES), None):
             raise UsageError(
                 f"friends: {name}: {{{odd[:100]}}} stands for nothing",
-                "{dir}, {stem} and {file} stand for the folder of the events' file, its name"
-                " without .root, and the file itself.",
+                "{dir}, {stem}, {file} and {tree} stand for the folder of the events' file, its"
+                " name without .root, the file itself and its tree.",
             )
 
 
-def friends_of(name: str, friends: Mapping[str, str]) -> dict[str, str]:
-    """Where the friends of the file ``name`` are: FILE or FILE:TREE by the friend's name."""
-    file, _ = split_tree(local(name))
+def friends_of(name: str, tree: str, friends: Mapping[str, str]) -> dict[str, str]:
+    """Where the friends of a file are: FILE or FILE:TREE by the friend's name.
+
+    ``tree`` is the file's own unless ``name`` is FILE:TREE.
+    """
+    file, named = split_tree(local(name))
     folder, slash, last = file.rpartition("/")
     stands_for = {
         "dir": folder if slash else ".",
         "stem": last.removesuffix(".root"),
         "file": file,
+        "tree": named or tree,
     }
     return {k: _PLACE.sub(lambda at: stands_for[at[1]], place) for k, place in friends.items()}
 
@@ -66,7 +70,8 @@ def open_files(
     files: list[RootFile] = []
     users: dict[tuple[str, str, str], str] = {}
     for name in names:
-        places = {k: _found(k, place, find) for k, place in friends_of(name, friends).items()}
+        wanted = friends_of(name, tree, friends)
+        places = {k: _found(k, place, find) for k, place in wanted.items()}
         file = stack.enter_context(RootFile(name, tree, places))
         files.append(file)
         for alias, friend in file.friends.items():

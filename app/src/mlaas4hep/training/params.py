@@ -122,7 +122,8 @@ class Params(BaseModel):
         "Other trees whose entries are those of the events, one by one, by a name of your choice:"
         " their branches are `Friend.branch`, everywhere. FILE:TREE, or FILE if the tree has that"
         " name; `{dir}` and `{stem}` stand for the folder of each file and its name without .root,"
-        " `{file}` for the file itself ([friends](../how-to/data.md#friends)).",
+        " `{file}` and `{tree}` for the file itself and its tree"
+        " ([friends](../how-to/data.md#friends)).",
     )
     identifier: tuple[str, ...] = _key(
         IDENTIFIER,
