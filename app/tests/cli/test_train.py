@@ -6,10 +6,12 @@ import tempfile
 
 import awkward as ak
 import numpy as np
+import pytest
 import uproot
 from sklearn.metrics import roc_auc_score
 
 from cli.conftest import write_params
+from sources.plain import write_tree
 
 FIVE = ("--files=files.txt", "--labels=labels.txt", "--model=model.py", "--params=params.json")
 
@@ -182,6 +184,30 @@ def test_predict_says_how_many_values_were_dropped(command, five_files):
     dropped = np.maximum(counts - 4, 0).sum()
     assert f"{dropped} values beyond the longest list of the specs were dropped" in ended.err
     assert "dropped" not in command("predict", "--model=m", "--files=0.root").err
+
+
+@pytest.mark.parametrize("how", ["minmax", "standard"])
+def test_predict_warns_of_a_file_in_other_units(command, five_files, how):
+    write_params(five_files, normalisation=how)
+    assert command(*FIVE, "--fout=m", script="workflow.py").code == 0
+    for own in ("signal.root", "background.root", "mixture.root"):
+        ended = command("predict", "--model=m", f"--files={own}", "--fout=s.csv")
+        assert (ended.code, "warning" in ended.err) == (0, False), ended.err
+    with uproot.open("signal.root") as file:
+        events = file["events"].arrays()
+    energies = [name for name in events.fields if name.endswith(("pt", "HT"))]
+    for name in energies:
+        events[name] = events[name] * np.float32(1000)
+    write_tree(five_files / "mev.root", "events", {name: events[name] for name in events.fields})
+    ended = command("predict", "--model=m", "--files=mev.root", "--fout=s.csv")
+    assert ended.code == 0, ended.err
+    specs = json.loads((five_files / "m/specs.json").read_text())
+    warnings = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(energies) > 1
+    for name in energies:
+        high, values = specs["maxv"][name], ak.flatten(events[name], axis=None)
+        line = f"warning: {name}: {100 * np.mean(values > high):.3g} % of the values are above"
+        assert f"{line} {high:.6g}, the highest in the training. Is the file in the" in ended.err
 
 
 def test_three_classes_have_a_score_each(command, five_files):

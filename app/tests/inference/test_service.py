@@ -56,6 +56,7 @@ def test_rows_and_events_are_answered(tmp_path: Path) -> None:
         assert found.classes == ["background", "signal"]
         assert found.predictions.tolist() == [[7]] * 3
         assert found.truncated == 6  # one of each jagged branch in three events
+        assert found.outside == 0
         with pytest.raises(UsageError, match="takes 8 values, 1 were given"):
             await service.predict("luca_1", "luca", [1.0])
 

@@ -586,6 +586,7 @@ def test_cuts_and_new_variables_are_the_same_in_training_file_and_service(
         ended = CliRunner().invoke(app, list(map(str, command)))
         if ended.exception:
             raise ended.exception
+        assert "--no-selected" in options or "in the training" not in ended.stderr
         with uproot.open(fout) as scores:
             return scores["scores"].arrays()
 

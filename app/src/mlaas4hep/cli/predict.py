@@ -101,6 +101,8 @@ def predict(
                 add(*each)
     if local.truncated:
         warn(f"{local.truncated} values beyond the longest list of the specs were dropped")
+    for warning in local.warnings:
+        warn(warning)
     if fout:
         typer.echo(f"{fout}: {', '.join([*names, *kept])}")
     typer.echo(meaning, err=True)

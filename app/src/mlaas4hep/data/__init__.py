@@ -3,6 +3,7 @@
 from mlaas4hep.data.derivation import Cuts, Derivation
 from mlaas4hep.data.encode import PADDING, Encoder
 from mlaas4hep.data.events import Branch, Events, Jagged
+from mlaas4hep.data.limits import Limits
 from mlaas4hep.data.mixing import EventsToUse, Range, plan_chunks
 from mlaas4hep.data.passing import Passing
 from mlaas4hep.data.preprocess import Preprocessing
@@ -31,6 +32,7 @@ __all__ = [
     "EventsToUse",
     "FileRecord",
     "Jagged",
+    "Limits",
     "Passing",
     "Preprocessing",
     "Range",

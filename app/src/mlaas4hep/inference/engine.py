@@ -7,6 +7,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from reprlib import repr
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlaas4hep.core.errors import (
     did_you_mean,
 )
 from mlaas4hep.data.encode import Encoder
+from mlaas4hep.data.limits import Limits
 from mlaas4hep.inference.pool import FailedError, Graph, Pool
 from mlaas4hep.models.bundle import Bundle
 
@@ -168,6 +170,11 @@ class Model:
     def encoder(self) -> Encoder:
         """What turns events, as they are in the tree, into rows; one for each use."""
         return Encoder(self.specs)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What tells which values of rows the training didn't reach."""
+        return Limits(self.specs)
 
     def _next(self) -> None:
         """Start the next batch from what waits."""

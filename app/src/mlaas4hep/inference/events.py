@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain, islice
 from reprlib import repr
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,18 @@ def example(specs: Specs) -> dict[str, Any]:
     middle = {k: float(f"{(specs.minv[k] + specs.maxv[k]) / 2:.3g}") for k in specs.minv}
     flat, jagged = specs.inputs  # what only expressions read has no range
     return {k: middle.get(k, 0) for k in flat} | {k: [middle.get(k, 0)] for k in jagged}
+
+
+class EventAnswers(NamedTuple):
+    """The answers to events, as they are sent."""
+
+    model: str
+    classes: Sequence[str]
+    predictions: Answers
+    truncated: int
+    """Values that were dropped, as the training saw no list that long."""
+    outside: int
+    """Values below or above all that the training saw in their branch (see Limits)."""
 
 
 class EventTable:
@@ -112,23 +124,22 @@ class EventTable:
         return len(content[first])
 
 
-async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
-    """The answers to events as they are in the tree, and how many values were dropped.
+async def predict_events(model: Model, content: Any) -> EventAnswers:
+    """The answers to events as they are in the tree.
 
-    Dropped are values of an event beyond the most that the training saw in their branch. Raises
-    UsageError, EventError where lists of one collection differ in length, or LimitError where the
-    model's expressions would take too long.
+    Raises UsageError, EventError where lists of one collection differ in length, or LimitError
+    where the model's expressions would take too long.
     """
     table = EventTable(content, model.specs)
     encoder = model.encoder()
     check_events(len(table), model)
     size = max(1, min(SLICE, SLICE_CELLS // model.width))
     answers = []
-    operations = 0
+    operations = outside = 0
     for start in range(0, max(len(table), 1), size):
 
         def encode(start: int = start, size: int = size) -> NDArray[np.float32]:
-            nonlocal operations
+            nonlocal operations, outside
             events = table.read(start, start + size)
             some = encoder.operations * longest(events)
             if some > MOST_DERIVED_AT_ONCE and size > 1:
@@ -141,12 +152,15 @@ async def predict_events(model: Model, content: Any) -> tuple[Answers, int]:
                     "Send fewer at once.",
                 )
             try:
-                return encoder.encode(events)
+                rows = encoder.encode(events)
             except EventError as error:
                 raise error.after(start) from None
+            outside += sum(map(np.count_nonzero, model.limits.beyond(rows)))
+            return rows
 
         answers.append(await model.predict_many(await asyncio.to_thread(encode)))
-    return np.concatenate(answers), encoder.truncated
+    predictions = np.concatenate(answers)
+    return EventAnswers(model.name, model.classes, predictions, encoder.truncated, outside)
 
 
 def check_events(count: int, model: Model) -> None:

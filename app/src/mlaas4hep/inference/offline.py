@@ -18,6 +18,7 @@ from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Branch, Derivation, Encoder, Events, Jagged
 from mlaas4hep.data.split import file_key, folds, folds_by
 from mlaas4hep.frameworks.ensemble import OF_FOLDS
+from mlaas4hep.inference.outside import Outside
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.friends import open_files
@@ -41,6 +42,7 @@ class LocalAnswers:
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_session(bundle.onnx, threads=0)
         self._encoder = Encoder(bundle.specs)
+        self._outside = Outside(bundle.specs)
         self._folds = bundle.manifest.folds
         files = enumerate(bundle.specs.files)
         self._trained = {(file.uuid, file.tree): at for at, file in files}
@@ -51,19 +53,35 @@ class LocalAnswers:
         return self._encoder.truncated
 
     @property
+    def warnings(self) -> list[str]:
+        """Which branches had values so far that the training never reached."""
+        return self._outside.warnings()
+
+    @property
     def branches(self) -> list[str]:
         """Those that tell an event's fold."""
         return self._folds.by if self._folds else []
 
-    def __call__(self, events: Events, file: RootFile, start: int) -> Scores:
+    def __call__(
+        self,
+        events: Events,
+        file: RootFile,
+        start: int,
+        passing: NDArray[np.bool_] | None = None,
+    ) -> Scores:
         """The scores of the events of the file from ``start`` on.
 
         With folds, those of a file that the training read, or that branches identify, get the
-        answer of the model that hasn't seen their fold, all others the mean.
+        answer of the model that hasn't seen their fold, all others the mean. ``passing`` are those
+        that pass the training's selection, if it is known: ``warnings`` are of these.
         """
-        inputs = {"inputs": self._encoder.encode(events)}
-        fold = self._fold(events, file, start, len(inputs["inputs"]))
-        (answers,) = self._session.run(["outputs" if fold is None else OF_FOLDS], inputs)
+        derived = self._encoder.derive(events)
+        mask = np.empty((len(next(iter(derived.values()))), self._encoder.width), np.int8)
+        rows = self._encoder.fill(derived, mask=mask)
+        self._outside.add(derived, rows, mask, passing)
+        fold = self._fold(events, file, start, len(rows))
+        outputs = ["outputs" if fold is None else OF_FOLDS]
+        (answers,) = self._session.run(outputs, {"inputs": rows})
         scores: Scores = answers if fold is None else answers[np.arange(len(fold)), fold]
         return scores
 
@@ -83,7 +101,7 @@ class LocalAnswers:
 class Marked:
     """Answers with one more column: 1 where the event passes the training's selection, else 0."""
 
-    def __init__(self, answer: Answer, derivation: Derivation) -> None:
+    def __init__(self, answer: LocalAnswers, derivation: Derivation) -> None:
         self._answer, self._derivation = answer, derivation.for_selection
 
     @property
@@ -94,7 +112,7 @@ class Marked:
     def __call__(self, events: Events, file: RootFile, start: int) -> Scores:
         """The scores of the events, and whether each is selected."""
         selected, _ = self._derivation.passes(self._derivation.derive(events))
-        scores = self._answer(events, file, start)
+        scores = self._answer(events, file, start, selected)
         return np.column_stack([scores, selected.astype(np.float32)])
 
 

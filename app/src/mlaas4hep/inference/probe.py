@@ -31,11 +31,11 @@ async def probe(settings: Settings) -> tuple[bool, str]:
         for name in registry.repository.names()[:MOST_MODELS]:
             try:
                 model = await registry.get(name)
-                answers, _ = await predict_events(model, [example(model.specs)])
+                found = await predict_events(model, [example(model.specs)])
             except (MlaasError, OSError) as error:
                 failures.append(f"{name}: {error}")
             else:
-                return True, f"the model {name} answers {answers[0].tolist()}"
+                return True, f"the model {name} answers {found.predictions[0].tolist()}"
     finally:
         registry.close()
     if failures:

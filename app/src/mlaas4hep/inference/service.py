@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from mlaas4hep.core.errors import MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.engine import Answers, Model
-from mlaas4hep.inference.events import predict_events
+from mlaas4hep.inference.events import EventAnswers, predict_events
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.owners import Owners, base_of
@@ -26,16 +26,6 @@ _log = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 16
 """Requests with events of one owner that are answered at once; the others wait."""
 PUBLISHED_AT_ONCE = 4
-
-
-class EventAnswers(NamedTuple):
-    """The answers to events, as they are sent."""
-
-    model: str
-    classes: Sequence[str]
-    predictions: Answers
-    truncated: int
-    """Values that were dropped, as the training saw no list that long."""
 
 
 class Service:
@@ -98,9 +88,7 @@ class Service:
         Raises like ``model``, UsageError, EventError where lists of one collection differ in
         length, and LimitError for too many events.
         """
-        model = await self.model(name, owner)
-        answers, truncated = await predict_events(model, events)
-        return EventAnswers(model.name, model.classes, answers, truncated)
+        return await predict_events(await self.model(name, owner), events)
 
     def bundles(self, owner: str) -> list[Bundle]:
         """The whole bundles of the owner, sorted by name; read once for each version."""

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from mlaas4hep.data import Preprocessing
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
 from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
@@ -44,6 +45,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
     folder = tmp_path_factory.mktemp("predict")
     repository = Repository(folder / "store" / "models")
     repository.put(make_bundle(folder), "luca_1")
+    at = dict.fromkeys(make_specs().minv, 20.0)
+    standard = replace(make_specs(), preprocessing=Preprocessing("standard"), mean=at, std=at)
+    for name, specs in (("minmax", make_specs()), ("standard", standard)):
+        repository.put(make_bundle(folder, name, specs=specs), name)
     repository.put(make_bundle(folder, "three", classes=("W", "Z", "top")), "three")
     repository.put(make_bundle(folder, "log", logarithm), "log")
     repository.put(make_bundle(folder, "zero", lambda width: constant(width, 0)), "zero")
@@ -218,9 +223,9 @@ def test_events_are_padded_and_normalised_by_the_specs(service: TFaaSProcess) ->
     for content in (rows, columns):
         response = service.http.post("/predict/events", json={"model": "luca_1", "events": content})
         answer = response.json()
-        assert list(answer) == ["model", "classes", "predictions", "truncated"]
+        assert list(answer) == ["model", "classes", "predictions", "truncated", "outside"]
         assert answer["classes"] == ["background", "signal"]
-        assert answer["truncated"] == 0
+        assert answer["truncated"] == answer["outside"] == 0
         np.testing.assert_allclose(answer["predictions"], truth, rtol=1e-5)
 
 
@@ -234,10 +239,25 @@ def test_null_is_missing_and_what_is_too_long_is_counted(service: TFaaSProcess) 
     assert missing["predictions"] == zeros["predictions"]
     long = predict_event(service, met=0, nJet=2, jet_pt=[10, 0, 0, 5, 6], jet_eta=[]).json()
     assert long["predictions"] == zeros["predictions"]
-    assert long["truncated"] == 2
+    assert (long["truncated"], long["outside"]) == (2, 0)
     for none in ([], {"met": [], "nJet": [], "jet_pt": [], "jet_eta": []}):
         response = service.http.post("/predict/events", json={"model": "luca_1", "events": none})
         assert response.json()["predictions"] == []
+
+
+@pytest.mark.parametrize("how", ["minmax", "standard"])
+def test_values_that_the_training_did_not_reach_are_counted(
+    service: TFaaSProcess, how: str
+) -> None:
+    def outside(**event: Any) -> int:
+        events = [GOOD] * 1500 + [GOOD | event]
+        body = {"model": how, "events": events}
+        return service.http.post("/predict/events", json=body).json()["outside"]
+
+    assert outside() == outside(met=0, jet_pt=[100, 0]) == outside(met=None, jet_pt=[None]) == 0
+    assert outside(met=31_500_000) == outside(met=-0.1) == 1
+    assert outside(met=100.1, jet_pt=[1, 101, 1e30], jet_eta=[-1]) == 4
+    assert outside(jet_pt=[1, 1, 1, 500]) == 0  # it was dropped
 
 
 GOOD = {"met": 1, "nJet": 2, "jet_pt": [1, 2], "jet_eta": [1, 2]}
