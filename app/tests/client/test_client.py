@@ -92,6 +92,10 @@ def test_the_main_job(client: Client, folder: Path, tmp_path: Path) -> None:
     many_answers = client.predict_events(job, many)
     np.testing.assert_array_equal(many_answers, answers[np.arange(3000) % 3])
 
+    other_units = {name: branch * 1000 for name, branch in list(events.items())[:2]}
+    with pytest.warns(UserWarning, match=r"of 6 values 0 were dropped, and \d lie outside"):
+        client.predict_events(job, other_units)
+
     client.delete_specs("my_folder")
     client.delete_folder("my_folder")
     assert client.folders() == []

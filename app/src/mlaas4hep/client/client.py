@@ -13,6 +13,7 @@ import json
 import tarfile
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from mlaas4hep.data.events import Branch, Events, Jagged
 PATIENCE_SECONDS = 30.0
 """How long ``wait`` asks again when the server is away, as while it restarts."""
 
+MOST_OUTSIDE = 0.01
+"""The share of values outside the training's range that needs no warning: tails reach there."""
 VALUES_AT_ONCE = 100_000
 """Values of a request for predictions: some 2 MB; more go as more requests."""
 
@@ -207,17 +210,27 @@ class Client:
         """The model's answers to events as they are in the tree: float32 of shape (events, k).
 
         k is 1 for two classes (the probability of class 1), else the number of classes. The
-        model's specs do the padding and normalising.
+        model's specs do the padding and normalising. A UserWarning says how many values were
+        dropped, beyond the longest lists of the training, and how many lie outside its range.
         """
         count = max(map(len, events.values()), default=0)
         values = sum(_size(branch) for branch in events.values())
         step = max(1, VALUES_AT_ONCE * count // max(values, 1))
         found = []
+        dropped = outside = 0
         for start in range(0, max(count, 1), step):
             part = {name: _lists(events[name][start : start + step]) for name in events}
             body = {"model": model, "events": part}
             answer = self._ask("POST", f"{self._tfaas}/predict/events", json=body).json()
             found += answer["predictions"]
+            dropped += answer["truncated"]
+            outside += answer["outside"]
+        if dropped or outside > MOST_OUTSIDE * values:
+            warnings.warn(
+                f"{model}: of {values} values {dropped} were dropped, and {outside} lie outside the"
+                " range of the training. Are the events in the same units?",
+                stacklevel=2,
+            )
         return np.array(found, np.float32).reshape(len(found), -1)
 
     def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
