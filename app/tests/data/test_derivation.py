@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,11 @@ def test_lists_are_sorted_after_objects_and_before_new_variables() -> None:
     assert needed.passes(needed.derive(events()))[0].tolist() == [True, False, True]
 
 
-def test_the_selection_needs_what_sorts_what_sorts() -> None:
-    """X is sorted by a list of Jet, which is sorted by itself: the selection sees both sorted."""
-    cuts = Cuts.parse({}, {}, "x_a[0] > 4", {"jet": "jet_pt", "x": "x_a * 0 + jet_pt"})
+@pytest.mark.parametrize("keys", [("jet", "x"), ("x", "jet")])
+def test_what_sorts_a_collection_may_be_of_another_that_is_sorted(keys: Sequence[str]) -> None:
+    """The lists are sorted by the entries that they had beside them, also for the selection."""
+    order = {"jet": "jet_pt", "x": "x_a * 0 + jet_pt"}
+    cuts = Cuts.parse({}, {}, "x_a[0] > 4", {key: order[key] for key in keys})
     inputs = {name: Input("jagged", "float32") for name in ("jet_pt", "x_a")}
     found = Derivation(cuts, inputs, {"jet": ["jet_pt"], "x": ["x_a"]})
     given = {
@@ -94,9 +97,9 @@ def test_the_selection_needs_what_sorts_what_sorts() -> None:
         "x_a": Jagged(OFFSETS, np.array([5, 3, 3, 9, 2], np.float32)),
     }
     whole, needed = found.derive(given), found.for_selection
-    assert lists(whole["x_a"]) == [[5, 3], [], [3, 9, 2]]
+    assert lists(whole["x_a"]) == [[3, 5], [], [9, 2, 3]]
     passed, _ = needed.passes(needed.derive(given))
-    assert passed.tolist() == found.passes(whole)[0].tolist() == [True, False, False]
+    assert passed.tolist() == found.passes(whole)[0].tolist() == [False, False, True]
 
 
 def test_sorting_keeps_equal_ones_and_puts_nan_last() -> None:

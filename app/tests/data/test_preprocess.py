@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Encoder, Events, Jagged, Preprocessing, Specs, SpecsScan
+from mlaas4hep.data.preprocess import Cleaner
 
 COUNTS = np.array([2, 0, 3, 1])
 OFFSETS = np.concatenate([[0], np.cumsum(COUNTS)])
@@ -70,6 +71,19 @@ def test_a_client_s_decimals_are_the_sentinel_of_a_float32_branch() -> None:
         content = np.array([5, 2000, number, 20, 40, np.inf])
         sent = events() | {"pt": Jagged(OFFSETS, content)}
         np.testing.assert_allclose(encoder.encode(sent), stored, rtol=1e-6)
+
+
+def test_a_large_whole_sentinel_is_not_its_neighbours() -> None:
+    """Whole numbers of a client are doubles; as float32 all of these would be 2147483648."""
+    numbers = np.array([2147483600, 2147483646, 2147483647])
+    clean = Cleaner([2147483647], (None, None))
+    for values in (numbers.astype(np.int32), numbers.astype(np.float64)):
+        _, missing = clean(values)
+        assert missing is not None
+        assert missing.tolist() == [False, False, True]
+    _, missing = clean(numbers.astype(np.float32))
+    assert missing is not None
+    assert missing.all()
 
 
 def test_the_mask_is_more_columns() -> None:

@@ -153,8 +153,8 @@ def test_a_model_of_somebody_else_is_not_there(tmp_path: Path) -> None:
             await service.delete("luca_1", "carla")
         with pytest.raises(ConflictError, match="belongs to another user"):
             await publish(service, tmp_path, "luca_2", "carla", 3)
-        assert [bundle.name for bundle in service.bundles("carla")] == ["carla_1"]
-        assert [bundle.name for bundle in service.bundles("")] == ["carla_1", "luca_1"]
+        assert [listed.bundle.name for listed in service.bundles("carla")] == ["carla_1"]
+        assert [listed.bundle.name for listed in service.bundles("")] == ["carla_1", "luca_1"]
         answers, _ = await service.predict("luca_1", "luca", ROW)
         assert answers.tolist() == [[1]]
 

@@ -82,7 +82,11 @@ def test_the_same_events_twice_are_refused(tmp_path: Path, stack: ExitStack) -> 
     file = write(tmp_path / "a.root", content(50, 1))
     copy = tmp_path / "copy.root"
     copy.write_bytes(file.read_bytes())
-    for other in (Path(f"{file}:Events"), Path(f"{file}:Events;1"), copy, file):
+    added = tmp_path / "added.root"
+    added.write_bytes(file.read_bytes())
+    with uproot.update(added) as more:
+        more.mktree("Other", {"x": np.float64})
+    for other in (added, Path(f"{file}:Events"), Path(f"{file}:Events;1"), copy, file):
         with pytest.raises(DataError, match="hold the same events, of the tree Events") as error:
             prepared(stack, [file, other], ["a", "b"])
         assert str(file) in error.value.message

@@ -217,9 +217,13 @@ class Derivation:
         return result
 
     def _sort(self, events: dict[str, Branch]) -> None:
-        """Put the entries of the lists of each of ``order`` into their order."""
+        """Put the entries of the lists of each of ``order`` into their order.
+
+        Each number is that of the lists before any is sorted, whatever the sequence of the keys.
+        """
+        unsorted = _Numbers(dict(events), self.inputs)
         for name, by in self._order.items():
-            keys = by(_Numbers(events, self.inputs))
+            keys = by(unsorted)
             assert isinstance(keys, Jagged)  # noqa: S101
             if (places := _descending(keys)) is None:
                 continue
@@ -255,16 +259,17 @@ class Derivation:
                 names |= dict.fromkeys(self.cuts.new_variables[name].names)
         new = {k: each for k, each in self.cuts.new_variables.items() if k in names}
         objects, order = dict(self.cuts.objects), dict(self.cuts.order)
-        while selection:  # a prediction's rows hold other branches of the collections too
+        if selection:  # a prediction's rows hold other branches of the collections too
             objects, order = (
                 {k: v for k, v in each.items() if names.keys() & set(self.collections[k])}
-                for each in (self.cuts.objects, self.cuts.order)
+                for each in (objects, order)
             )
-            # What sorts a collection may be of another one that is cut and sorted itself.
-            more = dict.fromkeys(name for by in order.values() for name in by.names)
-            if more.keys() <= names.keys():
-                break
-            names |= more
+            # What sorts a collection may be of another one that is cut.
+            objects |= {
+                k: v
+                for k, v in self.cuts.objects.items()
+                if any(set(by.names) & set(self.collections[k]) for by in order.values())
+            }
         for expression in (*objects.values(), *order.values()):
             names |= dict.fromkeys(expression.names)
         inputs = {k: each for k, each in self.inputs.items() if k in names}
@@ -305,12 +310,16 @@ class Derivation:
         for name, each in groups.items():
             if not isinstance(each, list) or not all(isinstance(k, str) for k in each):
                 raise ValueError(f"collections: {name!r}: expected names of branches")
-            if len(set(each)) < len(each):
-                raise ValueError(f"collections: {name!r} names a branch twice")
+            if len(set(each)) < len(each) or len(each) > MOST_MEMBERS:
+                raise ValueError(
+                    f"collections: {name!r} names a branch twice, or more than {MOST_MEMBERS}"
+                )
         cuts = Cuts.parse(objects, new, selection, order)
         return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups)
 
 
+MOST_MEMBERS = 10_000
+"""Branches of one collection, in a derivation of unknown origin: each takes time in each event."""
 _DTYPES = tuple(
     np.dtype(code).name for code in ("?", *"bBhHiIqQ", np.float16, np.float32, np.float64)
 )

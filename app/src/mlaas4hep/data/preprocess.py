@@ -72,7 +72,8 @@ class Cleaner:
     """Finds the missing among the values of one branch, and clips the others.
 
     Missing are NaN, infinity and the sentinels; real numbers equal a sentinel if both are the same
-    as float32, so that what a client prints and reads again is still found.
+    as float32, so that what a client prints and reads again is still found. Doubles, as which whole
+    numbers of a client arrive too, must equal a whole sentinel exactly.
     """
 
     def __init__(self, sentinels: Sequence[float], clip: Bounds) -> None:
@@ -83,10 +84,11 @@ class Cleaner:
         real = values.dtype.kind == "f"
         missing = ~np.isfinite(values) if real else np.zeros(values.shape, np.bool_)
         for sentinel in self._sentinels:
-            if real:
+            whole = float(sentinel).is_integer()
+            if real and (values.dtype.itemsize <= 4 or not whole):
                 with np.errstate(over="ignore"):
                     missing |= values.astype(np.float32, copy=False) == np.float32(sentinel)
-            elif float(sentinel).is_integer():
+            elif whole:
                 missing |= values == int(sentinel)
         if self._clip != (None, None):
             values = np.clip(values, *self._clip)

@@ -21,6 +21,8 @@ from mlaas4hep.data.preprocess import Cleaner, Preprocessing
 VERSION = 1
 """Version of the format; raised when what a number in it means changes."""
 
+NARROW = ("float16", "float32")
+"""Types of features whose values, sent as decimal text, are rounded to them."""
 MAX_COLUMNS = 1_000_000
 """More columns than that are taken for a mistake: no training can use them."""
 
@@ -87,6 +89,8 @@ class Specs:
     mean: dict[str, float] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
     derivation: Derivation | None = None
+    types: dict[str, str] = field(default_factory=dict)
+    """float16 or float32, of the features that have it in all files."""
 
     @property
     def inputs(self) -> tuple[list[str], list[str]]:
@@ -162,6 +166,7 @@ class Specs:
             **({"observers": self.observers} if self.observers else {}),
             **({"preprocessing": done} if (done := self.preprocessing.to_json()) else {}),
             **({"mean": self.mean, "std": self.std} if self.std else {}),
+            **({"types": self.types} if self.types else {}),
             **({"derivation": self.derivation.to_json()} if self.derivation else {}),
         }
 
@@ -233,6 +238,7 @@ class Specs:
             mean=mean,
             std=std,
             derivation=read.derivation(flat, jagged),
+            types={k: v for k, v in read.texts("types").items() if v in NARROW},
         )
 
     def save(self, path: Path) -> None:
@@ -442,12 +448,15 @@ class BranchRange:
     mean: float = 0.0
     squares: float = 0.0
     """Sum of the squared distances from the mean."""
+    dtype: np.dtype[Any] | None = None
+    """What holds the values of all files."""
 
     def add(self, values: NDArray[Any], clean: Cleaner | None = None, spread: bool = False) -> None:
         """Take in more values: a flat branch's, or the content of lists.
 
         What ``clean`` finds missing counts as such; with ``spread``, mean and squares are found.
         """
+        self._widen(values.dtype)
         if not values.size:
             return
         self.values += values.size
@@ -473,6 +482,10 @@ class BranchRange:
                 squares = float(np.square(values - mean, dtype=np.float64).sum())
             self._add_spread(values.size, self.values - self.missing, mean, squares)
 
+    def _widen(self, dtype: np.dtype[Any] | None) -> None:
+        if self.dtype != dtype and dtype is not None:
+            self.dtype = np.promote_types(self.dtype, dtype) if self.dtype else dtype
+
     def _add_spread(self, more: int, total: int, mean: float, squares: float) -> None:
         """Chan, Golub, LeVeque, Algorithms for computing the sample variance (1983)."""
         apart = mean - self.mean
@@ -493,6 +506,7 @@ class BranchRange:
         self.values += other.values
         self.missing += other.missing
         self.longest = max(self.longest, other.longest)
+        self._widen(other.dtype)
 
 
 class SpecsScan:
@@ -630,6 +644,11 @@ class SpecsScan:
             mean={k: _as_single(r.mean) for k, r in ranges.items()} if self._spread else {},
             std={k: _as_single(r.std) for k, r in ranges.items()} if self._spread else {},
             derivation=self._derivation,
+            types={
+                k: r.dtype.name
+                for k, r in (self._flat | self._jagged).items()
+                if r.dtype is not None and r.dtype.name in NARROW
+            },
         )
 
 

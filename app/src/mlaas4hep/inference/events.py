@@ -55,11 +55,13 @@ class EventTable:
     """Events as plain lists: ``[{branch: value or list}]`` or ``{branch: [value or list]}``.
 
     None is a missing value, or no values of a jagged branch. Branches that the model doesn't need
-    are ignored. UsageError names branch, event and value.
+    are ignored. Numbers are rounded to the type that the branch has in the files, so that the same
+    event has the same row. UsageError names branch, event and value.
     """
 
     def __init__(self, content: Any, specs: Specs) -> None:
         self._flat, self._jagged = specs.inputs
+        self._types = specs.types
         self._content: list[dict[str, Any]] | dict[str, list[Any]] = content
         if isinstance(content, list):
             self._count = len(content)
@@ -78,10 +80,13 @@ class EventTable:
     def read(self, start: int, stop: int) -> dict[str, Branch]:
         """Events ``start:stop`` as arrays."""
         events: dict[str, Branch] = {}
-        for name in self._flat:
-            events[name] = _flat(self._column(name, start, stop), name, start)
-        for name in self._jagged:
-            events[name] = _jagged(self._column(name, start, stop), name, start)
+        with np.errstate(over="raise"):
+            for name in self._flat:
+                column, dtype = self._column(name, start, stop), self._types.get(name, "float64")
+                events[name] = _flat(column, name, start, dtype)
+            for name in self._jagged:
+                column, dtype = self._column(name, start, stop), self._types.get(name, "float64")
+                events[name] = _jagged(column, name, start, dtype)
         return events
 
     def _column(self, name: str, start: int, stop: int) -> list[Any]:
@@ -185,17 +190,29 @@ def _near(name: str, known: dict[str, Any]) -> str:
     return did_you_mean(name[:100], [key[:100] for key in islice(known, 100)])
 
 
-def _flat(values: Sequence[Any], name: str, start: int) -> NDArray[np.float64]:
+def _numbers(values: Sequence[Any], name: str, dtype: str) -> NDArray[np.floating[Any]]:
+    try:
+        return np.array(values, dtype)
+    except FloatingPointError:
+        largest = float(np.finfo(dtype).max)
+        value = next(v for v in values if v is not None and abs(v) > largest)
+        raise UsageError(
+            f"the branch {name!r} is {dtype}, which can't hold {value:g}",
+            "Send null for a missing value.",
+        ) from None
+
+
+def _flat(values: Sequence[Any], name: str, start: int, dtype: str) -> NDArray[np.floating[Any]]:
     if not set(map(type, values)) <= _NUMBERS:
         i, value = next((i, v) for i, v in enumerate(values, start) if type(v) not in _NUMBERS)
         raise UsageError(
             f"event {i}: the branch {name!r} is flat, its value must be a number or null, "
             f"not {repr(value)}"
         )
-    return np.array(values, np.float64)
+    return _numbers(values, name, dtype)
 
 
-def _jagged(values: Sequence[Any], name: str, start: int) -> Jagged:
+def _jagged(values: Sequence[Any], name: str, start: int, dtype: str) -> Jagged:
     if not set(map(type, values)) <= {list}:
         for i, value in enumerate(values, start):
             if value is not None and not isinstance(value, list):
@@ -214,4 +231,4 @@ def _jagged(values: Sequence[Any], name: str, start: int) -> Jagged:
                     )
     offsets = np.zeros(len(values) + 1, np.int64)
     np.cumsum([len(value) for value in values], out=offsets[1:])
-    return Jagged(offsets, np.array(content, np.float64))
+    return Jagged(offsets, _numbers(content, name, dtype))

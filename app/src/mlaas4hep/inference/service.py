@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from mlaas4hep.core.errors import MlaasError, NotFoundError
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.inference.engine import Answers, Model
-from mlaas4hep.inference.events import EventAnswers, predict_events
+from mlaas4hep.inference.events import EventAnswers, example, predict_events
 from mlaas4hep.inference.registry import Registry
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.owners import Owners, base_of
@@ -26,6 +27,33 @@ _log = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 16
 """Requests with events of one owner that are answered at once; the others wait."""
 PUBLISHED_AT_ONCE = 4
+MOST_KNOWN = 1000
+"""Bundles that lists don't read again."""
+MOST_SHOWN = 200
+"""Branches of a model whose example is shown."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A bundle as lists show it: what needs little memory, however many columns it has.
+
+    ``flat`` and ``jagged`` are numbers of branches; ``example`` is an event, or nothing when it
+    would have more than ``MOST_SHOWN`` branches.
+    """
+
+    bundle: Bundle
+    flat: int
+    jagged: int
+    example: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Listed:
+        """Of a bundle that was opened."""
+        specs = bundle.specs
+        few = sum(map(len, specs.inputs)) <= MOST_SHOWN
+        event = example(specs) if few else None
+        # Another object, as this one keeps specs and columns once they were read.
+        return cls(Bundle(bundle.path, bundle.manifest), len(specs.flat), len(specs.jagged), event)
 
 
 class Service:
@@ -41,7 +69,7 @@ class Service:
         self._owners = Owners(self.repository)
         self._publishing = asyncio.Semaphore(PUBLISHED_AT_ONCE)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._known: dict[str, Bundle] = {}
+        self._known: dict[str, Listed] = {}
 
     async def start(self) -> None:
         """Remove what killed processes left, and start the workers."""
@@ -90,17 +118,21 @@ class Service:
         """
         return await predict_events(await self.model(name, owner), events)
 
-    def bundles(self, owner: str) -> list[Bundle]:
-        """The whole bundles of the owner, sorted by name; read once for each version."""
-        known: dict[str, Bundle] = {}
-        for name in self.repository.names():
+    def bundles(self, owner: str) -> list[Listed]:
+        """The whole bundles of the owner, sorted by name; each version is read once."""
+        found = []
+        for name in self._owners.names(owner):
             try:
                 version = self.repository.version(name)
-                known[version] = self._known.get(version) or self.repository.get(name)
+                listed = self._known.pop(version, None) or Listed.of(self.repository.get(name))
             except (MlaasError, OSError) as error:
                 _log.warning("left out the model %s: %s", name, error)
-        self._known = known
-        return [bundle for bundle in known.values() if self._owners.sees(bundle.name, owner)]
+                continue
+            self._known[version] = listed  # the last one used is the last
+            found.append(listed)
+        while len(self._known) > MOST_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        return found
 
     @contextmanager
     def reading(self, name: str, owner: str) -> Iterator[Bundle]:

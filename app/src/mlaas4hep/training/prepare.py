@@ -303,10 +303,10 @@ def _check_selection(given: _Input, classes: Labels, counts: NDArray[np.int64]) 
 
 def _refuse_same(files: Sequence[RootFile]) -> None:
     """DataError where two inputs are one tree: its events would be in training and test at once."""
-    seen: dict[tuple[str, int | None, str, int], str] = {}
+    seen: dict[tuple[str, str, int], str] = {}
     for file in files:
         tree = file.tree.partition(";")[0]
-        key = file.uuid, file.size, tree, file.entries
+        key = file.uuid, tree, file.entries  # not the size: another tree may have been added
         if key in seen:
             raise DataError(
                 f"{seen[key]} and {file.name} hold the same events, of the tree {tree}",

@@ -80,7 +80,7 @@ def _mlaas_error(_: Request, error: Any) -> Response:
 
 def _os_error(_: Request, error: Any) -> Response:
     full = is_full(error)
-    _log.exception("a request failed")
+    _log.error("a request failed", exc_info=error)
     return Response(
         error_body("the disk is full" if full else _FAILED), 507 if full else 500, None, JSON
     )

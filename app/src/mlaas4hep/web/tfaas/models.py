@@ -44,8 +44,8 @@ class Models:
         empty = dict.fromkeys(CARD_KEYS, "") | {"img_channels": 0, "options": None}
         return json_response(
             [
-                {key: (empty | bundle.card)[key] for key in CARD_KEYS}
-                for bundle in self._service.bundles(caller_of(request.scope).owner)
+                {key: (empty | listed.bundle.card)[key] for key in CARD_KEYS}
+                for listed in self._service.bundles(caller_of(request.scope).owner)
             ]
         )
 

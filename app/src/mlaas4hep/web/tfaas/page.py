@@ -9,8 +9,7 @@ from math import isfinite
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlaas4hep.inference.events import example
-from mlaas4hep.inference.service import Service
+from mlaas4hep.inference.service import Listed, Service
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.web.pages import Pages
 from mlaas4hep.web.sign_in import caller_of
@@ -32,12 +31,15 @@ class Page:
         models = [
             {
                 "bundle": bundle,
+                "flat": listed.flat,
+                "jagged": listed.jagged,
                 "card": bundle.card,
                 "metrics": _numbers(bundle),
-                "example": _example(bundle),
-                "report": (bundle.path / "report.html").exists(),
+                "example": _example(listed),
+                "report": (bundle.path / "report.html").is_file(),
             }
-            for bundle in self._service.bundles(who.owner)
+            for listed in self._service.bundles(who.owner)
+            for bundle in [listed.bundle]
         ]
         return self._pages.show(
             "tfaas.html",
@@ -64,6 +66,8 @@ def _numbers(bundle: Bundle) -> dict[str, float]:
     return {key: value for key, value in numbers.items() if isfinite(value)}
 
 
-def _example(bundle: Bundle) -> str:
-    """A body of /predict/events."""
-    return json.dumps({"model": bundle.name, "events": [example(bundle.specs)]})
+def _example(listed: Listed) -> str:
+    """A body of /predict/events; "" where it would be too long."""
+    if listed.example is None:
+        return ""
+    return json.dumps({"model": listed.bundle.name, "events": [listed.example]})
