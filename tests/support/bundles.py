@@ -80,7 +80,6 @@ def make_bundle(
     classes: Sequence[str] = ("background", "signal"),
     why_not: str = "",
     metrics: Mapping[str, float] | None = None,
-    metrics_text: str = "",
     report: str = "",
 ) -> Path:
     """Write the bundle ``folder/name``; ``graph`` gets the number of columns; returns its path.
@@ -101,7 +100,7 @@ def make_bundle(
         "params.json": json.dumps(card(name, "a test's model", created, Keras.card_names)),
         "columns.json": json.dumps(specs.columns),
         "labels.txt": labels_text(list(classes)),
-        "metrics.json": metrics_text or json.dumps(metrics or {"auc": 0.875}),
+        "metrics.json": json.dumps(metrics or {"auc": 0.875}),
         "history.json": "{}",
         "config.pbtxt": triton_config(name, width, outputs),
         "provenance/params.json": "{}",

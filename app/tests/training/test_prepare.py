@@ -431,9 +431,13 @@ def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: Exi
 
 def test_identified_events_keep_their_part_in_other_files(tmp_path: Path, stack: ExitStack) -> None:
     """Merged, sorted anew, and with other types; the same model sees the same events."""
-    files = two(tmp_path)
-    by: dict[str, Any] = {"split": {"by": ["run", "id"]}, "identifier": ["run"]}
+    by: dict[str, Any] = {"split": {"by": ["run", "id"]}}
     branches = [content(900, 1), content(600, 2, shift=25)]
+    branches = [each | {"copy": each["id"]} for each in branches]
+    files = [
+        write(tmp_path / f"{name}.root", each)
+        for name, each in zip(("background", "signal"), branches, strict=True)
+    ]
     places = np.random.default_rng(1).permutation(1500)
     merged = {
         name: ak.concatenate([each[name] for each in branches])[places] for name in branches[0]
@@ -446,7 +450,8 @@ def test_identified_events_keep_their_part_in_other_files(tmp_path: Path, stack:
         data, _ = streamed(stack, names, labels, **by)
         assert data.task.split_by == ["run", "id"]
         specs = data.task.specs
-        low, high, at = specs.minv["id"], specs.maxv["id"], specs.columns.index("id")
+        assert not {"run", "id"} & set(specs.columns)  # they tell events apart, no more
+        low, high, at = specs.minv["copy"], specs.maxv["copy"], specs.columns.index("copy")
         ids = [
             np.sort(
                 np.rint(np.concatenate([b[0][:, at] for b in blocks]) * float(high - low) + low)

@@ -55,8 +55,7 @@ class EventsToUse:
         total = sum(entries)
         if nevts == -1 or nevts >= total:
             return cls(nevts, tuple(((0, rows),) if rows else () for rows in entries), passing)
-        shares = [min(rows, max(1, round(rows * nevts / total))) for rows in entries]
-        return cls(nevts, tuple(map(_spread, entries, shares)), passing)
+        return cls(nevts, tuple(map(_spread, entries, _shares(entries, nevts))), passing)
 
     @property
     def counts(self) -> list[int]:
@@ -75,6 +74,16 @@ class EventsToUse:
         """As ``Specs.selection`` holds it."""
         spread = {} if self.nevts == -1 else {"nevts_places": PLACES}
         return {"nevts": self.nevts, **spread}
+
+
+def _shares(entries: Sequence[int], nevts: int) -> list[int]:
+    """So many events of all files, of each in proportion, by the method of largest remainders."""
+    total = sum(entries)
+    shares = [rows * nevts // total for rows in entries]
+    rest = sorted(range(len(entries)), key=lambda i: -(entries[i] * nevts % total))
+    for i in rest[: nevts - sum(shares)]:
+        shares[i] += 1
+    return shares
 
 
 def _spread(entries: int, used: int) -> tuple[Range, ...]:

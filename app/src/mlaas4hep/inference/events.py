@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from itertools import chain, islice
 from reprlib import repr
 from typing import Any, NamedTuple
@@ -129,8 +130,8 @@ class EventTable:
         return len(content[first])
 
 
-async def predict_events(model: Model, content: Any) -> EventAnswers:
-    """The answers to events as they are in the tree.
+async def predict_events(model: Model, content: Any, pool: Executor | None = None) -> EventAnswers:
+    """The answers to events as they are in the tree; ``pool`` or the loop's makes rows of them.
 
     Raises UsageError, EventError where lists of one collection differ in length, or LimitError
     where the model's expressions would take too long.
@@ -141,6 +142,7 @@ async def predict_events(model: Model, content: Any) -> EventAnswers:
     size = max(1, min(SLICE, SLICE_CELLS // model.width))
     answers = []
     operations = outside = 0
+    loop = asyncio.get_running_loop()
     for start in range(0, max(len(table), 1), size):
 
         def encode(start: int = start, size: int = size) -> NDArray[np.float32]:
@@ -163,7 +165,7 @@ async def predict_events(model: Model, content: Any) -> EventAnswers:
             outside += sum(map(np.count_nonzero, model.limits.beyond(rows)))
             return rows
 
-        answers.append(await model.predict_many(await asyncio.to_thread(encode)))
+        answers.append(await model.predict_many(await loop.run_in_executor(pool, encode)))
     predictions = np.concatenate(answers)
     return EventAnswers(model.name, model.classes, predictions, encoder.truncated, outside)
 

@@ -44,8 +44,8 @@ class LocalAnswers:
         self._encoder = Encoder(bundle.specs)
         self._outside = Outside(bundle.specs)
         self._folds = bundle.manifest.folds
-        files = enumerate(bundle.specs.files)
-        self._trained = {(file.uuid, file.tree): at for at, file in files}
+        self._files = bundle.specs.files
+        self._trained = {(file.uuid, file.tree): at for at, file in enumerate(self._files)}
 
     @property
     def truncated(self) -> int:
@@ -94,6 +94,13 @@ class LocalAnswers:
         position = self._trained.get((file.uuid, file.record.tree))
         if position is None:
             return None
+        if file.entries != (had := self._files[position].entries):
+            raise DataError(
+                f"{file.name} has the UUID of a training file, but {file.entries} events instead of"
+                f" {had}: the model that has seen an event can't be told",
+                "Predict the file that was trained on, or train with split.by, which knows events"
+                " by their numbers.",
+            )
         key = file_key(position, file.uuid)
         return folds(known.seed, key, start, start + n, known.number)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
@@ -68,6 +70,8 @@ class Service:
         self.registry = Registry(self.repository, settings)
         self._owners = Owners(self.repository)
         self._publishing = asyncio.Semaphore(PUBLISHED_AT_ONCE)
+        self._packing = asyncio.Lock()
+        self._encoding = ThreadPoolExecutor(thread_name_prefix="encode")
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._known: dict[str, Listed] = {}
 
@@ -79,6 +83,7 @@ class Service:
     def close(self) -> None:
         """End the workers."""
         self.registry.close()
+        self._encoding.shutdown(wait=False, cancel_futures=True)
 
     async def model(self, name: str, owner: str) -> Model:
         """The newest version of a model, in memory.
@@ -116,7 +121,7 @@ class Service:
         Raises like ``model``, UsageError, EventError where lists of one collection differ in
         length, and LimitError for too many events.
         """
-        return await predict_events(await self.model(name, owner), events)
+        return await predict_events(await self.model(name, owner), events, self._encoding)
 
     def bundles(self, owner: str) -> list[Listed]:
         """The whole bundles of the owner, sorted by name; each version is read once."""
@@ -144,6 +149,14 @@ class Service:
             except NotFoundError:
                 raise self._owners.missing(name, owner) from None
             yield bundle
+
+    async def archive(self, bundle: Bundle) -> Path:
+        """NAME.tar.gz of a bundle that ``reading`` gave, packed once for each version.
+
+        Few are packed at a time, and whoever waits for that holds no thread.
+        """
+        async with self._packing:
+            return await asyncio.to_thread(self.repository.archive, bundle)
 
     async def publish(self, archive: IO[bytes], max_bytes: int, owner: str) -> Bundle:
         """Publish a bundle's archive; every later prediction is the new model's.

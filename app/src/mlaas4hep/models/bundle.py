@@ -71,6 +71,7 @@ _ALWAYS = ("params.json", "specs.json", "columns.json", "labels.txt", "metrics.j
 _ONNX = "1/model.onnx"
 SELECTED = "selected"
 """The column of predictions that says whether an event passes the training's selection."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN = 10  # classes that a text names
 MAX_UNPACKED = 4 << 30
 """Bytes of the largest bundle that ``opened`` unpacks."""
@@ -174,6 +175,8 @@ class Bundle:
             raise BundleError(f"the bundle {path.name}: columns.json and specs.json differ")
         if (path / "labels.txt").read_bytes() != labels_text(manifest.classes).encode():
             raise BundleError(f"the bundle {path.name}: labels.txt and bundle.json differ")
+        if not isinstance(_read_json(path / "metrics.json"), dict):
+            raise BundleError(f"the bundle {path.name}: metrics.json is not an object")
         if not isinstance(bundle.card.get("name"), str):
             raise BundleError(f"the bundle {path.name}: params.json is not a model card")
         return bundle
@@ -431,18 +434,24 @@ def _read_manifest(path: Path) -> Manifest:
         if name.startswith("/") or ".." in name.split("/") or not isinstance(digest, str):
             raise BundleError(f"{where}: {name!r} is not a file of the bundle")
     try:
-        datetime.fromisoformat(manifest.created)
+        year = datetime.fromisoformat(manifest.created).year
     except ValueError:
-        raise BundleError(f"{where}: {manifest.created!r} is not a time") from None
+        year = 0
+    if not 1980 <= year < 2100:  # which an archive can hold
+        raise BundleError(f"{where}: {manifest.created!r} is not a time from 1980 to 2099")
     return manifest
 
 
 def _read_json(path: Path) -> Any:
     check_size(path, path.name)
     try:
-        return json.loads(path.read_text())
+        text = path.read_text()
+        value = json.loads(text)
+        if _SURROGATE.search(text):  # half a character can't be shown or sent
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
+    return value
 
 
 def _files(path: Path) -> list[str]:

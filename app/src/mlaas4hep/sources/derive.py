@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,7 +16,7 @@ from mlaas4hep.data.derivation import Input
 from mlaas4hep.data.expressions import Expression
 from mlaas4hep.sources.columns import BranchInfo
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.selection import Selected
+from mlaas4hep.sources.selection import Selected, shared_counters
 
 _STEP = 8192  # entries that are looked at at once; a multiple of 8
 _SEPARATORS = ("_", ".", "/")
@@ -146,8 +145,7 @@ def _collection(
     They have one counter in the tree; without it, names that begin alike. Those of another tree,
     a friend or what it is a friend of, are known by their names.
     """
-    counters = Counter(info.counter for info in known.values() if info.counter)
-    shared = {counter for counter, uses in counters.items() if uses > 1}
+    shared = shared_counters(known.values())
 
     def group(branch: str) -> tuple[str, int]:
         info = known[branch]

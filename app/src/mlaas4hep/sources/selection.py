@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
@@ -158,7 +159,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     wanted = [name for name in known if _is_wanted(infos_by_name[name], selection)]
     left_out: dict[str, str] = {}
     kinds: dict[str, str] = {}
-    warnings = _idle(selection, known)
+    warnings = [*_idle(selection, known), *_no_features(selection)]
     differing: dict[str, str] = {}
     for name in wanted:
         infos = [file.branches.get(name) for file in files]
@@ -189,13 +190,14 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         raise _nothing_left(f"the tree {selection.tree} of {where}", left_out)
     jagged = sorted(k for k, kind in kinds.items() if kind == "jagged")
     infos_of = [next(f.branches[k] for f in files if k in f.branches) for k in jagged]
+    shared = shared_counters(files[0].branches.values())
     return Selected(
         sorted(k for k, kind in kinds.items() if kind == "flat"),
         jagged,
         left_out,
         warnings,
         _groups(infos_of, lambda info: info.counter),
-        _groups(infos_of, _stem),
+        _groups(infos_of, lambda info: "" if info.counter in shared else _stem(info)),
         observers,
     )
 
@@ -265,9 +267,29 @@ def _groups(infos: Sequence[BranchInfo], key: Callable[[BranchInfo], str]) -> li
     return [names for names in found.values() if len(names) > 1]
 
 
+def shared_counters(infos: Iterable[BranchInfo]) -> set[str]:
+    """Counters of several branches; uproot writes one for each branch, which tells nothing."""
+    uses = Counter(info.counter for info in infos if info.counter)
+    return {counter for counter, number in uses.items() if number > 1}
+
+
+def _no_features(selection: Selection) -> list[str]:
+    """A warning for each selected branch that is something else, and so not a feature."""
+    roles = {selection.label_branch: "the label", selection.weight_branch: "the weight"}
+    warnings = []
+    for name in selection.selected_branches:
+        role = roles.get(name)
+        for key in ("identifier", "observers"):
+            if any(_matches(name, pattern) for pattern in getattr(selection, key)):
+                role = role or f"in {key}"
+        if role:
+            warnings.append(f"selected_branches: {name!r} is {role}, so it is not a feature")
+    return warnings
+
+
 def _stem(info: BranchInfo) -> str:
-    """``Jet`` of ``Jet_pt``; empty if the branch has a counter, or lists of a fixed length."""
-    if info.counter or info.fixed:
+    """``Jet`` of ``Jet_pt``; empty for lists of a fixed length."""
+    if info.fixed:
         return ""
     start, *rest = re.split(r"[_./:]", info.own_name, maxsplit=1)
     return start if rest else ""

@@ -183,4 +183,9 @@ def _label_values(events: Events, name: str) -> NDArray[Any]:
                 f"the label branch {name} holds {values[~whole][0]!s}, which is not a whole number",
                 "A label is one whole number, bool or text per event.",
             )
+    if values.dtype == np.uint64 and (values > np.iinfo(np.int64).max).any():
+        raise DataError(
+            f"the label branch {name} holds {values.max()}, which is more than 2^63 - 1",
+            "Number the classes from 0.",
+        )
     return values if values.dtype.kind in "US" else values.astype(np.int64)

@@ -46,6 +46,7 @@ INSTEAD = {
     **dict.fromkeys(("masking", "masks"), "mask"),
     **dict.fromkeys(("spectators", "spectator", "keep", "passthrough"), "observers"),
     **dict.fromkeys(("object_selection", "object_cuts", "objs"), "objects"),
+    **dict.fromkeys(("folds", "k_folds", "kfold", "k_fold", "kfolds", "cv"), "split"),
     "hists": "hist",
     "histograms": "hist",
     **dict.fromkeys(("friend", "friend_trees", "addfriend", "add_friend"), "friends"),

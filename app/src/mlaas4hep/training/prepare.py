@@ -224,7 +224,8 @@ def _opened(
         )
     selection = Selection(
         tree=trees,
-        identifier=params.identifier,
+        # What tells events apart tells nothing about their class.
+        identifier=tuple(dict.fromkeys([*params.identifier, *params.parts.by])),
         selected_branches=params.selected_branches,
         exclude_branches=params.exclude_branches,
         observers=params.observers,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -198,17 +199,33 @@ def test_the_page_shows_a_curl_that_works(service: TFaaSProcess, tmp_path: Path)
 
 @pytest.mark.hostile
 @pytest.mark.parametrize(
-    "text", ['{"auc": 1' + "0" * 400 + "}", '{"auc": NaN}', "[" * 100_000, '{"auc": "1"}']
+    "text",
+    [
+        '{"auc": 1' + "0" * 400 + "}",
+        '{"auc": NaN}',
+        "[" * 100_000,
+        '{"auc": "1"}',
+        '{"\\ud800": 1}',
+        "[]",
+    ],
 )
 def test_the_page_is_shown_whatever_a_bundle_says_of_itself(
     service: TFaaSProcess, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "bundles").mkdir()
-    odd = make_bundle(tmp_path / "bundles", "odd", metrics_text=text)
-    upload(service, pack(odd))
+    odd = make_bundle(tmp_path / "bundles", "odd")
+    (odd / "metrics.json").write_text(text)
+    manifest = json.loads((odd / "bundle.json").read_text())
+    manifest["files"]["metrics.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (odd / "bundle.json").write_text(json.dumps(manifest))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(odd, "odd")
+    answer = service.http.post("/upload", content=packed.getvalue())
+    assert answer.status_code == (200 if text.startswith('{"auc"') else 400)
     response = service.http.get("/")
     assert response.status_code == 200
-    assert "odd" in response.text
+    assert ("odd" in response.text) == (answer.status_code == 200)
     assert "AUC" not in response.text
 
 

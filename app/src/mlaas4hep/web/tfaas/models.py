@@ -54,10 +54,10 @@ class Models:
         with self._service.reading(*_asked(request)) as bundle:
             return Response((bundle.path / "params.json").read_bytes(), 200, None, JSON)
 
-    def download(self, request: Request) -> Response:
+    async def download(self, request: Request) -> Response:
         """Answer with NAME.tar.gz; it stays whole when the model is replaced meanwhile."""
         with self._service.reading(*_asked(request)) as bundle:
-            archive = self._service.repository.archive(bundle).open("rb")
+            archive = (await self._service.archive(bundle)).open("rb")
         head = request.method == "HEAD"
         return download(archive, "application/gzip", f"{bundle.name}.tar.gz", head)
 
@@ -66,7 +66,7 @@ class Models:
         with self._service.reading(*_asked(request)) as bundle:
             try:
                 page = (bundle.path / "report.html").read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 raise NotFoundError(f"the model {bundle.name} has no report") from None
         return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
