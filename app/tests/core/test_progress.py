@@ -24,6 +24,22 @@ def test_a_phase_is_complete_when_the_next_begins(capsys):
     ]  # fmt: skip
 
 
+def test_each_fold_has_its_lines_and_the_last_figures_are_shown(capsys):
+    with Bars() as bars:
+        for fold in (1, 2):
+            for done, epoch in ((50, 1), (100, 1), (100, 2)):
+                bars("training", done, 100, fold=fold, epoch=epoch)
+            bars("testing", 10, 10, fold=fold)
+    assert [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()] == [
+        "training 50 % 50/100 fold 1 epoch 1",
+        "training 100 % 100/100 fold 1 epoch 2",
+        "testing 100 % 10/10 fold 1",
+        "training 50 % 50/100 fold 2 epoch 1",
+        "training 100 % 100/100 fold 2 epoch 2",
+        "testing 100 % 10/10 fold 2",
+    ]
+
+
 def test_progress_of_nothing_is_done(capsys):
     with Bars() as bars:
         bars("specs", 0, 0)

@@ -9,8 +9,8 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from mlaas4hep.core.errors import DataError
-from mlaas4hep.data import Encoder, EventsToUse, Specs
+from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.data import Encoder, EventsToUse, Passing, Specs
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import Selection
@@ -149,6 +149,15 @@ def test_progress_goes_to_the_end(small_files: list[Path]) -> None:
     assert seen == [("specs", 700, 1000), ("specs", 1000, 1000)]
 
 
+def test_progress_counts_the_events_that_pass(small_files: list[Path]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    half = Passing([np.packbits(np.arange(700) % 2 == 0)])
+    with RootFile(str(small_files[0]), "events") as file:
+        use = EventsToUse.of([700], passing=[half])
+        scan([file], Selection("events"), use, lambda *args, **figures: seen.append(args))
+    assert seen == [("specs", 350, 350)]
+
+
 def lists(lengths: list[int], seed: int = 1) -> ak.Array:
     return ak.unflatten(np.random.default_rng(seed).normal(size=sum(lengths)), lengths)
 
@@ -224,9 +233,11 @@ def test_lists_get_the_columns_that_were_asked_for(small_files: list[Path]) -> N
 
 def test_sizes_that_fit_nothing_or_contradict_are_named(small_files: list[Path]) -> None:
     for sizes, match in (
-        ({"Jets": 3}, "max_vec_sizes: 'Jets' is no jagged branch in use"),
-        ({"x": 3}, "max_vec_sizes: 'x' is no jagged branch in use"),
+        ({"Jets": 3}, "max_vec_sizes: 'Jets' is neither a jagged branch in use"),
+        ({"x": 3}, "max_vec_sizes: 'x' is neither a jagged branch in use"),
         ({"Jet": 3, "*_pt": 4}, r"several fit the branch Jet_pt: 'Jet', '\*_pt'"),
     ):
-        with pytest.raises(DataError, match=match):
+        with pytest.raises(UsageError, match=match) as error:
             scanned(small_files, Selection("events", max_vec_sizes=sizes))
+        if "Jets" in sizes:
+            assert error.value.remedy.startswith("Did you mean 'Jet'")

@@ -59,37 +59,59 @@ class Bars:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._tenths: dict[str, int] = {}
-        self._phase, self._total, self._figures = "", 0, ""
+        self._phase, self._done, self._total, self._figures = "", 0, 0, ""
+        self._tenth = 0
+        """The last of the phase that has a line."""
 
     def __enter__(self) -> Bars:
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._done >= self._total:
+            self._end()
         self._bars.stop()
 
     def __call__(self, phase: str, done: int, total: int, **figures: float) -> None:
         """Show that ``done`` of ``total`` are done (a core.progress.Progress).
 
-        Phases follow one another: when one begins, those before it are complete.
+        Phases follow one another: when one begins, those before it are complete. One may come
+        again, as those of each fold do.
         """
-        if self._phase not in ("", phase):
-            self._show(self._phase, self._total, self._total, self._figures)
-        self._phase, self._total, self._figures = phase, total, _figures(figures)
-        self._show(phase, done, total, self._figures)
-
-    def _show(self, phase: str, done: int, total: int, figures: str) -> None:
+        if phase != self._phase or done < self._done:
+            self._end()
+            self._tenth = 0
+        self._phase, self._done, self._total = phase, done, total
+        self._figures = _figures(figures)
         if self._console.is_terminal:
-            if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(phase, total=total, figures="")
-            self._bars.update(self._tasks[phase], completed=done, total=total, figures=figures)
+            self._draw(done)
             return
         tenth = 10 if total <= 0 else min(10, 10 * done // total)
-        if tenth > self._tenths.get(phase, 0):
-            self._tenths[phase] = tenth
-            line = f"{phase:<11} {10 * tenth:3d} %  {done}/{total}  {figures}"
-            self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
+        if tenth > self._tenth and (tenth < 10 or not figures):
+            self._tenth = tenth
+            self._print(done)
+
+    def _end(self) -> None:
+        """Show that the phase is complete; its last figures may come after its last event."""
+        if not self._phase or self._tenth == 10:
+            return
+        if self._done < self._total:
+            self._figures = ""  # those of the end weren't told
+        if self._console.is_terminal:
+            self._draw(self._total)
+        else:
+            self._tenth = 10
+            self._print(self._total)
+
+    def _draw(self, done: int) -> None:
+        phase, total = self._phase, self._total
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total, figures="")
+        self._bars.update(self._tasks[phase], completed=done, total=total, figures=self._figures)
+
+    def _print(self, done: int) -> None:
+        line = f"{self._phase:<11} {10 * self._tenth:3d} %  {done}/{self._total}  {self._figures}"
+        self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
 
 class ProgressFile:

@@ -78,7 +78,7 @@ def _scan(
                 found.add(position, derive.derive(events) if derive else events)
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None
-            done += stop - start
+            done += passing.count(start, stop)
             progress("specs", done, total)
     specs = replace(found.result(), left_out=chosen.left_out, observers=chosen.observers)
     _check_derived(specs)
