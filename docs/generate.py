@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from pydantic.fields import FieldInfo
 
+from mlaas4hep.cli.errors import EPILOG
 from mlaas4hep.cli.main import app
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.training.params import Params
@@ -51,8 +52,7 @@ def _table(title: str, text: str, fields: dict[str, FieldInfo]) -> str:
 def command_line() -> str:
     """Every command with its options."""
     group: Any = typer.main.get_command(app)
-    parts = [NOTE + "# Commands", "", "Exit status: 0 done, 1 the work failed, 2 the request was"
-             " wrong and nothing was done.", ""]  # fmt: skip
+    parts = [NOTE + "# Commands", "", EPILOG, ""]
     for name, command in _commands(group):
         parts += [f"## mlaas4hep {name}", "", _help(command), ""]
         rows = [

@@ -93,7 +93,7 @@ def test_no_such_tree(refused, five_files):
 
 def test_no_such_branch(refused, five_files):
     write_params(five_files, selected_branches=["MET_pt", "Jet_pT"])
-    refused(1, "Jet_pT", "Jet_pt")
+    refused(2, "Jet_pT", "Jet_pt")
 
 
 def test_fewer_labels_than_files(refused, five_files):

@@ -164,7 +164,7 @@ def test_what_the_files_dont_have_is_named(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="label is the label") as found:
             derived(files, new={"x": "1 + label"}, label="label")
         assert "selection only" in found.value.remedy
-        with pytest.raises(UsageError, match="it reads no list of muon") as found:
+        with pytest.raises(UsageError, match="there is no collection muon") as found:
             derived(files[:1], {"muon": "mu_pt > 3"})
         assert "'mu'" in found.value.remedy
         with pytest.raises(UsageError, match="jet_pt belongs to jet and to njet_pt"):

@@ -7,7 +7,7 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.selection import Selected, Selection, select
 from real.files import RealFile, each
@@ -67,23 +67,23 @@ def test_the_label_branch_is_no_feature(real: RealFile) -> None:
     found = chosen([path], Selection("events", label_branch="Q1"))
     assert "Q1" not in found.flat
     for label, said in (("Tpye", "no branch 'Tpye'"), ("q1", "no branch 'q1'")):
-        with pytest.raises(DataError, match=f"{real.name}: {said}") as error:
+        with pytest.raises(UsageError, match=f"{real.name}: {said}") as error:
             chosen([path], Selection("events", label_branch=label))
         assert "Did you mean" in error.value.remedy
 
 
 @each("hzz")
 def test_labels_come_from_no_list(real: RealFile) -> None:
-    with pytest.raises(DataError, match="labels can't be taken from Jet_Px, which is jagged"):
+    with pytest.raises(UsageError, match="labels can't be taken from Jet_Px, which is jagged"):
         chosen([real.path], Selection("events", label_branch="Jet_Px"))
 
 
 @each("atlas")
 def test_lists_of_lists_are_refused_with_the_way_out(real: RealFile) -> None:
-    with pytest.raises(DataError, match=r"jet_tracks of .* neither numbers nor lists") as error:
+    with pytest.raises(UsageError, match=r"jet_tracks of .* neither numbers nor lists") as error:
         chosen([real.path], Selection("nominal", selected_branches=("jet_tracks",)))
     assert "ak.flatten" in error.value.remedy
-    with pytest.raises(DataError, match="mu_names") as error:
+    with pytest.raises(UsageError, match="mu_names") as error:
         chosen([real.path], Selection("nominal", selected_branches=("mu_names",)))
     assert "ak.flatten" not in error.value.remedy
 
@@ -96,7 +96,7 @@ def test_a_text_is_left_out_and_refused_by_name(real: RealFile) -> None:
     assert "char*" in found.left_out["Type"]
     assert chosen([path], Selection("events", selected_branches=("[TE]*",))).left_out
     with pytest.raises(
-        DataError, match=f"selected_branches: the branch Type of .*{real.name}.* char"
+        UsageError, match=f"selected_branches: the branch Type of .*{real.name}.* char"
     ):
         chosen([path], Selection("events", selected_branches=("E1", "Type")))
 
@@ -108,7 +108,7 @@ def test_a_text_is_left_out_and_refused_by_name(real: RealFile) -> None:
 def test_unknown_names_are_errors_with_the_nearest(
     small_files: list[Path], key: str, name: str, near: str
 ) -> None:
-    with pytest.raises(DataError, match=f"{key}: no branch '{name[:4]}") as error:
+    with pytest.raises(UsageError, match=f"{key}: no branch '{name[:4]}") as error:
         chosen(small_files[:1], Selection("events", **{key: (name,)}))  # type: ignore[arg-type]
     assert str(small_files[0]) in error.value.message
     assert near in error.value.remedy
@@ -135,6 +135,7 @@ def test_files_whose_branches_differ(differing: list[Path]) -> None:
     message = error.value.message
     assert f"more is not in {differing[1]}" in message
     assert f"kind is flat (double) in {differing[0]}, jagged (double[2]) in" in message
+    assert message.endswith("They share 2 of 4")
     assert '"branches": "common"' in error.value.remedy
 
     common = chosen(differing, Selection("events", branches="common"))
@@ -158,13 +159,13 @@ def test_more_than_ten_differences_are_counted(tmp_path: Path) -> None:
         write_tree(tmp_path / "one.root", "events", {"x": x} | {f"b{i}": x for i in range(14)}),
         write_tree(tmp_path / "two.root", "events", {"x": x}),
     ]
-    with pytest.raises(DataError, match="; and 4 more"):
+    with pytest.raises(DataError, match=r"; and 4 more\. They share 1 of 15: are they"):
         chosen(files, NO_IDENTIFIER)
 
 
 def test_selected_and_excluded_by_the_same_name(small_files: list[Path]) -> None:
     selection = Selection("events", selected_branches=("x", "Jet_*"), exclude_branches=("x",))
-    with pytest.raises(DataError, match="x: in selected_branches and in exclude_branches"):
+    with pytest.raises(UsageError, match="x: in selected_branches and in exclude_branches"):
         chosen(small_files, selection)
 
 
@@ -187,7 +188,7 @@ def test_an_exclusion_that_leaves_nothing_out_is_a_warning(
 
 
 def test_an_identifier_that_no_file_has(small_files: list[Path]) -> None:
-    with pytest.raises(DataError, match="identifier: no branch 'rum'") as error:
+    with pytest.raises(UsageError, match="identifier: no branch 'rum'") as error:
         chosen(small_files, Selection("events", identifier=("x", "rum")))
     assert "'run'" in error.value.remedy
     assert "x" not in chosen(small_files, Selection("events", identifier=("x", "r*"))).flat

@@ -91,8 +91,8 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
         ([odd], ["score"], DataError, r"label branch score holds 0\.02.*not a whole number"),
         ([odd], ["met"], DataError, "label branch met holds nan"),
         ([odd], ["one"], DataError, "label branch one holds the value 1 only"),
-        ([odd, files[0]], ["score"], DataError, r"background\.root: no branch 'score'"),
-        (files, ["jet_pt"], DataError, "labels can't be taken from jet_pt, which is jagged"),
+        ([odd, files[0]], ["score"], UsageError, r"background\.root: no branch 'score'"),
+        (files, ["jet_pt"], UsageError, "labels can't be taken from jet_pt, which is jagged"),
         ([many], ["id"], DataError, "id has more than 1000 different values"),
     ]
     for given, labels, error, match in cases:

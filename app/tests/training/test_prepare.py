@@ -286,7 +286,7 @@ class TestCuts:
         ):
             task = prepared(stack, files, max_vec_sizes=sizes, **CUTS)
             assert task.specs.jdim == jdim
-        with pytest.raises(DataError, match="max_vec_sizes: 'ht' is no jagged branch"):
+        with pytest.raises(UsageError, match="max_vec_sizes: 'ht' is neither a jagged branch"):
             prepared(stack, files, max_vec_sizes={"ht": 1}, **CUTS)
 
     def test_lists_are_sorted_before_they_are_cut_off(
@@ -421,11 +421,11 @@ def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: Exi
     again = prepared(stack, files, **keys, normalisation="standard", mask=True)
     assert any("specs.json is made again: stale specs: mask was None" in w for w in again.warnings)
     for wrong, told in (
-        ({"missing": {"jets": 3}}, "missing: 'jets' is no branch in use"),
+        ({"missing": {"jets": 3}}, "missing: 'jets' is neither a branch in use"),
         ({"clip": {"je*": [0, 1], "*_pt": [0, 2]}}, r"clip: several fit the branch jet_pt: 'je"),
         ({"exclude_branches": ["re:nothing.*"]}, "no branch 're:nothing"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(UsageError, match=told):
             prepared(stack, files, **wrong)
 
 
@@ -462,7 +462,7 @@ def test_identified_events_keep_their_part_in_other_files(tmp_path: Path, stack:
     assert parts[0] == parts[1]
     assert abs(len(parts[0][2]) / 1500 - 0.2) < 0.05
     for wrong, told in (("ids", "no branch 'ids' in .*background"), ("jet_pt", "is jagged")):
-        with pytest.raises(DataError, match=f"split: by: .*{told}"):
+        with pytest.raises(UsageError, match=f"split: by: .*{told}"):
             prepared(stack, files, split={"by": [wrong]})
     with pytest.raises(DataError, match=r"background\.root: event 0: nan can't identify it"):
         prepared(stack, files, split={"by": ["met"]})

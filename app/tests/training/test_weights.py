@@ -269,9 +269,9 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, stack: ExitStack, b
 
 def test_a_weight_branch_has_one_number_per_event(tmp_path: Path, stack: ExitStack) -> None:
     files = with_weights(tmp_path)
-    with pytest.raises(DataError, match="weights can't be taken from jet_pt, which is jagged"):
+    with pytest.raises(UsageError, match="weights can't be taken from jet_pt, which is jagged"):
         prepared(stack, files, weights="jet_pt")
-    with pytest.raises(DataError, match=r"no branch 'gan' to take weights from\n.*'gen'"):
+    with pytest.raises(UsageError, match=r"no branch 'gan' to take weights from\n.*'gen'"):
         prepared(stack, files, weights="gan")
 
 

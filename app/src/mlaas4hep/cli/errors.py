@@ -12,7 +12,10 @@ from rich.text import Text
 
 from mlaas4hep.core.errors import MlaasError
 
-EPILOG = "Exit status: 0 done, 1 the work failed, 2 the request was wrong and nothing was done."
+EPILOG = (
+    "Exit status: 0 done; 1 the work failed, such as reading a ROOT file or training the model;"
+    " 2 the command line, params.json or a setting is wrong."
+)
 
 
 def run(app: Callable[..., Any]) -> None:

@@ -27,7 +27,7 @@ class MlaasError(Exception):
 
 
 class UsageError(MlaasError):
-    """The request itself is wrong: an option, a parameter, a label list. Nothing was done."""
+    """The request itself is wrong: an option, a key of params.json, a label list, a setting."""
 
     exit_code = 2
 

@@ -49,10 +49,11 @@ class Split:
             return cls()
         if isinstance(value, Mapping):
             names = ("train", "validation", "test")
+            known = (*names, "by", "folds")
             for key in value:
-                if key not in (*names, "by", "folds"):
+                if key not in known:
                     raise UsageError(
-                        f"split has the unknown part {key!r}", did_you_mean(str(key), names)
+                        f"split has the unknown part {key!r}", did_you_mean(str(key), known)
                     )
             folds = value.get("folds", 0)
             if "folds" in value:

@@ -16,7 +16,7 @@ from mlaas4hep.data.derivation import Input
 from mlaas4hep.data.expressions import Expression
 from mlaas4hep.sources.columns import BranchInfo
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.selection import Selected, shared_counters
+from mlaas4hep.sources.selection import Selected, collections_of, shared_counters
 
 _STEP = 8192  # entries that are looked at at once; a multiple of 8
 _SEPARATORS = ("_", ".", "/")
@@ -159,14 +159,13 @@ def _collection(
     is_counter = {k: known[k].counter == name for k in there}
     used = next((k for k in cut.names if k in there and (is_counter[k] or is_named(k, name))), None)
     if used is None:
-        known_stems = dict.fromkeys(k[: min(at)] for k in there if (at := _ends(k)))
-        raise cut.error(
-            None,
-            f"it reads no list of {name[:100]}: no branch such as {name[:100]}_pt",
-            "Cut on one of its branches."
-            if name in known_stems
-            else did_you_mean(name[:100], known_stems),
-        )
+        known_names = collections_of(there)
+        if name in known_names:
+            about, remedy = f"it reads no branch of {name}", "Use one of its branches."
+        else:
+            about = f"there is no collection {name[:100]} (no list such as {name[:100]}_pt)"
+            remedy = did_you_mean(name[:100], known_names)
+        raise cut.error(None, about, remedy)
     (counter, fixed), friend = group(used), known[used].friend
     members = {
         k

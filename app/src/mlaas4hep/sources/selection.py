@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
-from mlaas4hep.core.errors import DataError, did_you_mean
+from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
 from mlaas4hep.data.preprocess import Preprocessing
 from mlaas4hep.data.specs import by_reason
 from mlaas4hep.sources.columns import BranchInfo, UnreadableError
@@ -69,7 +69,7 @@ class Selection:
         return {k: v for k, v in found.items() if k not in plain or v != plain[k]}
 
     def preprocessing(self, branches: Sequence[str]) -> Preprocessing:
-        """What is done to the values of the branches; DataError as ``by_branch`` raises."""
+        """What is done to the values of the branches; UsageError as ``by_branch`` raises."""
         missing = by_branch("missing", self.missing or {}, branches, "branch")
         clip = by_branch("clip", self.clip or {}, branches, "branch")
         return Preprocessing(
@@ -126,10 +126,10 @@ class Selected:
 def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     """The branches to read from all files.
 
-    Raises DataError naming: a name or wildcard that no file has, with the nearest ones; a branch
+    Raises UsageError naming: a name or wildcard that no file has, with the nearest ones; a branch
     both selected and excluded by its exact name, or selected so that holds neither numbers nor
-    lists of them; branches that differ from file to file; a label branch that can't be one; a
-    selection of nothing.
+    lists of them; a label branch that can't be one. Raises DataError naming branches that differ
+    from file to file, or on a selection of nothing.
     """
     known = list(dict.fromkeys(name for file in files for name in file.branches))
     where = files[0].name if len(files) == 1 else f"the {len(files)} files"
@@ -138,12 +138,12 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             if key == "identifier" and pattern in IDENTIFIER:
                 continue  # the default suits many files, not all
             if not any(_matches(name, pattern) for name in known):
-                raise DataError(
+                raise UsageError(
                     f"{key}: no branch {pattern!r} in the tree {selection.tree} of {where}",
                     did_you_mean(pattern, known),
                 )
     if both := sorted({*selection.selected_branches} & {*selection.exclude_branches}):
-        raise DataError(
+        raise UsageError(
             f"{', '.join(both)}: in selected_branches and in exclude_branches",
             "Remove it from one of them.",
         )
@@ -168,7 +168,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
         if not usable:
             reason = f"of type {found[0].type}: neither numbers nor lists of numbers"
             if name in selection.selected_branches:
-                raise DataError(
+                raise UsageError(
                     f"selected_branches: the branch {name} of {where} is {reason}",
                     _flatten(found[0].type) + "Remove it from selected_branches.",
                 )
@@ -181,8 +181,10 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
     if differing and selection.branches == "same":
         shown = "; ".join(f"{k} {v}" for k, v in list(differing.items())[:_SHOWN])
         more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        few = 2 * len(kinds) < len(wanted)
         raise DataError(
-            f"the files' branches differ: {shown}{more}",
+            f"the files' branches differ: {shown}{more}. They share {len(kinds)} of {len(wanted)}"
+            + (": are they the right files?" if few else ""),
             'Set "branches": "common" in params.json to use those that all files have.',
         )
     left_out |= differing
@@ -205,7 +207,7 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
 def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: str) -> dict[str, T]:
     """What the ``key`` of params.json gives each branch, of those that it gives something.
 
-    An exact name comes before wildcards and collections. Raises DataError naming a branch that is
+    An exact name comes before wildcards and collections. Raises UsageError naming a branch that is
     given several things, or what fits no branch.
     """
     found: dict[str, T] = {}
@@ -213,7 +215,7 @@ def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: s
         fitting = {pattern: value for pattern, value in given.items() if _is_of(name, pattern)}
         values = [given[name]] if name in given else list(fitting.values())
         if any(value != values[0] for value in values):
-            raise DataError(
+            raise UsageError(
                 f"{key}: several fit the branch {name}: {', '.join(map(repr, fitting))}",
                 f"Name {name} itself, or take one of them away.",
             )
@@ -221,11 +223,17 @@ def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: s
             found[name] = values[0]
     for pattern in given:
         if not any(_is_of(name, pattern) for name in branches):
-            raise DataError(
-                f"{key}: {pattern!r} is no {what} in use, and no collection of them",
-                did_you_mean(pattern, branches),
+            raise UsageError(
+                f"{key}: {pattern!r} is neither a {what} in use nor a collection of them",
+                did_you_mean(pattern, [*branches, *collections_of(branches)]),
             )
     return found
+
+
+def collections_of(branches: Sequence[str]) -> list[str]:
+    """What the branches' names begin with, before the first separator, each once."""
+    stems = (re.split(r"[_./]", name, maxsplit=1) for name in branches)
+    return list(dict.fromkeys(stem for stem, *rest in stems if stem and rest))
 
 
 def _is_of(name: str, key: str) -> bool:
@@ -372,17 +380,17 @@ def _difference(name: str, files: Sequence[RootFile]) -> str:
 
 
 def _check_role(files: Sequence[RootFile], name: str, role: str, kinds: Sequence[str]) -> None:
-    """DataError unless the label or weight branch is in each file, with one value per event."""
+    """UsageError unless the label or weight branch is in each file, with one value per event."""
     what = "one number or text" if "string" in kinds else "one number"
     for file in files:
         info = file.branches.get(name)
         if info is None:
-            raise DataError(
+            raise UsageError(
                 f"{file.name}: no branch {name!r} to take {role}s from",
                 did_you_mean(name, file.branches),
             )
         if info.kind not in kinds:
-            raise DataError(
+            raise UsageError(
                 f"{file.name}: {role}s can't be taken from {name}, which is {info.kind}"
                 f" ({info.type})",
                 f"Name a branch with {what} per event.",

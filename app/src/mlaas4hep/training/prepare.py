@@ -394,16 +394,16 @@ def _flat(values: Branch) -> NDArray[Any]:
 
 
 def _check_identity(files: Sequence[RootFile], by: Sequence[str]) -> None:
-    """DataError unless each of the branches is in each file, with a number per event."""
+    """UsageError unless each of the branches is in each file, with a number per event."""
     for name in by:
         for file in files:
             if name not in file.branches:
-                raise DataError(
+                raise UsageError(
                     f"split: by: no branch {name!r} in {file.name}",
                     did_you_mean(name, file.branches),
                 )
             if (info := file.branches[name]).kind != "flat":
-                raise DataError(
+                raise UsageError(
                     f"split: by: {name} of {file.name} is {info.kind} ({info.type})",
                     "Events are identified by branches with one number per event.",
                 )
