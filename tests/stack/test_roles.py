@@ -56,7 +56,7 @@ def test_wrong_settings_replace_nothing(vm: VM, tmp_path: Path) -> None:
     played = play(tmp_path, "--tags", "mlaas4hep", expected=False, mlaas4hep_settings=wrong)
     (said,) = played.messages
     assert "MLAAS4HEP_MAX_JOBS is 'many'" in said
-    assert "MLAAS4HEP_MAX_JOB_MEMORY is no setting. Did you mean" in said
+    assert "MLAAS4HEP_MAX_JOB_MEMORY is not a setting. Did you mean" in said
     assert played.changed == []
     assert vm.inspect("mlaas4hep-server")["Id"] == before
     assert vm.healthy("mlaas4hep-server")

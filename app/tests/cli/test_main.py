@@ -26,6 +26,21 @@ def test_every_command_is_there_and_explains_itself(command):
         assert "Exit status" in text.out
 
 
+def test_help_shows_what_is_to_be_typed(command, monkeypatch):
+    """It is rendered as Markdown, to which * and <> are marks."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "*ttbar*=signal,*qcd*=background" in command("train", "--help").out
+    for service in ("server", "runner", "tfaas", "settings"):
+        assert "MLAAS4HEP_<SETTING>" in command(service, "--help").out
+
+
+def test_a_port_beyond_the_last_is_refused(command):
+    for service in ("server", "tfaas"):
+        ended = command(service, "--port", "80801")
+        assert ended.code == 2
+        assert f"MLAAS4HEP_{service.upper()}_PORT is 80801: " in ended.err
+
+
 def test_version(command):
     assert command("--version").out == f"mlaas4hep {__version__}\n"
 

@@ -31,7 +31,7 @@ def test_all_that_is_wrong_is_named_at_once(command, monkeypatch):
     assert ended.out == ""
     assert "MLAAS4HEP_MAX_JOBS is 'many'" in ended.err
     assert "MLAAS4HEP_EXECUTOR is 'containr'" in ended.err
-    assert "MLAAS4HEP_MAX_JOB_MEMORY is no setting. Did you mean" in ended.err
+    assert "MLAAS4HEP_MAX_JOB_MEMORY is not a setting. Did you mean" in ended.err
     assert "'MLAAS4HEP_MAX_JOB_MEMORY_BYTES'" in ended.err
 
 
@@ -39,6 +39,7 @@ def test_all_that_is_wrong_is_named_at_once(command, monkeypatch):
     ("name", "value", "said"),
     [
         ("ENVIRONMENTS", "{", "not valid JSON"),
+        ("SERVER_PORT", "80801", "MLAAS4HEP_SERVER_PORT is '80801'"),
         ("ENVIRONMENTS", "{}", "MLAAS4HEP_ENVIRONMENTS is {}"),
         ("ISSUER", "http://iam.example", "MLAAS4HEP_ISSUER is 'http://iam.example'"),
         ("ISSUER", "https://iam.example", "MLAAS4HEP_ALLOWED_GROUPS is empty"),
@@ -55,4 +56,4 @@ def test_a_service_starts_in_spite_of_a_variable_that_is_no_setting(command, mon
     monkeypatch.setenv("MLAAS4HEP_MAXJOBS", "3")
     ended = command("admin", "users", "--store", tmp_path)
     assert ended.code == 0
-    assert "MLAAS4HEP_MAXJOBS is no setting. Did you mean 'MLAAS4HEP_MAX_JOBS'" in ended.err
+    assert "MLAAS4HEP_MAXJOBS is not a setting. Did you mean 'MLAAS4HEP_MAX_JOBS'" in ended.err

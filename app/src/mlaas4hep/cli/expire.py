@@ -24,8 +24,8 @@ def expire(
 ) -> None:
     """Delete the files of trainings that ended long ago, and folders that nobody used since.
 
-    How long is the setting MLAAS4HEP_KEEP_DAYS; the runner does the same once an hour. Models stay,
-    and so does what is known of a training: its state, metrics and times.
+    MLAAS4HEP_KEEP_DAYS sets after how many days; the runner does the same once an hour. Models
+    stay, and so does what is known of a training: its state, metrics and times.
     """
     from mlaas4hep.core.units import size
     from mlaas4hep.jobs.database import Database

@@ -24,10 +24,18 @@ NO_SETTINGS = ("MLAAS4HEP_TEST_", "MLAAS4HEP_CLIENT_SECRET", "MLAAS4HEP_ADMIN")
 
 Store = Annotated[
     Path | None,
-    typer.Option(help="Folder of uploads, jobs and models, shared by all three services."),
+    typer.Option(
+        help="Folder of uploads, jobs and models, shared by all three services"
+        " (default: MLAAS4HEP_STORE, else `~/.local/share/mlaas4hep`)."
+    ),
 ]
-Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on (default: MLAAS4HEP_HOST, else 127.0.0.1)."),
+]
+_PORT = "Port to listen on; 0 takes a free one (default:"
+ServerPort = Annotated[int | None, typer.Option(help=f"{_PORT} MLAAS4HEP_SERVER_PORT, else 8080).")]
+TfaasPort = Annotated[int | None, typer.Option(help=f"{_PORT} MLAAS4HEP_TFAAS_PORT, else 8083).")]
 
 
 def settings_with(**given: Any) -> Settings:
@@ -45,7 +53,7 @@ def settings_with(**given: Any) -> Settings:
 def settings(store: Store = None) -> None:
     """Check the settings of the environment, and show them.
 
-    A variable MLAAS4HEP_<SETTING> that has a wrong value, or that is not a setting, is an error;
+    A variable `MLAAS4HEP_<SETTING>` that has a wrong value, or that is not a setting, is an error;
     all are listed at once.
     """
     found, problems = None, unknown_variables()
@@ -68,7 +76,7 @@ def unknown_variables() -> list[str]:
     """A line for each environment variable that looks like a setting but is not one."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return [
-        f"{name} is no setting. {did_you_mean(name, sorted(known))}"
+        f"{name} is not a setting. {did_you_mean(name, sorted(known))}"
         for name in sorted(os.environ)
         if name.startswith(PREFIX) and name not in known and not name.startswith(NO_SETTINGS)
     ]
@@ -93,20 +101,20 @@ def _settings(given: dict[str, Any]) -> Settings:
         ) from None
 
 
-def server(store: Store = None, host: Host = None, port: Port = None) -> None:
+def server(store: Store = None, host: Host = None, port: ServerPort = None) -> None:
     """Serve the training API: upload folders, submit trainings, follow them, fetch models.
 
-    Every setting is an environment variable MLAAS4HEP_<SETTING>; see docs/reference/settings.md.
+    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
     """
     from mlaas4hep.web.server import serve
 
     serve(settings_with(store=store, host=host, server_port=port))
 
 
-def tfaas(store: Store = None, host: Host = None, port: Port = None) -> None:
+def tfaas(store: Store = None, host: Host = None, port: TfaasPort = None) -> None:
     """Serve predictions of the models in the store over HTTP: JSON, protobuf, events as in a tree.
 
-    Every setting is an environment variable MLAAS4HEP_<SETTING>; see docs/reference/settings.md.
+    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
     """
     from mlaas4hep.web.tfaas import serve
 
@@ -126,7 +134,7 @@ def runner(
 ) -> None:
     """Run the trainings that the server has queued, and publish their models to TFaaS.
 
-    Every setting is an environment variable MLAAS4HEP_<SETTING>; see docs/reference/settings.md.
+    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
     """
     from mlaas4hep.jobs.runner import run
 

@@ -22,12 +22,15 @@ Files = Annotated[
     typer.Option(
         help="ROOT files: a text file with one name per line, or names joined by commas;"
         " FILE:TREE names a file's tree.",
-        rich_help_panel="The five files",
+        rich_help_panel="Input",
     ),
 ]
 Params = Annotated[
     Path,
-    typer.Option(help="Parameters of the training as JSON.", rich_help_panel="The five files"),
+    typer.Option(
+        help="Parameters of the training as JSON; docs/reference/params.md lists the keys.",
+        rich_help_panel="Input",
+    ),
 ]
 
 
@@ -37,16 +40,18 @@ def train(
         str,
         typer.Option(
             help="A label per file (numbers or class names: a text file, or joined by commas),"
-            " PATTERN=LABEL for files by name or wildcard (*ttbar*=signal,*qcd*=background),"
-            " or the name of the branch that holds the label.",
-            rich_help_panel="The five files",
+            " PATTERN=LABEL for files by name or wildcard (`*ttbar*=signal,*qcd*=background`),"
+            " or the name of the branch that holds the label. Of two classes, the score is the"
+            " probability of the second in the order of numbers or names; `signal` in params.json"
+            " chooses the other.",
+            rich_help_panel="Input",
         ),
     ],
     model: Annotated[
         Path,
         typer.Option(
             help="Python file with model(idim), which returns the model to train.",
-            rich_help_panel="The five files",
+            rich_help_panel="Input",
         ),
     ],
     params: Params = Path("params.json"),
@@ -61,7 +66,8 @@ def train(
     fout: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the bundle, trained_model by default; FOUT.tar.gz beside it."
+            help="Folder for the bundle, trained_model by default; FOUT.tar.gz beside it. An older"
+            " bundle there is replaced."
         ),
     ] = None,
     job: Annotated[Path | None, typer.Option(hidden=True)] = None,

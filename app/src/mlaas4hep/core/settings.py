@@ -76,8 +76,10 @@ class AddressSettings(_Section):
     """Addresses and logs."""
 
     host: str = Field("127.0.0.1", description="Address that the server and TFaaS listen on.")
-    server_port: int = Field(8080, description="Port of the server; 0 takes a free one.")
-    tfaas_port: int = Field(8083, description="Port of TFaaS; 0 takes a free one.")
+    server_port: int = Field(
+        8080, ge=0, le=65535, description="Port of the server; 0 takes a free one."
+    )
+    tfaas_port: int = Field(8083, ge=0, le=65535, description="Port of TFaaS; 0 takes a free one.")
     tfaas_url: str = Field(
         "http://127.0.0.1:8083", description="Where users reach TFaaS; shown on the server's page."
     )
