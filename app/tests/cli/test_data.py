@@ -81,6 +81,8 @@ def test_inspect_shows_rntuples_beside_trees(command, tmp_path):
     ended = command("inspect", path)
     assert ended.code == 0
     assert "old: 3 events" in ended.out
+    assert "values per event" in ended.out
+    assert "min / mean / max" in ended.out
     assert "new: 2 events" in ended.out
     ended = command("inspect", f"{path}:new")
     assert "new: 2 events" in ended.out

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 import uproot
+from matplotlib.figure import Figure
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import Encoder, Jagged, SpecsScan
 from mlaas4hep.data.histograms import Distributions
-from mlaas4hep.report import distributions
+from mlaas4hep.report import distributions, plots
 from mlaas4hep.report.distributions import (
     branch_png,
     file_names,
@@ -24,6 +28,21 @@ from mlaas4hep.report.distributions import (
 
 def pixels(png: bytes) -> Any:
     return matplotlib.image.imread(io.BytesIO(png), format="png")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """All that are drawn in the test, in order."""
+    made: list[Figure] = []
+
+    @contextmanager
+    def drawn(*how: Any) -> Iterator[tuple[Any, io.BytesIO]]:
+        with plots.drawn(*how) as (figure, buffer):
+            made.append(figure)
+            yield figure, buffer
+
+    monkeypatch.setattr(distributions, "drawn", drawn)
+    return made
 
 
 def found(
@@ -84,11 +103,28 @@ def test_the_legend_says_what_is_not_drawn() -> None:
         "sig: 1 event, missing 100 %, not drawn, as all is missing"
     )
     assert legend_line(0, "bkg", 3, made["pt"]) == (
-        "bkg: 3 events, 5 values, without a column 40 %, more than 2 in 33.3 % of the events"
+        "bkg: 3 events, 5 values, cut off 40 % (more than 2 in 33.3 % of the events)"
     )
+    assert legend_line(0, "", 3, made["x"]) == "3 events, missing 33.3 %"
     assert legend_line(1, "sig", 1, made["pt"]) == "sig: 1 event, 0 values"
     negative = dict(found({"x": x}, np.zeros(4, np.int64), np.full(4, -1.0)))
     assert "weights don't add up to a positive number" in legend_line(0, "a", 4, negative["x"])
+
+
+@pytest.mark.parametrize(("low", "split"), [(362104, False), (227291000, False), (10**15, True)])
+def test_the_numbers_on_an_axis_do_not_overlap(
+    low: int, split: bool, figures: list[Figure]
+) -> None:
+    made = found({"run": np.arange(low, low + 20)}, np.zeros(20, np.int64), names=("runs",))
+    ((name, histograms),) = made
+    branch_png(name, histograms, made.labels, [20])
+    axes = figures[0].axes[0]
+    boxes = [each.get_window_extent() for each in axes.get_xticklabels() if each.get_text()]
+    assert len(boxes) > 2
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert ("+" in axes.xaxis.get_offset_text().get_text()) is split
+    assert axes.get_ylabel() == "events, normalised to unit area"
+    assert figures[0].legends[0].get_texts()[0].get_text() == "20 events"
 
 
 @pytest.mark.filterwarnings("error")

@@ -67,6 +67,11 @@ def test_cells_as_a_table_shows_them(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_that_identify_are_shown_whole(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "a.root", "t", {"event": np.array([-1, 227291001])})
+    assert describe(str(path))[0].branches[0].cells()[3:5] == ("-1", "227291001")
+
+
 def test_all_trees_or_one(tmp_path: Path) -> None:
     path = tmp_path / "two.root"
     with uproot.recreate(path) as file:

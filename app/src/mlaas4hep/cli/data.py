@@ -98,7 +98,7 @@ def inspect(
         table.add_column("branch", overflow="fold")
         for heading in ("kind", "type"):
             table.add_column(heading)
-        for heading in ("min", "max", "values/event", "missing"):
+        for heading in ("min", "max", "values per event\nmin / mean / max", "missing"):
             table.add_column(heading, justify="right")
         for branch in found.branches:
             table.add_row(*branch.cells())

@@ -33,6 +33,8 @@ _COLOURS = 6
 """Of the style; further classes have them again, dashed."""
 _PANEL = 7.5, 6.0  # inches
 _LINE = 0.36  # inches of a line of the legend
+_TICKS = 4  # intervals of an axis, at most
+_LONG = 1e9  # numbers of an axis that are written as a difference to one of them
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -87,7 +89,8 @@ def branch_png(
         panels.append((after, f"{_cut(branch, 25)} after normalising", what))
     if lengths:
         panels.append((lengths, f"values of {_cut(branch, 20)} per event", "events"))
-    lines = [legend_line(i, label, events[i], histograms) for i, label in enumerate(labels)]
+    named = labels if len(labels) > 1 else [""]
+    lines = [legend_line(i, label, events[i], histograms) for i, label in enumerate(named)]
     columns = 1 if len(lines) <= 4 or max(map(len, lines)) > 25 * len(panels) else 2
     height = _PANEL[1] + 0.6 + _LINE * -(-len(lines) // columns)
     with drawn((_PANEL[0] * len(panels), height), "constrained") as (figure, buffer):
@@ -134,13 +137,14 @@ def _draw(axes: Any, histogram: Histogram, about: str, counted: str, lines: list
         axes.set_ylim(min(0.0, 1.1 * float(seen.min(initial=0))), None)
     beside = edges[1] - edges[0] if len(edges) == 2 else 0.0
     axes.set_xlim(edges[0] - beside, edges[-1] + beside)
-    if histogram.binning.is_whole:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if whole := histogram.binning.is_whole:
         axes.xaxis.set_minor_locator(NullLocator())
+    # Numbers of runs and events are long: they neither overlap nor are split in two.
+    axes.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=whole))
+    axes.ticklabel_format(axis="x", useOffset=bool(most >= _LONG))
     axes.set_xlabel(plain(about), fontsize=20, loc="center")  # right of it may be an exponent
     counted += " (weighted)" if histogram.is_weighted else ""
-    axes.set_ylabel(f"{counted}, area 1 per class" if len(lines) > 1 else f"{counted}, area 1",
-                    fontsize=20)  # fmt: skip
+    axes.set_ylabel(f"{counted}, normalised to unit area", fontsize=18)
 
 
 def _densities(histogram: Histogram, edges: NDArray[np.float64]) -> tuple[Any, Any]:
@@ -154,7 +158,7 @@ def _densities(histogram: Histogram, edges: NDArray[np.float64]) -> tuple[Any, A
 
 
 def legend_line(index: int, label: str, events: int, histograms: BranchHistograms) -> str:
-    """The class, its events, and the share of its values that isn't drawn."""
+    """The class, if it has a name, its events, and the share of its values that isn't drawn."""
     before, after, lengths = histograms.before, histograms.after, histograms.lengths
     values = int(before.values[index])
     parts = [_many(events, "event"), *([_many(values, "value")] if lengths else [])]
@@ -163,16 +167,16 @@ def legend_line(index: int, label: str, events: int, histograms: BranchHistogram
         (int(before.missing[index]), "missing"),
         (int(before.entries[index, 0]), "below the range"),
         (int(before.entries[index, -1]), "above the range"),
-        (dropped, "without a column"),
+        (dropped, "cut off"),
     ]
     parts += [f"{what} {100 * share / values:.3g} %" for share, what in shares if share]
     if lengths and (longer := int(lengths.entries[index, -1])):
         longest = int(lengths.binning.edges[-1])
-        parts.append(f"more than {longest} in {100 * longer / events:.3g} % of the events")
+        parts[-1] += f" (more than {longest} in {100 * longer / events:.3g} % of the events)"
     if values and not before.contents[index].sum() > 0:
         parts.append("not drawn, as its weights don't add up to a positive number"
                      if before.is_weighted else "not drawn, as all is missing")  # fmt: skip
-    return f"{_cut(label, 40)}: {', '.join(parts)}"
+    return f"{_cut(label, 40)}: {', '.join(parts)}" if label else ", ".join(parts)
 
 
 def _many(count: int, noun: str) -> str:

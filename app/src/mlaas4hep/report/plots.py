@@ -43,7 +43,7 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
         names = list(metrics["scores"])
         meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
         axes.set_xlabel(plain(meaning))
-        axes.set_ylabel("events, normalised to 1")
+        axes.set_ylabel("events, normalised to unit area")
         axes.set_xlim(0, 1)
         if classes:
             axes.legend(title="true class")

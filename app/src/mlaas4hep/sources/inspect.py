@@ -36,13 +36,18 @@ class BranchReport:
 
     def cells(self) -> tuple[str, str, str, str, str, str, str]:
         """Name, kind, type, min, max, values per event, missing: as a table shows them."""
-        low, high = ("" if x is None else f"{x:.6g}" for x in (self.low, self.high))
+        low, high = ("" if x is None else _number(x) for x in (self.low, self.high))
         lists = ""
         if self.multiplicity:
             least, mean, greatest = self.multiplicity
             lists = f"{least} / {mean:.3g} / {greatest}"
         missing = str(self.missing) if self.missing else ""
         return self.name, self.kind, self.type, low, high, lists, missing
+
+
+def _number(value: float) -> str:
+    """A whole one with all its digits, as far as float64 has them."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 2**53 else f"{value:.6g}"
 
 
 @dataclass(frozen=True)
