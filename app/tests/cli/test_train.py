@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 import tempfile
 
@@ -23,6 +24,13 @@ def test_the_five_files_give_a_bundle_and_its_archive(command, five_files):
         assert (five_files / "my_model" / name).stat().st_size > 100
     assert (five_files / "my_model.tar.gz").is_file()
     assert "report.html" in ended.out
+    said = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "class 0 background.root" in said
+    assert "class 1 signal.root" in said
+    columns = json.loads((five_files / "my_model/columns.json").read_text())
+    branches = len({re.sub(r"_\d+$", "", column) for column in columns})
+    assert f"columns {len(columns)} of {branches} branches" in said
+    assert "split 64 / 16 / 20 % train / validate / test, drawn by file and entry" in said
     assert "specs       100 %" in ended.err
     assert json.loads((five_files / "my_model/bundle.json").read_text())["servable"] is True
 
@@ -122,7 +130,7 @@ def test_predict_writes_scores_that_separate(command, five_files):
     np.testing.assert_allclose(np.loadtxt("s.csv", skiprows=1), found, rtol=1e-6)
     assert (five_files / "s.csv").read_text().startswith("score_1\n")
     ended = command("predict", "--model=m", "--files=mixture.root")
-    assert "score = probability of 1" in ended.err
+    assert "score = probability of class 1" in ended.err
     printed = ended.out.splitlines()
     assert printed[0] == "score_1"
     np.testing.assert_allclose(np.array(printed[1:], float), found, rtol=1e-5)
@@ -229,7 +237,7 @@ def test_the_score_of_two_named_classes_is_named_after_the_second(command, five_
     files = f"--files={five_files}/signal.root,{five_files}/background.root"
     ended = command("train", files, "--labels=Higgs,QCD", *FIVE[2:], "--fout=m")
     assert ended.code == 0, ended.err
-    said = "score = probability of QCD"
+    said = "score = probability of class QCD"
     assert said in ended.out
     assert said in json.loads((five_files / "m/params.json").read_text())["description"]
     assert said in (five_files / "m/report.html").read_text()

@@ -168,6 +168,6 @@ def test_a_class_that_is_rare_or_never_found_is_named() -> None:
 
 def test_what_a_score_is_stands_in_the_metrics() -> None:
     two = measure(np.array([[0.2]], np.float32), np.array([1]), ["Higgs", "QCD"])
-    assert two["score"] == "score = probability of QCD"
+    assert two["score"] == "score = probability of class QCD"
     three = measure(np.array([[0.2, 0.3, 0.5]], np.float32), np.array([1]), ["A", "B", "C"])
     assert three["score"] == "scores = probability of each of A, B, C"

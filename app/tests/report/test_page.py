@@ -37,6 +37,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "flat": ["met"],
         "jagged": ["jet_pt"],
         "files": [FileRecord("a&b.root", "0123-uuid", 5, 43)],
+        "labels": ["bkg"],
         "best": 1,
         "epochs": 3,
         "seed": 21,
@@ -54,10 +55,14 @@ def test_the_page_holds_all_and_leads_nowhere() -> None:
     assert "0.7500" in page
     assert "<th>efficiency</th>" in page
     assert "<td>0.6667</td>" in page
-    assert "score = probability of &lt;script&gt;" in page
+    assert "score = probability of class &lt;script&gt;" in page
     assert "epoch 2 of 3" in page
     assert "a&amp;b.root" in page
-    assert "0123-uuid" in page
+    assert "<td>bkg</td><td>43</td><td>0123-uuid</td>" in page
+    assert "<p>jagged: <code>jet_pt</code></p>" in page
+    plain = report_html(values(labels=[], jagged=[]), PICTURES)
+    assert "<th>file</th><th>entries</th>" in plain
+    assert "jagged:" not in plain
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page

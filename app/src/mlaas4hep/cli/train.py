@@ -110,7 +110,6 @@ def train(
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
-    typer.echo(f"split    by {', '.join(result.split_by)}")
     if result.distributions:
         typer.echo(f"plots    {result.distributions}")
     _show_outcome(result, told)
@@ -127,6 +126,8 @@ def _telling(told: list[str]) -> Callable[[str], None]:
 
 
 def _show_outcome(result: TrainResult, told: list[str]) -> None:
+    for heading, text in result.summary:
+        typer.echo(f"{heading:<8} {text}")
     for step in result.cut_flow:
         typer.echo(f"{step['events']:>12} events: {step['cut']}")
     for warning in result.warnings:

@@ -270,7 +270,7 @@ def refuse_names(observers: Sequence[str], others: Sequence[str]) -> None:
 def score_meaning(classes: Sequence[str]) -> str:
     """What the answers are, in the words that stand wherever scores do."""
     if len(classes) == 2:
-        return f"score = probability of {classes[1]}"
+        return f"score = probability of class {classes[1]}"
     more = ", ..." if len(classes) > _SHOWN else ""
     return f"scores = probability of each of {', '.join(classes[:_SHOWN])}{more}"
 

@@ -178,7 +178,7 @@ def _pictures(trained: Trained) -> dict[str, bytes]:
 
 def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any]:
     """What page.html names."""
-    specs = trained.task.specs
+    specs, labels = trained.task.specs, trained.task.labels
     return {
         **asdict(manifest),
         "metrics": trained.metrics,
@@ -191,6 +191,7 @@ def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any
         "flat": specs.flat,
         "jagged": specs.jagged,
         "files": specs.files,
+        "labels": [labels.names[index] for index in labels.per_file],
         "best": trained.fit.best,
         "epochs": len(next(iter(trained.fit.history.values()), [])),
         "seed": trained.task.params.seed,

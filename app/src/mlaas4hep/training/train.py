@@ -25,7 +25,7 @@ from mlaas4hep.training.dataset import Dataset, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.params import Params
-from mlaas4hep.training.prepare import prepare
+from mlaas4hep.training.prepare import Task, prepare
 from mlaas4hep.training.publish import DISTRIBUTIONS, Trained, bundle_name, publish, staging
 from mlaas4hep.training.suspects import warnings_about
 
@@ -67,8 +67,8 @@ class TrainResult:
     why_not: str
     cut_flow: list[dict[str, Any]] = field(default_factory=list)
     """How many events the conditions of the selection left, as CutFlow gives them."""
-    split_by: list[str] = field(default_factory=list)
-    """What decided an event's part: branches, or file and entry."""
+    summary: list[tuple[str, str]] = field(default_factory=list)
+    """What was trained on, each with its heading: the files of each class, columns, parts."""
     distributions: Path | None = None
     """The folder with them, if params.json asks for them."""
 
@@ -161,9 +161,28 @@ def train(
         bundle.manifest.servable,
         bundle.manifest.why_not,
         task.cut_flow.as_list() if task.cut_flow else [],
-        task.split_by,
+        _summary(task),
         plots or (bundle.path / DISTRIBUTIONS if params.hist else None),
     )
+
+
+def _summary(task: Task) -> list[tuple[str, str]]:
+    specs, labels, split = task.specs, task.labels, task.params.parts
+    lines = [("classes", f"{', '.join(labels.names[:10])}, by the branch {labels.branch}")]
+    if not labels.branch:
+        lines = []
+        for index, name in enumerate(labels.names):
+            of_class = zip(task.files, labels.per_file, strict=True)
+            files = [file.name for file, one in of_class if one == index]
+            more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+            lines.append((f"class {name}", ", ".join(files[:5]) + more))
+    branches = len(specs.flat) + len(specs.jagged)
+    lines.append(("columns", f"{specs.width} of {branches} branch{'es' if branches > 1 else ''}"))
+    parts = f"{split.folds} folds"
+    if not split.folds:
+        shares = (f"{100 * part:.3g}" for part in (split.train, split.validation, split.test))
+        parts = f"{' / '.join(shares)} % train / validate / test"
+    return [*lines, ("split", f"{parts}, drawn by {' and '.join(task.split_by)}")]
 
 
 def _draw(found: Distributions, folder: Path, progress: Progress) -> list[str]:
