@@ -1,7 +1,7 @@
 import pytest
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.core.units import parse_size, size
+from mlaas4hep.core.units import many, parse_size, size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_memory_that_is_none(text: str) -> None:
 )
 def test_sizes_for_people(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_one_and_several() -> None:
+    assert [many(n, "label") for n in (0, 1, 2)] == ["0 labels", "1 label", "2 labels"]
+    assert [many(2, noun) for noun in ("branch", "class")] == ["2 branches", "2 classes"]

@@ -138,10 +138,12 @@ def test_only_what_is_needed_is_asked_for() -> None:
 
 
 def test_what_doesnt_fit_is_named() -> None:
-    with pytest.raises(ExpressionError, match=r"a selection is one condition per event.*a list"):
+    with pytest.raises(ExpressionError, match=r"one condition per event.*a list") as error:
         derivation(selection="jet_pt > 3")
-    with pytest.raises(ExpressionError, match=r"a selection .* this is one number per event"):
-        derivation(selection="ht")
+    assert error.value.remedy.startswith("Reduce the list")
+    with pytest.raises(ExpressionError, match=r" this is one number per event") as error:
+        derivation(selection="count(jet_pt)")
+    assert error.value.remedy == "Compare it with a number, such as count(jet_pt) > 2."
     with pytest.raises(ExpressionError, match="objects: jet, character 1: a cut on objects"):
         derivation({"jet": "count(jet_pt) > 3"})
     with pytest.raises(ExpressionError, match=r"new_variables: a, .*: no branch 'b'"):
@@ -151,7 +153,7 @@ def test_what_doesnt_fit_is_named() -> None:
     with pytest.raises(UsageError, match="at most 200"):
         Cuts.parse({}, {f"v{i}": "met" for i in range(201)})
     broken = events() | {"jet_id": Jagged(np.array([0, 2, 3, 5]), np.zeros(5))}
-    with pytest.raises(EventError, match="event 1: jet_id has 1 values, jet_pt > 30"):
+    with pytest.raises(EventError, match="event 1: jet_id has 1 value, jet_pt > 30"):
         derivation().derive(broken)
     with pytest.raises(DataError, match="the events lack the branch 'jet_eta'"):
         derivation().derive({k: v for k, v in events().items() if k != "jet_eta"})

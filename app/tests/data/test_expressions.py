@@ -282,9 +282,9 @@ REFUSED = {
     "met > 'a'": (7, "'a' is not a number", ""),
     "any(jet_pt)": (5, "any takes conditions, this is a list of numbers", "!= 0"),
     "µ + `Jet/Jet.PT` + nope": (20, "no branch 'nope'", ""),
-    "met > (3": (7, "'(' was never closed", "An expression has branches"),
+    "met > (3": (7, "'(' was never closed", "Close it."),
     "met +": (6, "invalid syntax", "An expression has branches"),
-    "met # nothing": (5, "'#' is not known", "` `"),
+    "met # nothing": (5, "'#' is not known", "backquotes"),
     "1 > 0": (1, "it reads no branch", ""),
     " ": (1, "it is empty", ""),
 }

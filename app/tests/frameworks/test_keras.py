@@ -300,7 +300,7 @@ def uncompiled() -> Any:
         (uncompiled, 2, "not compiled"),
         (lambda: network(width=5), 2, "does not take rows of 6 columns"),
         (lambda: network(outputs=3), 2, "output has 3 columns, but there are 2 classes"),
-        (lambda: network(outputs=1), 3, "output has 1 columns, but there are 3 classes"),
+        (lambda: network(outputs=1), 3, "output has 1 column, but there are 3 classes"),
         (lambda: network(outputs=2), 3, "output has 2 columns, but there are 3 classes"),
         (lambda: network(layers=[keras.layers.Reshape((2, 4))]), 2, "the shape"),
         (lambda: network(activation="linear", loss="mse"), 2, "dense.*activation linear"),

@@ -201,7 +201,7 @@ def test_row_puts_values_into_their_columns(tmp_path: Path) -> None:
         ([1.0] * 3, [], "takes 4 values, 3 were given"),
         ([1.0] * 5, [], "takes 4 values, 5 were given"),
         ([], [], "takes 4 values, 0 were given"),
-        ([1.0] * 4, ["a"], "1 keys but 4 values"),
+        ([1.0] * 4, ["a"], "1 key but 4 values"),
         ([1.0] * 4, ["a", "b", "c_0", "c1"], "no column 'c1'.*c_1"),
         ([1.0] * 4, ["a", "b", "c_0", "a"], "key 'a' is given twice"),
         ([1.0] * 3, ["a", "b", "c_0"], "takes 4 values, 3 were given.*c_1"),

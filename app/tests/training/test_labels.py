@@ -42,7 +42,7 @@ def test_labels_by_pattern(tmp_path: Path, stack: ExitStack, labels: list[str]) 
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["back*=0", "sig*=1", "data*=1"], "'data\\*' fits no file"),
+        (["back*=0", "sig*=1", "data*=1"], "'data\\*' matches no file"),
         (["back*=0", "*.root=1"], "background.root gets the labels '0' and '1'"),
         (["back*=0", "*background.root=0"], "signal.root gets no label"),
     ],
@@ -83,8 +83,8 @@ def test_labels_that_are_refused(tmp_path: Path, stack: ExitStack) -> None:
     many = write(tmp_path / "many.root", content(2000, 1))
     cases: list[tuple[list[Path], list[str], type[MlaasError], str]] = [
         (files, ["1", "0", "0"], UsageError, "3 labels for 2 files"),
-        (files, ["1"], UsageError, "1 labels for 2 files"),
-        (files, ["sig"], UsageError, "1 labels for 2 files"),
+        (files, ["1"], UsageError, "1 label for 2 files\n"),
+        (files, ["sig"], UsageError, "1 label for 2 files: none .* branch 'sig'"),
         (files, ["1", "1"], UsageError, "all files have the label '1': there is only one class"),
         (files[:1], ["1"], UsageError, "all files have the label '1'"),
         (files[:1], ["knd"], UsageError, r"'knd' is not a branch.*\n.*'kind'"),

@@ -127,7 +127,7 @@ def test_texts_are_those_of_the_options(tmp_path: Path, monkeypatch: Any) -> Non
         assert next(data.rows()).y[0] == 1
     with open_data(background, "kind") as data:
         assert data.classes == ["-1", "0", "1"]
-    with pytest.raises(UsageError, match="1 labels for 2 files"):
+    with pytest.raises(UsageError, match="1 label for 2 files"):
         open_data("files.txt", "10")
 
 
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     files = two(tmp_path)
     with pytest.raises(UsageError, match="params: unknown key 'cuts'"):
         open_data(files, [0, 1], {"cuts": "met > 3"})
-    with pytest.raises(UsageError, match="1 labels for 2 files"):
+    with pytest.raises(UsageError, match="1 label for 2 files"):
         open_data(files, [0], {})
     with open_data(files, [0, 1]) as data:
         for size in (0, -5):

@@ -323,9 +323,10 @@ class TestCuts:
         self, tmp_path: Path, stack: ExitStack
     ) -> None:
         files = two(tmp_path)
-        told = "leaves none of 1500 events: 1500 after run > 0; 0 after met > 1e6"
-        with pytest.raises(DataError, match=told):
-            prepared(stack, files, selection="run > 0 and met > 1e6")
+        told = "leaves none of 1500 events: 1500 after run > 0; 0 after met > 1e6; 0 after run > 0"
+        with pytest.raises(DataError, match=told) as error:
+            prepared(stack, files, selection="run > 0 and met > 1e6 and run > 0")
+        assert error.value.remedy == "Loosen met > 1e6, or what stands before it."
         told = "leaves no event of the class 'sig' of its 600: 0 after run == 1"
         with pytest.raises(DataError, match=told):
             prepared(stack, files, ["bkg", "sig"], selection="run == 1")

@@ -94,7 +94,7 @@ def test_each_form(value: Any, numbers: list[float]) -> None:
         ),
         ({"files": {"a": SAMPLE | {"luminosity": -1}}}, "luminosity of 'a' is -1, not positive"),
         ([1, 2, 3], "3 numbers for 2 files"),
-        ({"files": {"signal.root": 1, "dota": 1}}, "'dota' fits no file\n.*'data'"),
+        ({"files": {"signal.root": 1, "dota": 1}}, "'dota' matches no file\n.*'data'"),
         ({"files": {"signal.root": 1}}, "the file data.root has no weight"),
         ({"files": {"*.root": 1, "data": 2}}, r"the file data.root fits '\*.root' and 'data'"),
     ],

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlaas4hep.cli.services import Store, settings_with
-from mlaas4hep.core.units import size
+from mlaas4hep.core.units import many, size
 
 if TYPE_CHECKING:
     from mlaas4hep.jobs.administration import Administration, Thing
@@ -56,7 +56,7 @@ def users(store: Store = None) -> None:
         counts = (str(user.count(kind)) for kind in ("folder", "job", "model"))
         table.add_row(user.owner or "(none)", _day(user.last_used), *counts, size(user.size))
     Console().print(table)
-    typer.echo(f"{len(found)} users, {size(sum(user.size for user in found))}")
+    typer.echo(f"{many(len(found), 'user')}, {size(sum(user.size for user in found))}")
 
 
 @app.command()

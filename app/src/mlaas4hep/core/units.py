@@ -1,4 +1,4 @@
-"""Sizes in bytes: parsing and printing them."""
+"""Numbers for people: sizes in bytes, and how many there are of something."""
 
 from __future__ import annotations
 
@@ -31,3 +31,9 @@ def size(count: float) -> str:
         count /= 1024
         units.pop(0)
     return f"{count:.1f}".removesuffix(".0") + f" {units[0]}"
+
+
+def many(count: int, noun: str) -> str:
+    """``1 label``, ``2 labels``, ``3 branches``."""
+    ending = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{count} {noun}{'' if count == 1 else ending}"

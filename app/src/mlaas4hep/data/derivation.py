@@ -124,9 +124,12 @@ class Derivation:
             name: Kind(each.kind == "jagged", each.dtype == "bool") for name, each in inputs.items()
         }
 
-        def bound(expression: Expression, wanted: Kind, about: str, remedy: str) -> Bound:
+        def bound(
+            expression: Expression, wanted: Kind, about: str, remedy: str, of_list: str = ""
+        ) -> Bound:
             found = expression.bind(kinds)
             if found.kind != wanted:
+                remedy = of_list if of_list and found.kind.is_list else remedy
                 raise expression.error(None, f"{about}, this is {found.kind}", remedy)
             return found
 
@@ -156,7 +159,8 @@ class Derivation:
             cuts.selection,
             Kind(False, True),
             "a selection is one condition per event",
-            "any(...), all(...) and count(...) make one of a list; compare a number.",
+            f"Compare it with a number, such as {cuts.selection.text[:50]} > 2.",
+            "Reduce the list to one: any(Jet_pt > 30), all(...) or count(...) > 2.",
         )
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mlaas4hep.core.errors import DataError, EventError, did_you_mean
+from mlaas4hep.core.units import many
 from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import Specs
@@ -235,8 +236,8 @@ def _refuse(first: str, counts: NDArray[np.int64], second: str, others: NDArray[
     event = int(np.flatnonzero(counts != others)[0])
     raise EventError(
         event,
-        f"{first} has {counts[event]} values, {second} has {others[event]}: in the training both"
-        " had the same number in every event",
+        f"{first} has {many(int(counts[event]), 'value')}, {second} has {others[event]}: in the"
+        " training both had the same number in every event",
         "Lists that describe the same objects have one length.",
     )
 

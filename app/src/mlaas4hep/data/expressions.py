@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import EventError, UsageError, did_you_mean, nearest
+from mlaas4hep.core.units import many
 from mlaas4hep.data.events import Branch, Jagged
 
 MOST_CHARACTERS = 2000
@@ -136,7 +137,8 @@ class Expression:
             before = plain.strip()[: offset - 1].encode("utf-8", "replace")
             at = len(self._bytes[: indent + len(before)].decode(errors="replace"))
             what = (error.msg or "not understood").partition(". ")[0]
-            raise fail(min(at, len(text)), what, _HELP) from None
+            remedy = "Close it." if what.endswith("was never closed") else _HELP
+            raise fail(min(at, len(text)), what, remedy) from None
         except (ValueError, RecursionError, MemoryError):
             raise fail(0, "not understood: nested too deeply, or no text", _HELP) from None
         if indent:
@@ -218,7 +220,7 @@ class Expression:
                 "minimum(a, b) and maximum(a, b) compare two." if name in ("min", "max") else ""
             )
             said = f"{name}({', '.join(wanted)})"
-            raise self.error(node, f"{len(node.args)} arguments for {said}", remedy)
+            raise self.error(node, f"{many(len(node.args), 'argument')} for {said}", remedy)
         return node.args
 
 
@@ -291,22 +293,23 @@ def refuse_lengths(first: str, lists: Jagged, second: str, others: Jagged) -> No
     if lists.offsets is others.offsets or np.array_equal(lists.counts, others.counts):
         return
     event = int(np.flatnonzero(lists.counts != others.counts)[0])
+    length = int(lists.counts[event])
     raise EventError(
         event,
-        f"{first} has {lists.counts[event]} values, {second} has {others.counts[event]}",
+        f"{first} has {many(length, 'value')}, {second} has {others.counts[event]}",
         "Lists that are combined have one length in every event.",
     )
 
 
 _HELP = (
     "An expression has branches, numbers, + - * / // % **, comparisons, and or not, functions and"
-    " Jet_pt[0]; a name with other letters stands in ` `."
+    " Jet_pt[0]; a branch name with other characters goes in backquotes."
 )
 _NOT_PYTHON = (
     (r"&&", "Write and."),
     (r"\|\|", "Write or."),
     (r"!(?!=)", "Write not."),
-    (r"#", "A name with other letters than those of variables stands in ` `."),
+    (r"#", "A branch name with other characters than those of variables goes in backquotes."),
     (r"`", "A name is quoted by two of them."),
     (r"(?<![<>=!])=(?!=)", "Write == to compare."),
 )

@@ -19,6 +19,7 @@ import numpy as np
 
 from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
+from mlaas4hep.core.units import many
 from mlaas4hep.frameworks.base import (
     Batches,
     Best,
@@ -110,9 +111,11 @@ class Keras(Framework):
         widths = (1, 2) if n_classes == 2 else (n_classes,)
         if len(shape) != 2 or shape[1] not in widths:
             wanted = "1 (sigmoid), or 2 (softmax)" if n_classes == 2 else f"{n_classes} (softmax)"
-            found = shape[1] if len(shape) == 2 else f"the shape {shape or type(output).__name__}"
+            found = f"the shape {shape or type(output).__name__}"
+            if len(shape) == 2:
+                found = many(shape[1], "column")
             raise ModelError(
-                f"the model's output has {found} columns, but there are {n_classes} classes",
+                f"the model's output has {found}, but there are {n_classes} classes",
                 f"Give the last Dense layer {wanted} units.",
             )
         _check_probabilities(model, width)

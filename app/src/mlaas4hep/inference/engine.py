@@ -22,6 +22,7 @@ from mlaas4hep.core.errors import (
     UsageError,
     did_you_mean,
 )
+from mlaas4hep.core.units import many
 from mlaas4hep.data.encode import Encoder
 from mlaas4hep.data.limits import Limits
 from mlaas4hep.inference.pool import FailedError, Graph, Pool
@@ -252,7 +253,7 @@ class Model:
     def _explained(self, values: Sequence[Any], keys: Sequence[str]) -> list[float]:
         """The values in the model's order, missing ones 0; UsageError says what is wrong."""
         if keys and len(keys) != len(values):
-            raise UsageError(f"{len(keys)} keys but {len(values)} values")
+            raise UsageError(f"{many(len(keys), 'key')} but {many(len(values), 'value')}")
         seen: set[str] = set()
         for key in keys:
             if key not in self._index:
@@ -266,7 +267,8 @@ class Model:
         if len(values) != self.width:
             lacking = [c for c in self.columns if c not in seen][:5] if keys else []
             raise UsageError(
-                f"the model {self.name} takes {self.width} values, {len(values)} were given",
+                f"the model {self.name} takes {many(self.width, 'value')},"
+                f" {len(values)} were given",
                 f"Missing: {', '.join(lacking)}."
                 if lacking
                 else f"GET /params/{self.name} and columns.json of its bundle describe them.",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.files import write_atomic
 from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.core.units import many
 from mlaas4hep.data.histograms import (
     MOST_CLASSES,
     BranchHistograms,
@@ -161,7 +162,7 @@ def legend_line(index: int, label: str, events: int, histograms: BranchHistogram
     """The class, if it has a name, its events, and the share of its values that isn't drawn."""
     before, after, lengths = histograms.before, histograms.after, histograms.lengths
     values = int(before.values[index])
-    parts = [_many(events, "event"), *([_many(values, "value")] if lengths else [])]
+    parts = [many(events, "event"), *([many(values, "value")] if lengths else [])]
     dropped = values - int(after.values[index]) if after else 0
     shares = [
         (int(before.missing[index]), "missing"),
@@ -177,10 +178,6 @@ def legend_line(index: int, label: str, events: int, histograms: BranchHistogram
         parts.append("not drawn, as its weights don't add up to a positive number"
                      if before.is_weighted else "not drawn, as all is missing")  # fmt: skip
     return f"{_cut(label, 40)}: {', '.join(parts)}" if label else ", ".join(parts)
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _write_root(found: Distributions, path: Path, names: dict[str, str]) -> None:

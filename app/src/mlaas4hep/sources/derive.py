@@ -32,6 +32,11 @@ class CutFlow:
     cuts: list[str]
     events: NDArray[np.int64]
 
+    @property
+    def emptied_by(self) -> str:
+        """The first condition behind which no event is left."""
+        return self.cuts[int(np.argmin(self.events[1:].any(axis=1)))]
+
     def as_list(self) -> list[dict[str, object]]:
         """As run.json holds it."""
         rows = zip(["all", *self.cuts], self.events.tolist(), strict=True)

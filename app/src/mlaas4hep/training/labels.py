@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
+from mlaas4hep.core.units import many
 from mlaas4hep.data import Events, EventsToUse, Jagged
 from mlaas4hep.sources.names import fits
 from mlaas4hep.sources.root import RootFile
@@ -67,8 +68,11 @@ class Labels:
         Raises UsageError on another number of labels than files, or one class only.
         """
         if len(labels) != len(files):
+            about = f"{many(len(labels), 'label')} for {many(len(files), 'file')}"
+            if len(labels) == 1 and not _is_int(labels[0]):
+                about += f": none of them has a branch {labels[0]!r}"
             raise UsageError(
-                f"{len(labels)} labels for {len(files)} files",
+                about,
                 "Give one label per file, in the same order, or the name of a label branch.",
             )
         if all(_is_int(label) for label in labels):
@@ -124,14 +128,14 @@ def by_pattern(labels: Sequence[str], names: Sequence[str]) -> list[str]:
     """A label per file where they are given as PATTERN=LABEL; others as they are.
 
     A pattern is a file's name, with its folder or without, or a wildcard (``*ttbar*``). Raises
-    UsageError naming a file that none or several fit, or a pattern that fits no file.
+    UsageError naming a file that none or several fit, or a pattern that matches no file.
     """
     if not labels or not all("=" in label for label in labels):
         return list(labels)
     patterns = [tuple(label.rsplit("=", 1)) for label in labels]
     for pattern, _ in patterns:
         if not any(fits(pattern, name) for name in names):
-            raise UsageError(f"--labels: {pattern!r} fits no file", did_you_mean(pattern, names))
+            raise UsageError(f"--labels: {pattern!r} matches no file", did_you_mean(pattern, names))
     found = []
     for name in names:
         own = list(dict.fromkeys(label for pattern, label in patterns if fits(pattern, name)))
@@ -155,7 +159,7 @@ def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None
     if len(files) == 1:
         raise UsageError(
             f"--labels {name!r} is not a branch of the tree {files[0].tree} in {files[0].name}, "
-            "and one file with one label is one class",
+            "and a single label would give only one class",
             did_you_mean(name, files[0].branches),
         )
     return None

@@ -53,6 +53,8 @@ INSTEAD = {
     "plots": "hist",
 }
 """Words of the field that are no keys, and the key that does it."""
+IN_MODEL = ("learning_rate", "lr", "optimizer", "optimiser", "loss", "metrics", "layers", "dropout")
+"""Words of the field for what the model file decides."""
 ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 """Keys found in the wild, and what they mean."""
 LISTS = ("identifier", "selected_branches", "exclude_branches", "observers")
@@ -301,10 +303,9 @@ class Params(BaseModel):
         warnings = _rename(values, where)
         for key in set(values) - set(cls.model_fields):
             known = [*cls.model_fields, *ALIASES]
-            instead = INSTEAD.get(key.lower().replace("-", "_"))
             raise UsageError(
                 f"{where}: unknown key {key!r}",
-                f"The key {instead!r} does it." if instead else did_you_mean(key, known),
+                _instead(key) or did_you_mean(key, known),
             )
         for key in LISTS:
             if key in values:
@@ -338,6 +339,14 @@ class Params(BaseModel):
         if params.nan is not None:
             warnings.append(f"{where}: 'nan' has no effect: missing values become 0")
         return params, warnings
+
+
+def _instead(key: str) -> str:
+    """Where what the key means is said; empty if it means nothing known."""
+    word = key.lower().replace("-", "_")
+    if word in IN_MODEL:
+        return "model.py sets it: the function model returns a model that has it."
+    return f"Use the key {INSTEAD[word]!r}." if word in INSTEAD else ""
 
 
 def _read(path: Path) -> Any:

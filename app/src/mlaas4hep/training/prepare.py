@@ -251,7 +251,7 @@ def _opened(
         if not flow.events[-1].any():
             raise DataError(
                 f"the selection leaves none of {flow.events[0].sum()} events: {_told(flow)}",
-                "Loosen the condition behind which none is left.",
+                f"Loosen {flow.emptied_by}, or what stands before it.",
             )
         warnings = [*warnings, *_emptied(files, flow)]
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing)

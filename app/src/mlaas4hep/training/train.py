@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.core.units import many
 from mlaas4hep.data import TRAIN
 from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
@@ -176,8 +177,8 @@ def _summary(task: Task) -> list[tuple[str, str]]:
             files = [file.name for file, one in of_class if one == index]
             more = f" and {len(files) - 5} more" if len(files) > 5 else ""
             lines.append((f"class {name}", ", ".join(files[:5]) + more))
-    branches = len(specs.flat) + len(specs.jagged)
-    lines.append(("columns", f"{specs.width} of {branches} branch{'es' if branches > 1 else ''}"))
+    branches = many(len(specs.flat) + len(specs.jagged), "branch")
+    lines.append(("columns", f"{specs.width} of {branches}"))
     parts = f"{split.folds} folds"
     if not split.folds:
         shares = (f"{100 * part:.3g}" for part in (split.train, split.validation, split.test))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
+from mlaas4hep.core.units import many
 from mlaas4hep.data import TRAIN, VALIDATION, Events, Jagged
 from mlaas4hep.sources.names import fits
 
@@ -61,12 +62,13 @@ class WeightsKey:
     def of_files(self, names: Sequence[str], labels: Sequence[str]) -> Weights:
         """Those of the files; ``labels`` are theirs, none where a branch holds the label.
 
-        Raises UsageError naming a file without a weight or with two, or a name that fits no file.
+        Raises UsageError naming a file without a weight or with two, or a name that matches none.
         """
         if self.by_position:
             if len(self.by_position) != len(names):
+                numbers = many(len(self.by_position), "number")
                 raise UsageError(
-                    f"weights: {len(self.by_position)} numbers for {len(names)} files",
+                    f"weights: {numbers} for {many(len(names), 'file')}",
                     "Give one number per file, in the same order, or numbers by name.",
                 )
             return Weights(self.branch, list(self.by_position))
@@ -79,7 +81,7 @@ class WeightsKey:
         for key in self.by_name:
             if not any(key in keys for keys in fitting):
                 known = [*names, *dict.fromkeys(labels)]
-                raise UsageError(f"weights: {key!r} fits no file", did_you_mean(key, known))
+                raise UsageError(f"weights: {key!r} matches no file", did_you_mean(key, known))
         for name, keys in zip(names, fitting, strict=True):
             if len(keys) != 1:
                 what = f"fits {' and '.join(map(repr, keys))}" if keys else "has no weight"
