@@ -141,14 +141,16 @@ class TestSpecsFile:
         )
         task = prepared(stack, files, **change)
         assert len(task.warnings) == 1
-        assert task.warnings[0].startswith("global-specs.json is made again: stale specs")
+        assert task.warnings[0].startswith(
+            "global-specs.json was rewritten, as it no longer fits: "
+        )
         assert json.loads((tmp_path / "global-specs.json").read_text()) == task.specs.to_json()
 
     @pytest.mark.parametrize("text", ["{", '{"jdim": {}}', "[]"])
     def test_damaged_or_old_ones_too(self, tmp_path: Path, stack: ExitStack, text: str) -> None:
         (tmp_path / "global-specs.json").write_text(text)
         task = prepared(stack, two(tmp_path))
-        assert "global-specs.json is made again" in task.warnings[0]
+        assert "global-specs.json was rewritten" in task.warnings[0]
 
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path, stack: ExitStack) -> None:
         task = prepared(stack, two(tmp_path), cwd=Path("/proc/self"))
@@ -420,7 +422,9 @@ def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: Exi
     assert (specs.minv["jet_pt"], specs.maxv["jet_pt"], specs.maxv["met"]) == (1, 50, 100)
     assert prepared(stack, files, **keys).warnings == []
     again = prepared(stack, files, **keys, normalisation="standard", mask=True)
-    assert any("specs.json is made again: stale specs: mask was None" in w for w in again.warnings)
+    assert any("rewritten, as it no longer fits: mask was None" in w for w in again.warnings)
+    never = prepared(stack, files, missing={"jet_pt": -999, "jet_*": 3})
+    assert "missing: no value of jet_pt is -999" in never.warnings
     for wrong, told in (
         ({"missing": {"jets": 3}}, "missing: 'jets' is neither a branch in use"),
         ({"clip": {"je*": [0, 1], "*_pt": [0, 2]}}, r"clip: several fit the branch jet_pt: 'je"),

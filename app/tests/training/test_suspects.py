@@ -127,6 +127,18 @@ def test_a_column_that_alone_separates(tmp_path: Path) -> None:
     (warning,) = warned(tmp_path, two_files(mva=make, good=near), ["0", "1"])
     assert "mva (alone separates the classes, AUC 1.000)" in warning
     assert "good" not in warning
+    assert "Are all files in the same units?" in warning
+
+
+def test_identifiers_are_left_out_as_such(tmp_path: Path) -> None:
+    files = two_files(
+        evtNo=lambda n, i: np.arange(n), weight=lambda n, i: np.random.default_rng(i).random(n)
+    )
+    (warning,) = warned(tmp_path, files, ["0", "1"])
+    assert "units" not in warning
+    assert warning.endswith(
+        '"identifier": ["run", "event", "luminosityBlock", "evtNo"]; "exclude_branches": ["weight"]'
+    )
 
 
 def test_it_separates_by_missing_values(tmp_path: Path) -> None:
@@ -192,7 +204,7 @@ def test_of_many_the_worst_are_explained(tmp_path: Path) -> None:
     weights = {f"weight_{k:02}": any_number for k in range(40)}
     files = two_files(**weights, zzz=lambda n, i: np.full(n, float(i)))
     (warning,) = warned(tmp_path, files, ["0", "1"])
-    assert "no features: zzz (one value in each file; alone separates" in warning
+    assert "not features: zzz (one value in each file; alone separates" in warning
     assert " and 21 more. " in warning
     assert json.loads(warning.rpartition(": ")[2]) == ["zzz", *weights]
 

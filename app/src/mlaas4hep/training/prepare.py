@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
-from mlaas4hep.sources.selection import Selected, Selection, select
+from mlaas4hep.sources.selection import Selected, Selection, by_branch, select
 from mlaas4hep.training.labels import Labels, by_pattern, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.weights import Totals, Weights
@@ -347,7 +348,8 @@ def _find_specs(
             specs = Specs.load(path)
             specs.check_fits(records, selection)
         except DataError as error:
-            warnings.append(f"{path.name} is made again: {error.message}")
+            why = error.message.removeprefix("stale specs: ")
+            warnings.append(f"{path.name} was rewritten, as it no longer fits: {why}")
         else:
             return specs, []
     specs = scan(given.files, given.selection, given.use, progress, given.derivation)
@@ -360,8 +362,17 @@ def _find_specs(
 
 
 def _warnings_of(specs: Specs, given: _Input) -> list[str]:
-    """Those of the specs; older ones don't know which branches were left out."""
-    return replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
+    """Those of the specs, and of values of ``missing`` that none of its branches holds.
+
+    Older specs don't know which branches were left out.
+    """
+    found = replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
+    missing = given.selection.missing or {}
+    for key, value in missing.items():
+        branches = by_branch("missing", {key: value}, [*specs.flat, *specs.jagged], "branch")
+        if not branches.keys() & specs.missing.keys():
+            found.append(f"missing: no value of {key} is {json.dumps(value)}")
+    return found
 
 
 def _parts(

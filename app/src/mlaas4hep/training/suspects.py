@@ -19,6 +19,8 @@ SEPARATES = 0.99  # area under the ROC curve of one column
 _ENOUGH = 10  # events, values or files below which chance could look like a rule
 _SHOWN = 20  # branches that a warning explains
 _BLOCK = 256  # columns that are ranked at once
+_IDENTIFIER = "an identifier of the event"
+_ALONE = "alone separates"
 
 BY_NAME = tuple(
     (re.compile(pattern, re.IGNORECASE), reason)
@@ -28,7 +30,7 @@ BY_NAME = tuple(
         r"|(?-i:w)|(evt|event|mc|gen)_w|.*_sw|(.*_)?sum_?w2?(_.*)?",
         "a cross section": r"(.*_)?(xs|x_?sec(t|tion)?|cross_?section)(_.*)?|k_?factor"
         r"|(gen_)?filter_?eff(iciency)?",
-        "an identifier of the event": r"(.*event_info.*_)?("
+        _IDENTIFIER: r"(.*event_info.*_)?("
         r"(run|evt|evnt|event|entry|orbit)(_?(no|nr|num|number|id|idx|index|count))?"
         r"|(lumi|luminosity)(_?(block|sec|section|no|number|id))*|ls|lbn?|lumi_?block_?n(r|o)?"
         r"|bcid|bx|bunch_?crossing(_id)?|(event_|gps_)?time_?stamp|gps_time)",
@@ -78,10 +80,13 @@ def warnings_about(
     warnings = []
     if found := {branch: found[branch] for branch in [*behaviour, *found]}:  # the worst first
         shown = _shown({branch: "; ".join(reasons) for branch, reasons in found.items()})
+        separate = any(each.startswith(_ALONE) for reasons in found.values() for each in reasons)
+        units = "Are all files in the same units? " if separate else ""
+        identifiers = [branch for branch, reasons in found.items() if _IDENTIFIER in reasons]
         warnings.append(
-            f"columns that are probably no features: {shown}. "
-            f"A model that uses them may learn no physics. {_as_weight(found, specs)}"
-            f"{_leave_out(list(found), params)}"
+            f"columns that are probably not features: {shown}. "
+            f"A model that uses them may learn nothing about physics. {units}"
+            f"{_as_weight(found, specs)}{_leave_out(list(found), params, identifiers)}"
         )
     if squeezed := _squeezed(sample, specs):
         warnings.append(
@@ -97,10 +102,13 @@ def _shown(reasons: dict[str, str]) -> str:
     return shown + (f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
 
 
-def _leave_out(branches: list[str], params: Params) -> str:
-    named = [branch for branch in branches if branch in params.selected_branches]
-    others = [branch for branch in branches if branch not in named]
+def _leave_out(branches: list[str], params: Params, identifiers: Sequence[str] = ()) -> str:
+    rest = [branch for branch in branches if branch not in identifiers]
+    named = [branch for branch in rest if branch in params.selected_branches]
+    others = [branch for branch in rest if branch not in named]
     ways = []
+    if identifiers:
+        ways.append(f'"identifier": {json.dumps([*params.identifier, *identifiers])}')
     if others:
         ways.append(f'"exclude_branches": {json.dumps([*params.exclude_branches, *others])}')
     if named:
@@ -175,7 +183,7 @@ def _by_behaviour(sample: Sample, specs: Specs, classes: Sequence[str]) -> dict[
                 f"the number of its values alone separates {what}, AUC {best_counts[index]:.3f}"
             )
         elif best[index] > SEPARATES:
-            reasons.append(f"alone separates {what}, AUC {best[index]:.3f}")
+            reasons.append(f"{_ALONE} {what}, AUC {best[index]:.3f}")
         if reasons:
             found[branch] = reasons
     return found
