@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -371,7 +370,8 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
     for key, value in missing.items():
         branches = by_branch("missing", {key: value}, [*specs.flat, *specs.jagged], "branch")
         if not branches.keys() & specs.missing.keys():
-            found.append(f"missing: no value of {key} is {json.dumps(value)}")
+            values = value if isinstance(value, Sequence) else [value]
+            found.append(f"missing: no value of {key} is {' or '.join(f'{x:g}' for x in values)}")
     return found
 
 
