@@ -144,14 +144,22 @@ def said_on_opening(url: str, before: str = "") -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("scheme", ["http", "root"])
-def test_a_server_that_does_not_answer(scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [("http", "no connection: Connection refused"), ("root", "OSError: Failed to open file")],
+)
+def test_a_server_that_does_not_answer(scheme: str, why: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}//a.root"
         said = said_on_opening(url)
-    assert f"{url} can't be read" in said
+    assert f"{url} can't be read: {why}" in said
     assert "server" in said
+
+
+def test_an_address_that_is_none() -> None:
+    url = "root://a b//a.root"
+    assert f"{url} can't be read: OSError: [FATAL] Invalid address" in said_on_opening(url)
 
 
 def test_xrootd_after_tensorflow_is_an_error_instead_of_a_crash() -> None:

@@ -171,8 +171,8 @@ def test_files_that_are_none(tmp_path: Path, small_files: list[Path]) -> None:
     for path, said in (
         (none, "no such file"),
         (empty, "is empty: 0 bytes"),
-        (text, "is not a ROOT file"),
-        (tmp_path, "Is a directory"),
+        (text, "is not a ROOT file: it starts with .*, not .root"),
+        (tmp_path, "is a folder\n.*Name ROOT files"),
         (small_files[0] / "x.root", "Not a directory"),
     ):
         with pytest.raises(DataError, match=said) as error:

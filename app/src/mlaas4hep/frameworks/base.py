@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -161,8 +162,11 @@ class Framework(ABC):
 
 
 def reason(error: BaseException) -> str:
-    """One line that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """One line that says what happened; Keras' first says where, and its colours are left out."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import re
 import struct
 import sys
 import urllib.request
@@ -63,13 +64,15 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise missing(file, "Give a path or URL that exists.") from None
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EISDIR):
+        if error.errno == errno.EISDIR:
+            raise DataError(f"{file} is a folder", "Name ROOT files.") from None
+        if error.errno == errno.EACCES:
             raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
         _check_url(file)
         remedy = _COPY_AGAIN
         if is_url(file):
             remedy = "Check the address, and whether the server answers and lets you read."
-        raise DataError(f"{where} can't be read: {first_line(error)}", remedy) from error
+        raise DataError(f"{where} can't be read: {_of_server(error)}", remedy) from error
     except ImportError as error:
         raise DataError(
             f"{where} can't be opened: {first_line(error)}", "Install that package."
@@ -79,6 +82,14 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
         raise DataError(
             f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
         ) from error
+
+
+def _of_server(error: OSError) -> str:
+    """Its first line without what only programmers read."""
+    cause = getattr(error, "os_error", None)  # of aiohttp, whose own text is long
+    if isinstance(cause, OSError) and (error.errno or 0) > 0:
+        return f"no connection: {os.strerror(int(error.errno or 0))}"
+    return re.sub(r"Failed to submit <.*> request: ", "", first_line(error))
 
 
 def _check_url(name: str) -> None:
@@ -121,7 +132,8 @@ def _check_local(path: Path) -> None:
         raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
     if not b"root".startswith(head[:4]) and head[:4] != b"root":
         raise DataError(
-            f"{path} is not a ROOT file: it starts with {head[:4]!r}", "Give a ROOT file."
+            f"{path} is not a ROOT file: it starts with {head[:4].decode('latin-1')!r}, not 'root'",
+            "Give a ROOT file.",
         )
     if len(head) == 20:
         version, end = struct.unpack_from(">i4xi", head, 4)
@@ -210,7 +222,7 @@ def _open_table(file: Any, name: str, tree: str) -> Table:
         raise DataError(
             f"{name}: no tree {tree!r}",
             f"{did_you_mean(tree, trees)} Name it as FILE:TREE, or for all files by `branch` in"
-            " params.json.",
+            " params.json (--branch of predict, --tree of inspect).",
         )
     raise DataError(f"{name}: {tree!r} is a {kind}, not a tree", did_you_mean(tree, trees))
 

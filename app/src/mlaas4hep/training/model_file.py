@@ -98,8 +98,14 @@ class ModelFile:
         except MlaasError:
             raise
         except (Exception, SystemExit) as error:
+            remedy = self._lines(error)
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                remedy = (
+                    f"{error.name} is not installed here, and no file beside {self.path.name}."
+                    f" Models are: {'; '.join(framework.wanted for framework in FRAMEWORKS)}."
+                )
             raise ModelError(
-                f"{self.where(error)}: {what} failed: {_reason(error)}", self._lines(error)
+                f"{self.where(error)}: {what} failed: {_reason(error)}", remedy
             ) from error
         finally:
             sys.dont_write_bytecode = before
