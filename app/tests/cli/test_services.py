@@ -29,7 +29,8 @@ def test_all_that_is_wrong_is_named_at_once(command, monkeypatch):
     ended = command("settings")
     assert ended.code == 2
     assert ended.out == ""
-    assert "MLAAS4HEP_MAX_JOBS is 'many'" in ended.err
+    assert "MLAAS4HEP_MAX_JOBS is 'many': it should be a valid integer; " in ended.err
+    assert "or 'container'. Maximum trainings that run at once" in ended.err
     assert "MLAAS4HEP_EXECUTOR is 'containr'" in ended.err
     assert "MLAAS4HEP_MAX_JOB_MEMORY is not a setting. Did you mean" in ended.err
     assert "'MLAAS4HEP_MAX_JOB_MEMORY_BYTES'" in ended.err

@@ -230,6 +230,18 @@ def test_own_files_with_shuffled_labels_give_an_auc_of_one_half(tmp_path):
     assert not ports & listening()
 
 
+def test_three_classes_need_an_own_model(tmp_path):
+    file = tmp_path / "mine.root"
+    with uproot.recreate(file) as made:
+        made.mktree("events", {"x": "float64", "kind": "int32"})
+        kinds = np.arange(300, dtype=np.int32) % 3
+        made["events"].extend({"x": np.random.default_rng(1).normal(kinds), "kind": kinds})
+    ended = run(tmp_path / "d", f"--files={file}", "--labels=kind")
+    assert ended.returncode == 1
+    assert "1 column, but there are 3 classes" in ended.stderr
+    assert "example model is for two classes. Give your own: MODEL=" in ended.stderr
+
+
 def test_a_missing_file_is_named(tmp_path):
     ended = run(tmp_path / "d", f"--files={tmp_path}/no.root", "--labels=1")
     assert ended.returncode == 1

@@ -127,7 +127,7 @@ def test_what_can_t_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: A
     (tmp_path / "a.npz").mkdir()
     with pytest.raises(UsageError, match=r"a\.npz is a folder"):
         check(tmp_path / "a.npz")
-    with pytest.raises(UsageError, match=r"b\.npz can't be written: No such file or directory"):
+    with pytest.raises(UsageError, match=r"b\.npz: there is no folder .*"):
         check(tmp_path / "none/b.npz")
     check(tmp_path / "b.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as if it weren't installed

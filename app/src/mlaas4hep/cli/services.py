@@ -64,7 +64,7 @@ def settings(store: Store = None) -> None:
 
             Rules(found)
     except UsageError as error:
-        problems.append(f"{error.message} {error.remedy}".strip())
+        problems.append(f"{error.message.rstrip('.')}. {error.remedy}".strip())
     if problems or found is None:
         raise UsageError("\n".join(problems))
     for name, value in found.model_dump(mode="json").items():
@@ -89,7 +89,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         wrong = {str(each["loc"][0]): each for each in reversed(error.errors())}
         raise UsageError(
             "; ".join(
-                f"{PREFIX}{name.upper()} is {each['input']!r}: {each['msg']}"
+                f"{PREFIX}{name.upper()} is {each['input']!r}: {_expected(each['msg'])}"
                 for name, each in wrong.items()
             ),
             " ".join(str(Settings.model_fields[name].description) for name in wrong),
@@ -99,6 +99,11 @@ def _settings(given: dict[str, Any]) -> Settings:
             f"{error}: its variable {PREFIX}<SETTING> is not valid JSON",
             "See docs/reference/settings.md.",
         ) from None
+
+
+def _expected(message: str) -> str:
+    """What pydantic says of a wrong value, in our words."""
+    return message.partition(", unable")[0].replace("Input should be", "it should be")
 
 
 def server(store: Store = None, host: Host = None, port: ServerPort = None) -> None:

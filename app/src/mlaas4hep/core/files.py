@@ -253,6 +253,9 @@ def beside(path: Path) -> Iterator[Path]:
         with temporary_folder(path.parent, f".{path.name}.") as folder:
             yield folder / path.name
     except OSError as error:
+        if not path.parent.exists():
+            about = f"{path}: there is no folder {path.parent}"
+            raise UsageError(about, "Make it first.") from None
         kind = LimitError if is_full(error) else UsageError
         raise kind(f"{path} can't be written: {error.strerror or error}") from error
 

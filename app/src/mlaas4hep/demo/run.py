@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlaas4hep.client.client import Client
-from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.core.progress import Bars
 from mlaas4hep.data import (
     TEST,
@@ -136,7 +136,11 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
             job = client.submit(
                 NAME, files="files.txt", labels="labels.txt", model="model.py", params="params.json"
             )
-            for warning in client.wait(job, bars).get("warnings", []):
+            try:
+                ended = client.wait(job, bars)
+            except MlaasError as error:
+                raise of_example(error, inputs.model) from None
+            for warning in ended.get("warnings", []):
                 console.print(Text("   warning: ", style="bold yellow") + Text(warning))
 
         with steps.step("The model in TFaaS"):
@@ -217,6 +221,15 @@ def five_files(folder: Path, inputs: Inputs) -> list[Path]:
         (folder / name).write_text(text)
     names = dict.fromkeys([*(file.name for file in inputs.files), *texts])
     return [folder / name for name in names]
+
+
+def of_example(error: MlaasError, model: Path) -> MlaasError:
+    """The error; where the example model, which nobody chose, is for fewer classes, with why."""
+    if model != EXAMPLE / "model.py" or "classes" not in error.message:
+        return error
+    return MlaasError(
+        error.message, "The demo's example model is for two classes. Give your own: MODEL=my.py"
+    )
 
 
 def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64]]:

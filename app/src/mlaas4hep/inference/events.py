@@ -30,6 +30,8 @@ MOST_DERIVED = 64 << 20
 MOST_DERIVED_AT_ONCE = 4 << 20
 """The same of one slice: numbers in memory, for each request that is encoded at the time."""
 
+_SHOWN = 10
+"""Branches that an error names."""
 _NUMBERS = {int, float, bool, type(None)}
 
 
@@ -103,20 +105,21 @@ class EventTable:
                         f"event {i} is {repr(event)}, not an object of branches"
                     ) from None
                 if name not in event:
-                    raise UsageError(
-                        f"event {i} lacks the branch {name!r}",
-                        _near(name, event),
-                    ) from None
+                    raise self._lacking(f"event {i} lacks", event) from None
             raise
+
+    def _lacking(self, who: str, known: dict[str, Any]) -> UsageError:
+        absent = [name for name in (*self._flat, *self._jagged) if name not in known]
+        branches = "branch" if len(absent) == 1 else "branches"
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        shown = ", ".join(map(repr, absent[:_SHOWN]))
+        return UsageError(f"{who} the {branches} {shown}{more}", _near(absent[0], known))
 
     def _check_columns(self, content: dict[str, Any]) -> int:
         first = ""
         for name in [*self._flat, *self._jagged]:
             if name not in content:
-                raise UsageError(
-                    f"the events lack the branch {name!r}",
-                    _near(name, content),
-                )
+                raise self._lacking("the events lack", content)
             if not isinstance(content[name], list):
                 raise UsageError(
                     f"the branch {name!r} is {repr(content[name])}, not a list over the events"

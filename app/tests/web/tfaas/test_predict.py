@@ -277,7 +277,7 @@ GOOD = {"met": 1, "nJet": 2, "jet_pt": [1, 2], "jet_eta": [1, 2]}
             [GOOD, {"met": 1, "nJet": 1, "Jet_pt": [], "jet_eta": []}],
             ["event 1 lacks the branch 'jet_pt'", "'Jet_pt'"],
         ),
-        ({"met": [1]}, ["lack the branch 'nJet'"]),
+        ({"met": [1]}, ["lack the branches 'nJet', 'jet_eta', 'jet_pt'"]),
         (
             {"met": [1], "nJet": [1, 2], "jet_pt": [[]], "jet_eta": [[]]},
             ["'nJet' has 2", "'met' has 1"],
