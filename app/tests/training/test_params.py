@@ -104,12 +104,10 @@ def test_split_as_a_number_and_as_parts(tmp_path: Path) -> None:
         ('{"weights": 5}', "weights is 5, expected a branch, a list"),
         ('{"weights": {"file": []}}', "params.json: weights has the unknown part 'file'"),
         ('{"xyz": 5}', "unknown key 'xyz'"),
-        ('{"AddFriend": "f.root"}', "unknown key 'AddFriend'
-  Use the key 'friends'"),
+        ('{"AddFriend": "f.root"}', "unknown key 'AddFriend'\n  Use the key 'friends'"),
         ('{"friends": "f.root"}', 'friends is "f.root", expected an object such as'),
         ('{"friends": {"a b": "f.root"}}', "params.json: friends: 'a b' can't be the name"),
-        ('{"scaler": "standard"}', "unknown key 'scaler'
-  Use the key 'normalisation'"),
+        ('{"scaler": "standard"}', "unknown key 'scaler'\n  Use the key 'normalisation'"),
         ('{"normalisation": "z"}', 'normalisation is "z", expected "minmax" or "standard"'),
         ('{"clip": {"x": [2, 1]}}', r'clip is {"x": \[2, 1\]}, expected an object of two bounds'),
         ('{"clip": {"x": [null, null]}}', "clip is .*, expected an object of two bounds"),
