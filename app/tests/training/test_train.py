@@ -337,7 +337,7 @@ def test_bad_requests_leave_nothing(tmp_path: Path) -> None:
         ({"files": "broken.root,background.root"}, DataError, r"broken\.root is truncated"),
         ({"files": "text.root,background.root"}, DataError, r"text\.root is not a ROOT file"),
         ({"branch": "Event"}, DataError, r"no tree 'Event'\n.*'Events'"),
-        ({"selected_branches": ["mte"]}, DataError, r"no branch 'mte'.*\n.*'met'"),
+        ({"selected_branches": ["mte"]}, UsageError, r"no branch 'mte'.*\n.*'met'"),
         ({"labels": "1"}, UsageError, "1 label for 2 files"),
         ({"request": {"specs": Path("none.json")}}, DataError, r"no such file: .*none\.json"),
         ({"model": "def modell(i): pass"}, ModelError, r"model\.py has no function model"),
