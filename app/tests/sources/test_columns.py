@@ -11,7 +11,7 @@ from uproot.interpretation.library import NumPy
 from uproot.interpretation.numerical import AsDtype
 from uproot.models.TBasket import Model_TBasket
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import Branch, Jagged
 from mlaas4hep.sources.columns import NotUnderstoodError
 from mlaas4hep.sources.root import RootFile
@@ -107,7 +107,7 @@ def test_a_bitset_is_a_list_of_its_bits() -> None:
         assert kinds["lists"] == ("unsupported", 0)
         whole, some = file.read(["few", "many", "part/hits"]), file.read(["many"], 35, 90)
         with pytest.raises(
-            DataError, match=r"lists of .* is of type std::vector<std::bitset"
+            UsageError, match=r"lists of .* is of type std::vector<std::bitset"
         ) as error:
             select([file], Selection("bits", selected_branches=("few", "lists")))
         assert "to_ulong()" in error.value.remedy
