@@ -67,6 +67,22 @@ def ordered(by: str, objects: dict[str, str], **more: Any) -> Derivation:
     return Derivation(cuts, inputs, {"jet": JETS})
 
 
+def test_a_target_is_no_feature_and_no_prediction_needs_it() -> None:
+    new = {"ht": "sum(jet_pt)", "ratio": "ht / met", "half": "met / 2"}
+    cuts = Cuts.parse(OBJECTS, new, "ratio > 2")
+    made = Derivation(cuts, INPUTS, {"jet": JETS}, "ratio")
+    for found in (made, Derivation.from_json(json.loads(json.dumps(made.to_json())))):
+        assert (found.target, found.flat, found.jagged) == ("ratio", ["ht", "half"], [])
+        assert set(found.without_selection.cuts.new_variables) == {"ht", "half"}
+        assert set(found.for_target.cuts.new_variables) == {"ht", "ratio"}
+        needed = {name: events()[name] for name in found.for_target.inputs}
+        np.testing.assert_allclose(found.for_target.derive(needed)["ratio"], [4, 0, 160 / 30])
+        mask, _ = found.passes(found.derive(events()))
+        assert mask.tolist() == [True, False, True]
+    with pytest.raises(ExpressionError, match="a target is one number per event"):
+        _ = Derivation(Cuts.parse({}, {"high": "jet_pt"}, ""), INPUTS, {}, "high").for_target
+
+
 def test_lists_are_sorted_after_objects_and_before_new_variables() -> None:
     for objects in ({}, {"jet": "jet_pt != 20"}):
         after = ordered("jet_eta", objects).derive(events())
@@ -197,6 +213,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"new_variables": {"more": "met"}}, "'more' can't be a new variable"),
     ({"new_variables": {"met": "1 * met"}}, "'met' can't be a new variable"),
     ({"new_variables": {"ht": "jet_pt"}}, "'ht' is flat as a feature"),
+    ({"target": ["ht"]}, "['ht'] is no new variable"),
+    ({"target": "met"}, "'met' is no new variable"),
+    ({"target": "ht"}, "'ht' is the target and a feature"),
 ]
 
 

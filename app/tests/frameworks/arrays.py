@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from mlaas4hep.frameworks.base import Block, Classes, Matrix
+from mlaas4hep.frameworks.base import Block, Matrix, Truth
 
 
 class Arrays:
@@ -25,7 +26,7 @@ class Arrays:
         self.width, self.n_classes, self.chunk = width, k, chunk
         self.train_events, self.validation_events = train, validation
         random = np.random.default_rng(3)
-        self.y: Classes = random.integers(0, k, train + validation)
+        self.y: Truth = random.integers(0, k, train + validation)
         centre = random.uniform(0.3, 0.7, (k, width))
         noise = random.normal(0, 0.1, (train + validation, width))
         self.x: Matrix = np.clip(centre[self.y] + noise, 0, 1).astype(np.float32)
@@ -45,3 +46,15 @@ class Arrays:
     def validation(self) -> Iterator[Block]:
         for start in range(self.train_events, len(self.y), self.chunk):
             yield self.block(slice(start, start + self.chunk))
+
+
+class Numbers(Arrays):
+    """The same rows with a target of mean 0 and variance 1 each: a linear function, and noise."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.n_classes = 0
+        values = self.x @ np.arange(1, self.width + 1) + np.random.default_rng(4).normal(
+            0, 0.1, len(self.x)
+        )
+        self.y: Truth = ((values - values.mean()) / values.std()).astype(np.float32)

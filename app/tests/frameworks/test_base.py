@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from mlaas4hep.core.errors import ModelError
-from mlaas4hep.frameworks.base import Best, FitPlan, refuse_improper
+from mlaas4hep.data import Target
+from mlaas4hep.frameworks import FRAMEWORKS
+from mlaas4hep.frameworks.base import Best, FitPlan, Framework, refuse_improper
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,27 @@ def test_probabilities_pass(shape: tuple[int, int]) -> None:
         values /= values.sum(axis=1, keepdims=True)
     refuse_improper(values.astype(np.float32), "")
     refuse_improper(np.ones((3, 1), np.float32) * np.float32(1 + 1e-6), "")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
+@pytest.mark.parametrize(
+    ("answers", "match"),
+    [
+        ([[0.5], [np.nan]], "answers nan for an event, not one finite number"),
+        ([[np.inf]], "answers inf"),
+        ([[1, 2]], r"answers \(2,\) for an event"),
+    ],
+)
+def test_what_is_no_number_is_refused(
+    framework: Framework, answers: list[list[float]], match: str
+) -> None:
+    regression = framework.regression(Target("energy", 5, 2))
+    regression.check_answers(np.array([[-1e30], [0.5]], np.float32))
+    regression.check_answers(np.empty((0, 1), np.float32))
+    with pytest.raises(ModelError, match=match):
+        regression.check_answers(np.array(answers, np.float32))
+
+
+def test_a_framework_without_regressions_is_named() -> None:
+    with pytest.raises(ModelError, match="keras models can't be trained for the target energy"):
+        Framework.regression(FRAMEWORKS[0], Target("energy", 5, 2))

@@ -11,27 +11,34 @@ import pytest
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
+    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
     RandomForestClassifier,
+    RandomForestRegressor,
 )
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
+    Ridge,
     RidgeClassifier,
     SGDClassifier,
+    SGDRegressor,
 )
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier
 
-from frameworks.arrays import Arrays
+from frameworks.arrays import Arrays, Numbers
 from mlaas4hep.core.errors import LimitError, ModelError
 from mlaas4hep.core.progress import silent
-from mlaas4hep.frameworks import FitPlan, NotServable, framework_of
+from mlaas4hep.data import Target
+from mlaas4hep.frameworks import FitPlan, Framework, NotServable, framework_of
 from mlaas4hep.frameworks import sklearn as module
 from mlaas4hep.frameworks.sklearn import Sklearn
 
@@ -39,14 +46,16 @@ framework = Sklearn()
 PLAN = FitPlan(epochs=4, batch_size=50, seed=21)
 
 
-def assert_served_alike(model: Any, rows: Any, folder: Path) -> None:
+def assert_served_alike(
+    model: Any, rows: Any, folder: Path, framework: Framework = framework, atol: float = 1e-6
+) -> None:
     framework.to_onnx(model, folder / "m.onnx", rows.shape[1])
     session = onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["inputs"]
     assert [o.name for o in session.get_outputs()] == ["outputs"]
     (answer,) = session.run(["outputs"], {"inputs": rows})
     assert answer.dtype == np.float32
-    np.testing.assert_allclose(answer, framework.predict(model, rows), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(answer, framework.predict(model, rows), rtol=1e-4, atol=atol)
 
 
 CLASSIFIERS = {
@@ -95,6 +104,53 @@ def test_train_and_serve(tmp_path: Path, name: str, k: int) -> None:
     assert framework.predict(model, data.x[:0]).shape == (0, scores.shape[1])
     corners = np.concatenate([data.x, np.zeros((1, 6), np.float32), np.ones((1, 6), np.float32)])
     assert_served_alike(model, corners, tmp_path)
+
+
+REGRESSORS = {
+    "boosted": lambda: HistGradientBoostingRegressor(max_iter=40),
+    "boosted, old": lambda: GradientBoostingRegressor(n_estimators=40),
+    "forest": lambda: RandomForestRegressor(20, random_state=1),
+    "linear": lambda: LinearRegression(),
+    "neighbours": lambda: KNeighborsRegressor(),
+    "vectors": lambda: SVR(),
+    "pipeline": lambda: make_pipeline(StandardScaler(), Ridge()),
+    "streamed network": lambda: MLPRegressor(
+        hidden_layer_sizes=(8,), learning_rate_init=0.05, random_state=1
+    ),
+    "streamed linear": lambda: SGDRegressor(eta0=0.1, random_state=1),
+}
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_regressors_answer_in_the_target_s_units(tmp_path: Path, name: str) -> None:
+    data, target = Numbers(), Target("energy", 500, 80)
+    regression = framework.regression(target)
+    model = REGRESSORS[name]()
+    regression.check(model, 6, 0)
+    fit = regression.fit(model, data, PLAN, silent)
+    assert data.asked == (list(range(4)) if name.startswith("streamed") else [0])
+    found = regression.predict(model, data.x[600:])
+    assert (found.dtype, found.shape) == (np.float32, (200, 1))
+    assert regression.predict(model, data.x[:0]).shape == (0, 1)
+    error = (found[:, 0] - target.mean) / target.std - data.y[600:]
+    assert set(fit.history) == {"loss", "val_loss"}
+    assert fit.history["val_loss"][fit.best] == pytest.approx((error**2).mean(), rel=1e-3)
+    assert (error**2).mean() < 0.4
+    corners = np.concatenate([data.x, np.zeros((1, 6), np.float32), np.ones((1, 6), np.float32)])
+    assert_served_alike(model, corners, tmp_path, regression, 1e-4 * target.std)
+
+
+def test_weights_of_a_regression(tmp_path: Path) -> None:
+    weights = np.random.default_rng(1).choice([0.0, 2.0], 800)
+    for make in (REGRESSORS["linear"], REGRESSORS["streamed network"]):
+        data, only = Numbers(weights=weights), Numbers()
+        regression = framework.regression(Target("energy", 0, 1))
+        fit = regression.fit(model := make(), data, PLAN, silent)
+        kept = weights[600:] > 0
+        error = regression.predict(model, data.x[600:])[kept, 0] - only.y[600:][kept]
+        assert fit.history["val_loss"][fit.best] == pytest.approx((error**2).mean(), rel=1e-3)
+    with pytest.raises(ModelError, match="takes no sample_weight"):
+        regression.check(KNeighborsRegressor(), 6, 0, weighted=True)
 
 
 def test_boosted_trees_agree_where_values_are_neighbouring_floats(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
-from mlaas4hep.data import FileRecord
+from mlaas4hep.data import FileRecord, Target
 from mlaas4hep.report.metrics import measure
 from mlaas4hep.report.page import report_html
+from mlaas4hep.report.regression import measure_target
 
 PICTURES = {"roc": b"ROC", "scores": b"SCORES", "loss": b"LOSS"}
 
@@ -45,6 +47,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "class_balance": False,
         "distributions": False,
         "folds": None,
+        "target": None,
     } | changes
 
 
@@ -91,6 +94,24 @@ def test_distributions_are_mentioned_where_there_are_some() -> None:
 
 def test_folds_are_explained() -> None:
     assert "the mean of 5, one for each fold" in report_html(values(folds={"number": 5}), PICTURES)
+
+
+def test_a_regression_has_its_own_numbers_and_pictures() -> None:
+    target = Target("gen_<e>", 500, 80)
+    predicted = np.array([510, 480, 600, 391.5], np.float32)
+    metrics = measure_target(predicted, np.array([500, 490, 590, 400.0]), target)
+    pictures = {name: name.encode() for name in ("predicted", "residuals", "profile", "loss")}
+    page = report_html(
+        values(metrics=metrics, target=asdict(target), classes=[], counts=[[10, 3, 4]]), pictures
+    )
+    assert "prediction = gen_&lt;e&gt;, in its own units" in page
+    assert f"<td>{metrics['rmse']:.6g}</td>" in page
+    assert "<th>2.5 %</th>" in page
+    assert "<td><code>gen_&lt;e&gt;</code></td><td>10</td><td>3</td><td>4</td>" in page
+    assert "mean 500, divided by its standard deviation 80" in page
+    assert page.count("data:image/png;base64,") == 4
+    assert "probab" not in page
+    assert "AUC" not in page
 
 
 def test_not_servable_says_why() -> None:

@@ -22,7 +22,8 @@ def prepared(
     """By default each file is a class, and specs lie beside the first one."""
     folder = files[0].parent
     parsed, _ = Params.parse(params, "params.json", folder)
-    labels = labels or [str(i) for i in range(len(files))]
+    if labels is None:
+        labels = [str(i) for i in range(len(files))]
     return prepare([str(file) for file in files], labels, parsed, cwd or folder, stack, specs)
 
 

@@ -123,13 +123,13 @@ def test_factors_make_the_mean_1_and_balance_the_classes() -> None:
         assert (of_classes[0] == pytest.approx(of_classes[1])) == balance
         np.testing.assert_array_equal(scaled[places % 3 == TEST], weights[places % 3 == TEST])
     for negative, match in (
-        (places >= 3, r"of the class 'b' add up to -.* over its"),
+        (places >= 3, r"weights of the class 'b' add up to -.* over its"),
         (places % 3 == VALIDATION, r"of the \d* validation events add up to -"),
     ):
         totals = Totals.empty(1, 2)
         totals.add(0, places, np.where(negative, -1.0, 1.0))
         with pytest.raises(DataError, match=match):
-            totals.factors(False, ["a", "b"])
+            totals.factors(False, ["the class 'a'", "the class 'b'"])
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])

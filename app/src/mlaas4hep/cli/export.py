@@ -14,8 +14,8 @@ from mlaas4hep.core.progress import Bars
 
 def export(
     files: Files,
-    labels: Annotated[str, typer.Option(help="As for train.")],
     out: Annotated[Path, typer.Option(help="File to write: NAME.npz or NAME.parquet.")],
+    labels: Annotated[str, typer.Option(help="As for train.")] = "",
     params: Params = Path("params.json"),
     specs: Annotated[
         Path | None, typer.Option(help="Specs from an earlier run, to skip the scan.")
@@ -25,8 +25,9 @@ def export(
 
     Events are in the order of the files. NPZ has the arrays x, mask (1 where a value is missing or
     padding), y, w, part (0 trains, 1 validates, 2 tests), file, entry, and the texts columns,
-    classes, files. Parquet has a column for each of the model's, null where a value is missing or
-    padding, and \\_y, \\_w, \\_part, \\_file, \\_entry.
+    classes, files. Of a regression y are the targets as a model is trained on them: the values of
+    target are y x target_std + target_mean. Parquet has a column for each of the model's, null
+    where a value is missing or padding, and \\_y, \\_w, \\_part, \\_file, \\_entry.
 
     For example:
 

@@ -45,7 +45,8 @@ def predict(
     """Predict for the events of ROOT files; they are padded and normalised as in the training.
 
     One entry per event, in the order of the files: `score_CLASS` is the probability of CLASS, the
-    second of two classes; with more classes there is one for each. If the training had a selection,
+    second of two classes; with more classes there is one for each. A regression has `prediction`,
+    in the units of the branch that it predicts. If the training had a selection,
     `selected` is 1 for events that pass it, 0 for others; all are predicted. The training's
     `observers` follow.
 
@@ -54,13 +55,7 @@ def predict(
         mlaas4hep predict --model my_model --files new.root --fout scores.root
     """
     from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
-    from mlaas4hep.models.bundle import (
-        SELECTED,
-        opened,
-        refuse_names,
-        score_meaning,
-        score_names,
-    )
+    from mlaas4hep.models.bundle import SELECTED, opened, refuse_names
     from mlaas4hep.sources.friends import friends_of
     from mlaas4hep.training.inputs import read_files_option, read_friends_option, refuse_input
 
@@ -70,7 +65,7 @@ def predict(
     with opened(model) as bundle:
         flat, jagged = bundle.specs.inputs
         branches, marking = [*flat, *jagged], list[str]()
-        names, meaning = score_names(bundle.classes), score_meaning(bundle.classes)
+        names, meaning = bundle.manifest.score_names, bundle.manifest.meaning
         tree = branch or bundle.specs.tree
         local = LocalAnswers(bundle)
         answer: Answer = local

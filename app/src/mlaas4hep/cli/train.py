@@ -36,17 +36,6 @@ Params = Annotated[
 
 def train(
     files: Files,
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="A label per file (numbers or class names: a text file, or joined by commas),"
-            " PATTERN=LABEL for files by name or wildcard (`*ttbar*=signal,*qcd*=background`),"
-            " or the name of the branch that holds the label. Of two classes, the score is the"
-            " probability of the second in the order of numbers or names; `signal` in params.json"
-            " chooses the other.",
-            rich_help_panel="Input",
-        ),
-    ],
     model: Annotated[
         Path,
         typer.Option(
@@ -54,6 +43,17 @@ def train(
             rich_help_panel="Input",
         ),
     ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="A label per file (numbers or class names: a text file, or joined by commas),"
+            " PATTERN=LABEL for files by name or wildcard (`*ttbar*=signal,*qcd*=background`),"
+            " or the name of the branch that holds the label. Of two classes, the score is the"
+            " probability of the second in the order of numbers or names; `signal` in params.json"
+            " chooses the other. None with `target` in params.json.",
+            rich_help_panel="Input",
+        ),
+    ] = "",
     params: Params = Path("params.json"),
     specs: Annotated[
         Path | None,

@@ -106,7 +106,10 @@ class Client:
         device: str = "cpu",
         environment: str = "",
     ) -> str:
-        """Put a training of the folder ``name`` in line; returns its process_name, NAME_k."""
+        """Put a training of the folder ``name`` in line; returns its process_name, NAME_k.
+
+        ``labels`` are "" for a regression.
+        """
         body = {
             "name": name,
             "device": device,
@@ -209,9 +212,10 @@ class Client:
     def predict_events(self, model: str, events: Events) -> NDArray[np.float32]:
         """The model's answers to events as they are in the tree: float32 of shape (events, k).
 
-        k is 1 for two classes (the probability of class 1), else the number of classes. The
-        model's specs do the padding and normalising. A UserWarning says how many values were
-        dropped, beyond the longest lists of the training, and how many lie outside its range.
+        k is 1 for two classes (the probability of class 1) and for a regression (the value), else
+        the number of classes. The model's specs do the padding and normalising. A UserWarning says
+        how many values were dropped, beyond the longest lists of the training, and how many lie
+        outside its range.
         """
         count = max(map(len, events.values()), default=0)
         values = sum(_size(branch) for branch in events.values())

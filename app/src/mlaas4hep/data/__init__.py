@@ -18,6 +18,7 @@ from mlaas4hep.data.split import (
     membership,
     membership_by,
 )
+from mlaas4hep.data.target import Target
 
 __all__ = [
     "PADDING",
@@ -39,6 +40,7 @@ __all__ = [
     "Specs",
     "SpecsScan",
     "Split",
+    "Target",
     "file_key",
     "held_out",
     "membership",

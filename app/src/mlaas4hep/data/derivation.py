@@ -108,7 +108,8 @@ class Derivation:
     """Applies objects, order, new variables and selection to events as they are in the tree.
 
     In this order. ``inputs`` are the branches that the expressions read; ``collections`` the
-    branches of which each of ``objects`` keeps entries, and which each of ``order`` sorts.
+    branches of which each of ``objects`` keeps entries, and which each of ``order`` sorts; the new
+    variable ``target``, if any, is what a regression predicts and no feature.
     Expressions of objects see the lists as they are stored, all others what is left of them.
     Raises ExpressionError on what doesn't fit the branches' kinds.
     """
@@ -118,7 +119,9 @@ class Derivation:
         cuts: Cuts,
         inputs: Mapping[str, Input],
         collections: Mapping[str, Sequence[str]],
+        target: str = "",
     ) -> None:
+        self.target = target
         self.cuts, self.inputs, self.collections = cuts, dict(inputs), dict(collections)
         kinds = {
             name: Kind(each.kind == "jagged", each.dtype == "bool") for name, each in inputs.items()
@@ -165,13 +168,17 @@ class Derivation:
 
     @property
     def flat(self) -> list[str]:
-        """New variables with one value per event."""
-        return [name for name, bound in self._new.items() if not bound.kind.is_list]
+        """New features with one value per event."""
+        return [name for name in self._features if not self._new[name].kind.is_list]
 
     @property
     def jagged(self) -> list[str]:
-        """New variables with a list per event."""
-        return [name for name, bound in self._new.items() if bound.kind.is_list]
+        """New features with a list per event."""
+        return [name for name in self._features if self._new[name].kind.is_list]
+
+    @property
+    def _features(self) -> list[str]:
+        return [name for name in self._new if name != self.target]
 
     @cached_property
     def nodes(self) -> int:
@@ -185,8 +192,21 @@ class Derivation:
 
     @cached_property
     def without_selection(self) -> Derivation:
-        """What a prediction needs: objects and new variables."""
-        return self._part(None, list(self._new))
+        """What a prediction needs: objects and new features."""
+        return self._part(None, self._features, rows=True)
+
+    @property
+    def for_target(self) -> Derivation:
+        """What the target needs, and the expressions that this in turn needs.
+
+        Raises ExpressionError where it is a list per event.
+        """
+        expression, bound = self.cuts.new_variables[self.target], self._new[self.target]
+        if bound.kind.is_list:
+            raise expression.error(
+                None, f"a target is one number per event, this is {bound.kind}", "Take one of it."
+            )
+        return self._part(None, [self.target])
 
     @property
     def for_selection(self) -> Derivation:
@@ -255,15 +275,20 @@ class Derivation:
                 left.append(int(np.count_nonzero(mask)))
         return mask, left
 
-    def _part(self, selection: Expression | None, wanted: Sequence[str]) -> Derivation:
-        """With these new variables, whatever they need, and no more."""
+    def _part(
+        self, selection: Expression | None, wanted: Sequence[str], rows: bool = False
+    ) -> Derivation:
+        """With these new variables, whatever they need, and no more.
+
+        For ``rows``, with all cuts on objects: they hold other branches of the collections too.
+        """
         names = dict.fromkeys(wanted)
         for name in reversed(self._new):
             if name in names:
                 names |= dict.fromkeys(self.cuts.new_variables[name].names)
         new = {k: each for k, each in self.cuts.new_variables.items() if k in names}
         objects, order = dict(self.cuts.objects), dict(self.cuts.order)
-        if selection:  # a prediction's rows hold other branches of the collections too
+        if not rows:
             objects, order = (
                 {k: v for k, v in each.items() if names.keys() & set(self.collections[k])}
                 for each in (objects, order)
@@ -285,6 +310,7 @@ class Derivation:
         return self.cuts.as_dict() | {
             "inputs": {name: list(each) for name, each in self.inputs.items()},
             "collections": {name: list(each) for name, each in self.collections.items()},
+            **({"target": self.target} if self.target else {}),
         }
 
     @classmethod
@@ -318,8 +344,11 @@ class Derivation:
                 raise ValueError(
                     f"collections: {name!r} names a branch twice, or more than {MOST_MEMBERS}"
                 )
+        target = value.get("target", "")
+        if not isinstance(target, str) or (target and target not in new):
+            raise ValueError(f"target: {target!r} is no new variable")
         cuts = Cuts.parse(objects, new, selection, order)
-        return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups)
+        return cls(cuts, {k: Input(*each) for k, each in inputs.items()}, groups, target)
 
 
 MOST_MEMBERS = 10_000

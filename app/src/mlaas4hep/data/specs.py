@@ -405,6 +405,8 @@ class _Reader:
                 if (new | kinds).get(name, kind) != kind:
                     raise self.wrong("derivation", f"{name!r} is {kind} as a feature")
         features = {*flat, *jagged}
+        if found.target in features:
+            raise self.wrong("derivation", f"{found.target!r} is the target and a feature")
         for name in new:
             if name in kinds or name not in features:
                 raise self.wrong("derivation", f"{name!r} can't be a new variable")

@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
+from mlaas4hep.data.target import Target
 
 Matrix = NDArray[np.float32]
 """Rows of events, shape (events, columns), normalised."""
 Classes = NDArray[np.int64]
 """Class of each event, 0..k-1."""
+Truth = NDArray[Any]
+"""Classes or, for a regression, the target of each event, normalised (float32)."""
 Block = tuple[NDArray[Any], ...]
-"""Events at once: rows (Matrix), their Classes and, of a weighted data set, weights (float64)."""
+"""Events at once: rows (Matrix), their Truth and, of a weighted data set, weights (float64)."""
 History = dict[str, list[float]]
 """One number an epoch: loss, val_loss and the model's own metrics."""
 
@@ -40,6 +43,7 @@ class Batches(Protocol):
     width: int
     """Columns of a row."""
     n_classes: int
+    """0 for a regression."""
     weighted: bool
     """Whether blocks hold a weight for each event; their mean is 1, and some may be negative."""
     train_events: int
@@ -126,6 +130,14 @@ class Framework(ABC):
         """Whether the type of ``model`` derives from a class of this framework."""
         return any(base.__module__.split(".")[0] in cls.modules for base in type(model).__mro__)
 
+    def regression(self, target: Target) -> Framework:
+        """The same framework for models that predict ``target``; ModelError where there is none."""
+        raise ModelError(
+            f"{self.name} models can't be trained for the target {target.branch}: only"
+            " classifications can",
+            "Leave out target, or use another framework.",
+        )
+
     def set_up(self, seed: int) -> None:
         """Import the framework quietly and seed it; called before the user's code runs."""
         random.seed(seed)
@@ -147,7 +159,14 @@ class Framework(ABC):
 
     @abstractmethod
     def predict(self, model: Any, rows: Matrix) -> Matrix:
-        """Probabilities: shape (n, 1), of class 1, for two classes; (n, k) otherwise."""
+        """Probabilities: shape (n, 1), of class 1, for two classes; (n, k) otherwise.
+
+        For a regression the targets in their own units, shape (n, 1).
+        """
+
+    def check_answers(self, answers: Matrix) -> None:
+        """ModelError unless ``answers``, as ``predict`` gives them, are what they should be."""
+        refuse_improper(answers, self.probabilities)
 
     @abstractmethod
     def save(self, model: Any, folder: Path, width: int) -> list[str]:
@@ -159,6 +178,32 @@ class Framework(ABC):
 
         Raises NotServable when the model can't be expressed so.
         """
+
+
+class Regression(Framework):
+    """What the regressions of all frameworks share: mixed in before the classifications' class."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.note = (  # type: ignore[misc]
+            f"{self.native} answers with the target as it was trained on,"
+            f" ({target.branch} - {target.mean:.9g}) / {target.std:.9g}. {type(self).note}"
+        ).strip()
+
+    native: ClassVar[str]
+    """Files of ``save`` whose answers are not in the target's own units."""
+
+    def check_answers(self, answers: Matrix) -> None:
+        """ModelError unless there is one finite number an event."""
+        finite = np.isfinite(answers)
+        if answers.shape[1:] != (1,) or not finite.all():
+            found = (
+                f"{answers[~finite][0]}" if answers.shape[1:] == (1,) else f"{answers.shape[1:]}"
+            )
+            raise ModelError(
+                f"the model answers {found} for an event, not one finite number",
+                "Look for a division, a logarithm or a diverging training in the model.",
+            )
 
 
 def reason(error: BaseException) -> str:

@@ -20,6 +20,7 @@ class Ensemble(Framework):
 
     def __init__(self, framework: Framework) -> None:
         self._framework = framework
+        self.check_answers = framework.check_answers  # type: ignore[method-assign]
         self.name = framework.name  # type: ignore[misc]
         self.probabilities = framework.probabilities  # type: ignore[misc]
         self.packages = framework.packages  # type: ignore[misc]

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mlaas4hep.core.errors import ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.core.units import many
+from mlaas4hep.data.target import Target
 from mlaas4hep.frameworks.base import (
     Batches,
     Best,
@@ -30,6 +31,7 @@ from mlaas4hep.frameworks.base import (
     History,
     Matrix,
     NotServable,
+    Regression,
     reason,
     refuse_improper,
     refuse_nan,
@@ -45,6 +47,19 @@ _UNBOUNDED = frozenset(
     )
 )
 """Activations whose values are no probabilities."""
+_BOUNDED = frozenset(
+    (
+        *("sigmoid", "hard_sigmoid", "softmax", "tanh", "softsign", "relu", "relu6", "elu", "selu"),
+        *("celu", "gelu", "silu", "swish", "mish", "softplus", "exponential", "log_sigmoid"),
+        *("log_softmax", "hard_silu", "hard_swish", "hard_tanh", "sparsemax", "squareplus"),
+    )
+)
+"""Activations that some numbers can't be the values of."""
+_NOT_OF_NUMBERS = (
+    *("crossentropy", "hinge", "divergence", "dice", "tversky"),
+    *("poisson", "logarithmic", "msle", "percentage", "mape"),
+)
+"""What the names of losses hold that compare classes; or numbers, but only those above 0."""
 _WAYS = {
     "Log1p": "write log(1 + x)",
     "Expm1": "write exp(x) - 1",
@@ -86,6 +101,13 @@ class Keras(Framework):
             if isinstance(node, ast.Call):
                 _refuse_lr(node, name)
 
+    truth: ClassVar[str] = "int64"
+    """The type of a block's truth."""
+
+    def regression(self, target: Target) -> Framework:
+        """Models with one output, (n, 1), that is not bounded."""
+        return KerasRegression(target)
+
     def set_up(self, seed: int) -> None:
         """Import TensorFlow without its chatter, and seed Python, numpy and TensorFlow."""
         _quiet_import()
@@ -95,27 +117,12 @@ class Keras(Framework):
 
     def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
         """Raise ModelError unless the model is compiled, takes ``width`` and fits the classes."""
-        if not getattr(model, "compiled", False):
-            raise ModelError(
-                "model(idim) returned a Keras model that is not compiled",
-                "Call .compile(optimizer=..., loss=...) on it before you return it.",
-            )
-        try:
-            output = model(np.zeros((2, width), np.float32), training=False)
-        except Exception as error:
-            raise ModelError(
-                f"the model does not take rows of {width} columns: {reason(error)}",
-                "Give the first layer the shape (idim,): keras.Input((idim,)).",
-            ) from error
-        shape = tuple(getattr(output, "shape", ()))
+        shape, output = _shape(model, width)
         widths = (1, 2) if n_classes == 2 else (n_classes,)
         if len(shape) != 2 or shape[1] not in widths:
             wanted = "1 (sigmoid), or 2 (softmax)" if n_classes == 2 else f"{n_classes} (softmax)"
-            found = f"the shape {shape or type(output).__name__}"
-            if len(shape) == 2:
-                found = many(shape[1], "column")
             raise ModelError(
-                f"the model's output has {found}, but there are {n_classes} classes",
+                f"the model's output has {output}, but there are {n_classes} classes",
                 f"Give the last Dense layer {wanted} units.",
             )
         _check_probabilities(model, width)
@@ -123,11 +130,11 @@ class Keras(Framework):
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
         """One ``model.fit`` over the streamed events; the best epoch's weights are put back."""
         watch = _watch(data.train_events, plan, progress)
-        encode = _targets(model, data.width, data.n_classes)
+        encode = self._encode(model, data)
         failures: list[BaseException] = []
 
         def stream(source: Callable[[], Iterator[Block]], events: int) -> Any:
-            return _dataset(source, encode, data, events, plan.batch_size, failures)
+            return _dataset(source, encode, data, self.truth, events, plan.batch_size, failures)
 
         if model.steps_per_execution == 1 and not model.run_eagerly:
             model.steps_per_execution = max(1, min(_STEPS, _REPORT // plan.batch_size))
@@ -156,8 +163,8 @@ class Keras(Framework):
         return Fit(history, watch.best.epoch)
 
     def predict(self, model: Any, rows: Matrix) -> Matrix:
-        """Probabilities of ``rows``, by the same function that is exported."""
-        answer = _compiled(model, rows.shape[1])
+        """The answers to ``rows``, by the same function that is exported."""
+        answer = _compiled(self, model, rows.shape[1])
         if not len(rows):
             return self.predict(model, np.zeros((1, rows.shape[1]), np.float32))[:0]
         blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
@@ -175,7 +182,7 @@ class Keras(Framework):
                 archive.track(model)
                 archive.add_endpoint(
                     "serving_default",
-                    _probabilities(model),
+                    self.answer(model),
                     input_signature=[_signature(width, "inputs_input")],
                 )
                 archive.write_out(str(folder), verbose=False)
@@ -193,7 +200,7 @@ class Keras(Framework):
         import tensorflow as tf
 
         signature = [_signature(width, "inputs")]
-        answer = tf.function(_probabilities(model), input_signature=signature)
+        answer = tf.function(self.answer(model), input_signature=signature)
         with _quiet():
             import onnx
             import tf2onnx  # type: ignore[import-untyped]
@@ -207,6 +214,79 @@ class Keras(Framework):
             except Exception as error:
                 raise NotServable(f"it can't become ONNX: {_why_no_onnx(error)}") from error
         path.write_bytes(proto.SerializeToString())
+
+    def answer(self, model: Any) -> Callable[[Any], Any]:
+        """The model as a function from rows to what ``predict`` gives."""
+        return _probabilities(model)
+
+    def _encode(self, model: Any, data: Batches) -> Callable[[Any], Any]:
+        """What makes of a block's truth that with which the model's loss compares."""
+        return _targets(model, data.width, data.n_classes)
+
+
+class KerasRegression(Regression, Keras):
+    """Compiled Keras models with one output, (n, 1), that any number can be."""
+
+    truth = "float32"
+    native = "model.keras"
+
+    def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
+        """Raise ModelError unless the model is compiled, takes ``width`` and predicts a number."""
+        shape, output = _shape(model, width)
+        if shape[1:] != (1,):
+            raise ModelError(
+                f"the model's output has {output}, but the target {self.target.branch} is one"
+                " number per event",
+                "Give the last Dense layer 1 unit.",
+            )
+        if (last := _last(model)) is not None and last[1] in _BOUNDED:
+            raise ModelError(
+                f"the last layer, {last[0]}, has the activation {last[1]}, which can't reach all"
+                f" values: the model is trained on the target {self.target.branch} less its mean,"
+                " divided by its standard deviation",
+                "Give the last layer no activation.",
+            )
+        if any(word in (name := _loss_name(model)).lower() for word in _NOT_OF_NUMBERS):
+            raise ModelError(
+                f"the loss {name} is for classes or for numbers above 0, but the model is trained"
+                f" on the target {self.target.branch} less its mean, divided by its standard"
+                " deviation",
+                'Compile the model with a loss for numbers: loss="mse", "mae" or "huber".',
+            )
+
+    def answer(self, model: Any) -> Callable[[Any], Any]:
+        """The model, and back to the target's own units."""
+        import tensorflow as tf
+
+        mean, std = self.target.mean, self.target.std
+
+        def answer(rows: Any) -> Any:
+            return tf.cast(model(rows, training=False), tf.float32) * std + mean
+
+        return answer
+
+    def _encode(self, model: Any, data: Batches) -> Callable[[Any], Any]:
+        return lambda targets: targets[:, None]
+
+
+def _shape(model: Any, width: int) -> tuple[tuple[int, ...], str]:
+    """The shape of a compiled model's output, and how it is told; ModelError unless it has one."""
+    if not getattr(model, "compiled", False):
+        raise ModelError(
+            "model(idim) returned a Keras model that is not compiled",
+            "Call .compile(optimizer=..., loss=...) on it before you return it.",
+        )
+    try:
+        output = model(np.zeros((2, width), np.float32), training=False)
+    except Exception as error:
+        raise ModelError(
+            f"the model does not take rows of {width} columns: {reason(error)}",
+            "Give the first layer the shape (idim,): keras.Input((idim,)).",
+        ) from error
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) == 2:
+        return shape, many(shape[1], "column")
+    return shape, f"the shape {shape or type(output).__name__}"
 
 
 def _refuse_lr(call: ast.Call, name: str) -> None:
@@ -241,25 +321,20 @@ def _probabilities(model: Any) -> Callable[[Any], Any]:
 
 
 @lru_cache(maxsize=1)
-def _compiled(model: Any, width: int) -> Any:
+def _compiled(framework: Keras, model: Any, width: int) -> Any:
     import tensorflow as tf
 
-    return tf.function(_probabilities(model), input_signature=[_signature(width, "inputs")])
+    return tf.function(framework.answer(model), input_signature=[_signature(width, "inputs")])
 
 
 def _check_probabilities(model: Any, width: int) -> None:
     """ModelError unless the untrained model's answers are probabilities, and will remain so."""
     if getattr(_loss_of(model), "from_logits", False):
         return
-    try:
-        last = model.outputs[0]._keras_history.operation
-    except (AttributeError, IndexError, TypeError, ValueError):
-        last = None  # a subclass of Model says nothing of its layers
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    if activation in _UNBOUNDED:
+    if (last := _last(model)) is not None and last[1] in _UNBOUNDED:
         raise ModelError(
-            f"the output is not a probability: the last layer, {last.name}, has the activation"
-            f" {activation}",
+            f"the output is not a probability: the last layer, {last[0]}, has the activation"
+            f" {last[1]}",
             Keras.probabilities,
         )
     # Rows as in the training, and such that what isn't bounded leaves [0, 1] for sure.
@@ -272,6 +347,21 @@ def _check_probabilities(model: Any, width: int) -> None:
                 raise
             continue  # some layers take numbers in [0, 1] only
         refuse_improper(answers[np.isfinite(answers).all(axis=1)], Keras.probabilities)
+
+
+def _last(model: Any) -> tuple[str, str] | None:
+    """Name and activation of the last layer; None where the model says nothing of its layers."""
+    try:
+        last = model.outputs[0]._keras_history.operation
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None  # a subclass of Model
+    kind = {"ReLU": "relu", "Softmax": "softmax"}.get(type(last).__name__, "")
+    return last.name, getattr(getattr(last, "activation", None), "__name__", kind)
+
+
+def _loss_name(model: Any) -> str:
+    loss = _loss_of(model)
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
 
 
 def _loss_of(model: Any) -> Any:
@@ -287,9 +377,7 @@ def _targets(model: Any, width: int, n_classes: int) -> Callable[[Any], Any]:
 
     if model(np.zeros((1, width), np.float32), training=False).shape[1] == 1:
         return lambda classes: tf.cast(classes, tf.float32)[:, None]
-    loss = _loss_of(model)
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    if "sparse" in name.lower():
+    if "sparse" in _loss_name(model).lower():
         return lambda classes: classes
     return lambda classes: tf.one_hot(classes, n_classes, dtype=tf.float32)
 
@@ -298,6 +386,7 @@ def _dataset(
     source: Callable[[], Iterator[Block]],
     encode: Callable[[Any], Any],
     data: Batches,
+    truth: str,
     events: int,
     batch_size: int,
     failures: list[BaseException],
@@ -328,7 +417,7 @@ def _dataset(
 
     signature = (
         tf.TensorSpec((None, data.width), tf.float32),
-        tf.TensorSpec((None,), tf.int64),
+        tf.TensorSpec((None,), truth),
         *([tf.TensorSpec((None,), tf.float64)] if data.weighted else []),
     )
     stream = tf.data.Dataset.from_generator(blocks, output_signature=signature)

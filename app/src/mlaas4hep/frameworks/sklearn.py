@@ -1,12 +1,13 @@
-"""scikit-learn: classifiers with ``predict_proba``."""
+"""scikit-learn: classifiers with ``predict_proba``, and regressors."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import LimitError, ModelError
 from mlaas4hep.core.progress import Progress
 from mlaas4hep.core.units import size
+from mlaas4hep.data.target import Target
 from mlaas4hep.frameworks.base import (
     Batches,
     Best,
@@ -25,6 +27,8 @@ from mlaas4hep.frameworks.base import (
     History,
     Matrix,
     NotServable,
+    Regression,
+    Truth,
     reason,
     refuse_nan,
 )
@@ -38,24 +42,26 @@ class Sklearn(Framework):
     """Classifiers and pipelines; those with ``partial_fit`` are streamed, epoch by epoch."""
 
     name = "scikit-learn"
-    wanted = "a scikit-learn classifier"
+    wanted = "a scikit-learn classifier or regressor"
     modules = frozenset({"sklearn"})
     packages = ("scikit-learn", "skl2onnx")
     probabilities = "predict_proba must give numbers from 0 to 1, which add up to 1 for each event."
     note = "model.pkl is a pickle: loading it runs code, so load only what you trust."
+    truth: ClassVar[type] = np.int64
+    """The type of a block's truth."""
+
+    def regression(self, target: Target) -> Framework:
+        """Regressors and pipelines of them."""
+        return SklearnRegression(target)
 
     def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:
-        """Raise ModelError unless the model is a classifier that gives probabilities."""
+        """Raise ModelError unless the model does what it is asked for, on such data."""
         kind = type(model).__name__
         if isinstance(model, type):
             raise ModelError(
                 f"model(idim) returned the class {model.__name__}", "Return an object."
             )
-        if not hasattr(model, "predict_proba"):
-            raise ModelError(
-                f"{kind} gives no probabilities (predict_proba)",
-                "Use one that does: SVC(probability=True), SGDClassifier(loss='log_loss').",
-            )
+        self.check_kind(model, kind)
         fixed = getattr(model, "n_features_in_", width)
         if fixed != width:
             raise ModelError(f"{kind} was fitted on {fixed} columns, the data has {width}")
@@ -63,6 +69,15 @@ class Sklearn(Framework):
             raise ModelError(
                 f"{kind} can't be trained on weighted events: its fit takes no sample_weight",
                 "Use one that does, or leave out weights and class_balance.",
+            )
+
+    def check_kind(self, model: Any, kind: str) -> None:
+        """Raise ModelError unless the model, a ``kind``, gives probabilities."""
+        if not hasattr(model, "predict_proba"):
+            raise ModelError(
+                f"{kind} gives no probabilities (predict_proba)",
+                "Use one that does: SVC(probability=True), SGDClassifier(loss='log_loss'). For a"
+                ' regression, name the branch to predict in params.json: "target".',
             )
 
     def fit(self, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
@@ -78,9 +93,13 @@ class Sklearn(Framework):
         return result
 
     def predict(self, model: Any, rows: Matrix) -> Matrix:
-        """Probabilities of ``rows``."""
+        """The answers to ``rows``."""
         if not len(rows):
             return self.predict(model, np.zeros((1, rows.shape[1]), np.float32))[:0]
+        return self.answers(model, rows)
+
+    def answers(self, model: Any, rows: Matrix) -> Matrix:
+        """Those on which the loss of ``score`` looks: probabilities."""
         answer = np.asarray(model.predict_proba(rows), np.float32)
         return answer[:, 1:] if answer.shape[1] == 2 else answer
 
@@ -105,10 +124,69 @@ class Sklearn(Framework):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                proto = _converted(model, width)
+                proto = self.converted(model, width)
         except Exception as error:
             raise NotServable(f"it can't become ONNX: {reason(error)}") from error
         path.write_bytes(proto.SerializeToString())
+
+    def converted(self, model: Any, width: int) -> Any:
+        """The model as ONNX with the probabilities as its only output."""
+        return _converted(model, width, {"zipmap": False}, _class_outputs)
+
+    def score(self) -> _Score:
+        """What tells how good answers are."""
+        return _Score()
+
+    def more(self, data: Batches) -> dict[str, Any]:
+        """What ``partial_fit`` needs to know besides a batch."""
+        return {"classes": np.arange(data.n_classes)}
+
+
+class SklearnRegression(Regression, Sklearn):
+    """Regressors and pipelines; those with ``partial_fit`` are streamed, epoch by epoch."""
+
+    truth = np.float32
+    native = "model.pkl"
+
+    def check_kind(self, model: Any, kind: str) -> None:
+        """Raise ModelError unless the model, a ``kind``, is a regressor."""
+        from sklearn.base import is_regressor
+
+        if not is_regressor(model):
+            raise ModelError(
+                f"{kind} is no regressor, but the target {self.target.branch} is a number",
+                "Use one, such as HistGradientBoostingRegressor, or leave out target.",
+            )
+
+    def predict(self, model: Any, rows: Matrix) -> Matrix:
+        """The target of each of ``rows``, in its own units."""
+        return self.target.restore(super().predict(model, rows))
+
+    def answers(self, model: Any, rows: Matrix) -> Matrix:
+        """As trained: normalised."""
+        return np.asarray(model.predict(rows), np.float32).reshape(len(rows), -1)
+
+    def converted(self, model: Any, width: int) -> Any:
+        """The model as ONNX, and back to the target's own units."""
+        return _converted(model, width, {}, self._outputs)
+
+    def score(self) -> _Score:
+        """The squared error of the normalised target."""
+        return _SquaredError()
+
+    def more(self, data: Batches) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def _outputs(self, model: Any, graph: Any) -> int:
+        from onnx import TensorProto, helper
+
+        for name, value in (("target_std", self.target.std), ("target_mean", self.target.mean)):
+            graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, [1], [value]))
+        source = graph.output[0].name
+        graph.node.append(helper.make_node("Mul", [source, "target_std"], ["spread"]))
+        graph.node.append(helper.make_node("Add", ["spread", "target_mean"], ["outputs"]))
+        return 1
 
 
 def _is_streamed(model: Any) -> bool:
@@ -127,19 +205,19 @@ def _weight_key(model: Any) -> str:
 
 def _streamed(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Progress) -> Fit:
     """One ``partial_fit`` a batch; the state of the best epoch is put back."""
-    classes = np.arange(data.n_classes)
+    more = self.more(data)
     total = data.train_events * plan.epochs
     history: History = {}
     best, best_state = Best(plan), model.__dict__
     for epoch in range(plan.epochs):
         done = epoch * data.train_events
-        train = _Score()
+        train = self.score()
         for rows, truth, *weights in data.epoch(epoch):
             for start in range(0, len(truth), plan.batch_size):
                 step = slice(start, start + plan.batch_size)
                 of_step = dict(zip(["sample_weight"], (w[step] for w in weights), strict=False))
-                model.partial_fit(rows[step], truth[step], classes=classes, **of_step)
-            train.add(self.predict(model, rows), truth, *weights)
+                model.partial_fit(rows[step], truth[step], **more, **of_step)
+            train.add(self.answers(model, rows), truth, *weights)
             done += len(truth)
             progress("training", done, total, epoch=epoch + 1, loss=train.loss)
         figures = train.figures("") | _validation(self, model, data)
@@ -165,7 +243,7 @@ def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Pr
             "Lower nevts, exclude branches, or use a classifier with partial_fit.",
         )
     rows = np.empty((data.train_events, data.width), np.float32)
-    truth = np.empty(data.train_events, np.int64)
+    truth: Truth = np.empty(data.train_events, self.truth)
     weights = [np.empty(data.train_events)] if data.weighted else []
     arrays: Block = (rows, truth, *weights)
     done = 0
@@ -176,10 +254,10 @@ def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Pr
         done = part.stop
     progress("training", 0, data.train_events)
     model.fit(rows, truth, **{_weight_key(model): w for w in weights})
-    train = _Score()
+    train = self.score()
     for start in range(0, len(truth), 65536):
         part = slice(start, start + 65536)
-        train.add(self.predict(model, rows[part]), truth[part], *(w[part] for w in weights))
+        train.add(self.answers(model, rows[part]), truth[part], *(w[part] for w in weights))
     figures = train.figures("") | _validation(self, model, data)
     refuse_nan(figures.values(), 0)
     shown = {key: figures[key] for key in ("loss", "val_loss") if key in figures}
@@ -190,9 +268,9 @@ def _whole(self: Sklearn, model: Any, data: Batches, plan: FitPlan, progress: Pr
 
 
 def _validation(self: Sklearn, model: Any, data: Batches) -> dict[str, float]:
-    score = _Score()
+    score = self.score()
     for rows, truth, *weights in data.validation():
-        score.add(self.predict(model, rows), truth, *weights)
+        score.add(self.answers(model, rows), truth, *weights)
     return score.figures("val_") if score.events else {}
 
 
@@ -228,6 +306,19 @@ class _Score:
         return {prefix + "loss": self.loss, prefix + "accuracy": self._right / self._sum}
 
 
+class _SquaredError(_Score):
+    """Mean squared error over chunks, weighted if there are weights."""
+
+    def add(self, answer: Matrix, truth: Truth, weights: NDArray[np.float64] | None = None) -> None:
+        losses = np.square(answer[:, 0].astype(np.float64) - truth)
+        self._loss += float((losses if weights is None else losses * weights).sum())
+        self._sum += len(truth) if weights is None else float(weights.sum())
+        self.events += len(truth)
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        return {prefix + "loss": self.loss}
+
+
 def _float32_thresholds(model: Any) -> Any:
     """The same trees with thresholds that float32 holds, each moved down to the nearest.
 
@@ -244,31 +335,41 @@ def _float32_thresholds(model: Any) -> Any:
     return model
 
 
-def _converted(model: Any, width: int) -> Any:
-    """The model as ONNX with the probabilities as its only output."""
+def _converted(
+    model: Any, width: int, options: dict[str, Any], add_outputs: Callable[[Any, Any], int]
+) -> Any:
+    """The model as ONNX; ``add_outputs`` adds the node "outputs", the only one that is kept.
+
+    It returns how many columns it has.
+    """
     import onnx
     from onnx import TensorProto, helper
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
 
-    model = _float32_thresholds(copy.deepcopy(model))
+    exact = _float32_thresholds(copy.deepcopy(model))
     proto = convert_sklearn(
-        model,
+        exact,
         initial_types=[("inputs", FloatTensorType([None, width]))],
-        options={id(model): {"zipmap": False}},
+        options={id(exact): options} if options else None,
         target_opset=OPSET,
     )
     graph = proto.graph
-    k = len(model.classes_)
-    source = graph.output[1].name
-    if k == 2:
-        graph.initializer.append(helper.make_tensor("class_1", TensorProto.INT64, [1], [1]))
-        node = helper.make_node("Gather", [source, "class_1"], ["outputs"], axis=1)
-    else:
-        node = helper.make_node("Identity", [source], ["outputs"])
-    graph.node.append(node)
+    shape: list[str | int | None] = ["N", add_outputs(model, graph)]
     del graph.output[:]
-    shape: list[str | int | None] = ["N", 1 if k == 2 else k]
     graph.output.append(helper.make_tensor_value_info("outputs", TensorProto.FLOAT, shape))
     onnx.checker.check_model(proto)
     return proto
+
+
+def _class_outputs(model: Any, graph: Any) -> int:
+    """The probability of class 1 of two, else those of all."""
+    from onnx import TensorProto, helper
+
+    k, source = len(model.classes_), graph.output[1].name
+    if k != 2:
+        graph.node.append(helper.make_node("Identity", [source], ["outputs"]))
+        return k
+    graph.initializer.append(helper.make_tensor("class_1", TensorProto.INT64, [1], [1]))
+    graph.node.append(helper.make_node("Gather", [source, "class_1"], ["outputs"], axis=1))
+    return 1

@@ -102,6 +102,7 @@ class Model:
         self.name = bundle.name
         self.version = version
         self.classes = bundle.classes
+        self.labels = bundle.manifest.labels
         self.columns = bundle.columns
         self.specs = bundle.specs
         self.width = len(self.columns)

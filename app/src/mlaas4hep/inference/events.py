@@ -175,11 +175,11 @@ async def predict_events(model: Model, content: Any, pool: Executor | None = Non
 
 def check_events(count: int, model: Model) -> None:
     """LimitError when the events would take too much memory as rows, or their answers would."""
-    most = max(1, min(MOST_CELLS // model.width, MOST_ANSWERS // len(model.classes)))
+    most = max(1, min(MOST_CELLS // model.width, MOST_ANSWERS // len(model.labels)))
     if count > most:
         raise LimitError(
             f"{count} events are too many for one request: the model {model.name} has "
-            f"{model.width} columns and {len(model.classes)} classes",
+            f"{model.width} columns and {len(model.labels)} classes",
             f"Send at most {most} events at once.",
         )
 

@@ -28,7 +28,10 @@ ROWS = 4096
 """Events read, encoded and answered at a time: memory does not grow with the file."""
 
 Scores = NDArray[np.float32]
-"""float32 of shape (events, 1), the probability of the second of two classes, or (events, k)."""
+"""float32 of shape (events, 1), the probability of the second of two classes, or (events, k).
+
+Of a regression (events, 1), the predicted values.
+"""
 Answer = Callable[[Events, RootFile, int], Scores]
 """Gives the scores of events, which are those of the file from an entry on."""
 Observed = dict[str, NDArray[Any]]

@@ -99,14 +99,14 @@ class Service:
     async def predict(
         self, name: str, owner: str, values: Sequence[Any], keys: Sequence[str] = ()
     ) -> tuple[Answers, Sequence[str]]:
-        """The answer to one normalised row, of shape (1, outputs), and the classes of its numbers.
+        """The answer to one normalised row, of shape (1, outputs), and the labels of its numbers.
 
         ``values`` and ``keys`` are those of ``Model.row``. Raises like it, like ``model``, and
         BusyError when too many wait already.
         """
         model = await self.model(name, owner)
         answers = await model.predict(model.row(values, keys))
-        return answers, model.classes[-answers.shape[1] :]
+        return answers, model.labels[-answers.shape[1] :]
 
     def turn(self, owner: str) -> asyncio.Semaphore:
         """What is held while a request with events is parsed and answered."""

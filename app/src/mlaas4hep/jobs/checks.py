@@ -111,7 +111,7 @@ def check_files(root: Path, asked: Names) -> None:
     for name in dict.fromkeys(_parts(asked.files, "files")):
         if "://" not in name and not name.startswith("/store/"):
             inside(root, split_tree(name, root)[0], "files")
-    labels = _parts(asked.labels, "labels")
+    labels = _parts(asked.labels, "labels") if asked.labels.strip() else []  # of a regression
     for name in labels:
         if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
             inside(root, name, "labels")

@@ -4,9 +4,9 @@ bundle.json       the manifest: what this is, and the sha256 of every other file
 params.json       the model card of TFaaS (12 keys)
 specs.json        how events become rows: ranges, lengths, files
 columns.json      the names of the input's columns, in order
-labels.txt        the classes, one per line, in the order of the outputs
+labels.txt        the classes, one per line, in the order of the outputs; else "prediction"
 metrics.json      measured on the test part; history.json: per epoch
-roc.png scores.png loss.png report.html
+roc.png scores.png loss.png report.html; of a regression predicted.png residuals.png profile.png
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
 1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
 the native model, in the files of its framework; of folds, in fold_0/, fold_1/, ...
@@ -37,6 +37,7 @@ from mlaas4hep.core.files import temporary_folder, walk, write_json
 from mlaas4hep.core.units import size
 from mlaas4hep.data.specs import Specs
 from mlaas4hep.data.split import MOST_FOLDS
+from mlaas4hep.data.target import Target
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9_]{1,128}")
@@ -72,6 +73,8 @@ _ONNX = "1/model.onnx"
 SELECTED = "selected"
 """The column of predictions that says whether an event passes the training's selection."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+PREDICTION = "prediction"
+"""What a regression's answer is called, wherever a class has its name."""
 _SHOWN = 10  # classes that a text names
 MAX_UNPACKED = 4 << 30
 """Bytes of the largest bundle that ``opened`` unpacks."""
@@ -127,11 +130,33 @@ class Manifest:
     format: int = FORMAT
     folds: Folds | None = None
     """How events were put into folds, if the model is the mean of one for each."""
+    target: Target | None = None
+    """What the model predicts, if it is a regression; then there are no ``classes``."""
 
     @property
     def outputs(self) -> int:
-        """Columns of the model's answer: 1 (probability of class 1) for two classes, else k."""
-        return 1 if len(self.classes) == 2 else len(self.classes)
+        """Columns of the model's answer: 1 (probability of class 1) for two classes, else k.
+
+        1 for a regression.
+        """
+        return len(self.score_names)
+
+    @property
+    def labels(self) -> list[str]:
+        """The lines of labels.txt: the classes, or what a regression's answer is called."""
+        return [PREDICTION] if self.target else self.classes
+
+    @property
+    def score_names(self) -> list[str]:
+        """Names of the columns of answers: of the second of two classes, else of each class."""
+        if self.target:
+            return [PREDICTION]
+        return score_names(self.classes)
+
+    @property
+    def meaning(self) -> str:
+        """What the answers are, in the words that stand wherever they do."""
+        return prediction_meaning(self.target) if self.target else score_meaning(self.classes)
 
 
 @dataclass(frozen=True)
@@ -173,7 +198,7 @@ class Bundle:
                 )
         if bundle.columns != bundle.specs.columns:
             raise BundleError(f"the bundle {path.name}: columns.json and specs.json differ")
-        if (path / "labels.txt").read_bytes() != labels_text(manifest.classes).encode():
+        if (path / "labels.txt").read_bytes() != labels_text(manifest.labels).encode():
             raise BundleError(f"the bundle {path.name}: labels.txt and bundle.json differ")
         if not isinstance(_read_json(path / "metrics.json"), dict):
             raise BundleError(f"the bundle {path.name}: metrics.json is not an object")
@@ -188,7 +213,7 @@ class Bundle:
 
     @property
     def classes(self) -> list[str]:
-        """Class names in the order of the outputs."""
+        """Class names in the order of the outputs; none of a regression."""
         return self.manifest.classes
 
     @property
@@ -275,9 +300,14 @@ def score_meaning(classes: Sequence[str]) -> str:
     return f"scores = probability of each of {', '.join(classes[:_SHOWN])}{more}"
 
 
-def labels_text(classes: list[str]) -> str:
+def prediction_meaning(target: Target) -> str:
+    """The same of a regression's answers."""
+    return f"{PREDICTION} = {target.branch}, in its own units"
+
+
+def labels_text(labels: list[str]) -> str:
     """labels.txt: one class per line."""
-    return "".join(f"{name}\n" for name in classes)
+    return "".join(f"{name}\n" for name in labels)
 
 
 def triton_config(name: str, columns: int, outputs: int) -> str:
@@ -424,9 +454,17 @@ def _read_manifest(path: Path) -> Manifest:
             manifest = replace(manifest, folds=Folds.from_json(folds))
         except ValueError as error:
             raise BundleError(f"{where}: folds: {error}") from None
+    if (target := content.get("target")) is not None:
+        try:
+            manifest = replace(manifest, target=Target.from_json(target))
+        except ValueError as error:
+            raise BundleError(f"{where}: target: {error}") from None
     if not NAME.fullmatch(manifest.name):
         raise BundleError(f"{where}: {manifest.name!r} can't be the name of a model")
-    if len(manifest.classes) < 2 or not all(isinstance(c, str) for c in manifest.classes):
+    if manifest.target and manifest.classes:
+        raise BundleError(f"{where}: there are classes and a target")
+    few = not manifest.target and len(manifest.classes) < 2
+    if few or not all(isinstance(c, str) for c in manifest.classes):
         raise BundleError(f"{where}: classes must be at least two names")
     if len(manifest.files) > MOST_FILES:
         raise LimitError(f"{where} names more than {MOST_FILES} files")

@@ -50,6 +50,75 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
     return buffer.getvalue()
 
 
+def predicted_png(metrics: dict[str, Any], title: str) -> bytes:
+    """Predicted over true values of the test part, as a map of counts, PNG."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    found, name = metrics["predicted_true"], plain(metrics["target"])
+    edges, counts = np.array(found["edges"]), np.array(found["contents"])
+    with _axes(title) as (axes, buffer):
+        if (counts > 0).any():
+            shown = np.ma.masked_less_equal(counts.T, 0)
+            norm = LogNorm() if shown.max() > shown.min() else None
+            mesh = axes.pcolormesh(edges, edges, shown, norm=norm)
+            label = _counted(metrics) + (", where above 0" if (counts < 0).any() else "")
+            axes.figure.colorbar(mesh, ax=axes, label=label, shrink=0.75)
+        axes.axline(
+            (edges[0], edges[0]), slope=1, color="black", linestyle="--", label="predicted = true"
+        )
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted {name}")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(edges[0], edges[-1])
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left")
+    return buffer.getvalue()
+
+
+def residuals_png(metrics: dict[str, Any], title: str) -> bytes:
+    """How the residuals of the test part are distributed, PNG."""
+    import mplhep
+    import numpy as np
+
+    found, quantiles = metrics["residuals"], metrics["quantiles"]
+    with _axes(title) as (axes, buffer):
+        contents, edges = np.array(found["contents"]), np.array(found["edges"])
+        mplhep.histplot(contents, edges, yerr=False, ax=axes, label="central 99 % of the events")
+        if quantiles:
+            axes.axvspan(quantiles["0.16"], quantiles["0.84"], color="C0", alpha=0.15, label="68 %")
+            axes.axvline(quantiles["0.5"], color="grey", linestyle=":", label="median")
+        axes.set_xlabel(f"predicted - true {plain(metrics['target'])}")
+        axes.set_ylabel(_counted(metrics))
+        axes.set_xlim(edges[0], edges[-1])
+        axes.margins(y=0.25)  # room for the legend
+        axes.legend(loc="upper left")
+    return buffer.getvalue()
+
+
+def profile_png(metrics: dict[str, Any], title: str) -> bytes:
+    """The mean residual over the true value, with its error and the standard deviation, PNG."""
+    import numpy as np
+
+    found, name = metrics["profile"], plain(metrics["target"])
+    edges = np.array(found["edges"])
+    mean, error, std = (np.array(found[k], float) for k in ("mean", "error", "std"))
+    centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    with _axes(title) as (axes, buffer):
+        axes.errorbar(centres, mean, error, half, fmt="o", label="mean and its error")
+        axes.fill_between(centres, mean - std, mean + std, alpha=0.15, label="standard deviation")
+        axes.axhline(0, color="grey", linestyle=":")
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted - true {name}")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.legend()
+    return buffer.getvalue()
+
+
+def _counted(metrics: dict[str, Any]) -> str:
+    return "events" if metrics["counted"] == "events" else "events (weighted)"
+
+
 def loss_png(history: dict[str, list[float]], best: int, title: str) -> bytes:
     """Loss of training and validation per epoch, with the epoch that was kept, as PNG."""
     from matplotlib.ticker import MaxNLocator, NullLocator

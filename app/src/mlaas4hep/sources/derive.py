@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
-from mlaas4hep.data import Cuts, Derivation, Jagged, Passing
+from mlaas4hep.data import Cuts, Derivation, Events, Jagged, Passing
 from mlaas4hep.data.derivation import Input
 from mlaas4hep.data.expressions import Expression
 from mlaas4hep.sources.columns import BranchInfo
@@ -48,10 +48,12 @@ def derivation_of(
     cuts: Cuts,
     selected: Selected,
     roles: Mapping[str, str],
+    target: str = "",
 ) -> tuple[Derivation | None, list[str]]:
     """The derivation that the expressions make of these files' branches, and warnings.
 
-    None without expressions; ``roles`` are those of the branches that are the label or the weight.
+    None without expressions; ``roles`` are those of the branches that are the label, the weight or
+    the target, ``target`` is the latter's name, which may be that of a new variable.
     Raises an error that names the expression and the branch: one that a file lacks, or that holds
     no numbers; a new variable that has a branch's name, or is made of label or weight; objects that
     no list belongs to.
@@ -93,30 +95,54 @@ def derivation_of(
                 f"{counter} is the number of {name} before the cut on objects;"
                 f" count({members[0]}) is the number after it"
             )
-    return Derivation(cuts, inputs, collections), warnings
+    computed = target if target in cuts.new_variables else ""
+    return Derivation(cuts, inputs, collections, computed), warnings
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What events must meet besides the selection; ``text`` stands in the cut flow."""
+
+    text: str
+    branches: Sequence[str]
+    holds: Callable[[Events], NDArray[np.bool_]]
 
 
 def find_passing(
-    files: Sequence[RootFile], derivation: Derivation, progress: Progress = silent
+    files: Sequence[RootFile],
+    derivation: Derivation | None,
+    progress: Progress = silent,
+    last: Condition | None = None,
 ) -> tuple[list[Passing], CutFlow]:
-    """Which entries of each file pass the selection, in one pass over the branches it needs."""
-    needed = derivation.for_selection
-    flow = np.zeros((len(needed.terms) + 1, len(files)), np.int64)
+    """Which entries of each file pass the selection, if any, and then the ``last`` condition.
+
+    One pass over the branches that they need.
+    """
+    needed = derivation.for_selection if derivation and derivation.cuts.selection else None
+    cuts = [*(needed.terms if needed else ()), *([last.text] if last else ())]
+    branches = [*(needed.inputs if needed else ()), *(last.branches if last else ())]
+    flow = np.zeros((len(cuts) + 1, len(files)), np.int64)
     flow[0] = [file.entries for file in files]
     passing = []
     total = int(flow[0].sum())
     for position, file in enumerate(files):
         masks = []
-        for start, stop, events in file.blocks(list(needed.inputs), [(0, file.entries)], _STEP):
+        once = list(dict.fromkeys(branches))
+        for start, stop, events in file.blocks(once, [(0, file.entries)], _STEP):
+            mask, left = np.ones(stop - start, bool), list[int]()
             try:
-                mask, left = needed.passes(needed.derive(events))
+                if needed:
+                    mask, left = needed.passes(needed.derive(events))
+                if last:
+                    mask = mask & last.holds(events)
+                    left.append(int(np.count_nonzero(mask)))
             except EventError as error:
                 raise error.after(start, file.name) from None
             masks.append(np.packbits(mask))
             flow[1:, position] += left
             progress("selection", int(flow[0, :position].sum()) + stop, total)
         passing.append(Passing(masks))
-    return passing, CutFlow(needed.terms, flow)
+    return passing, CutFlow(cuts, flow)
 
 
 def _input(files: Sequence[RootFile], cuts: Cuts, name: str) -> Input:

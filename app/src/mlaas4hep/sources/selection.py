@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
-from mlaas4hep.data.preprocess import Preprocessing
+from mlaas4hep.data.preprocess import Cleaner, Preprocessing
 from mlaas4hep.data.specs import by_reason
 from mlaas4hep.sources.columns import BranchInfo, UnreadableError
 from mlaas4hep.sources.root import RootFile
@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Selection:
     """What of a tree is used; the keys of params.json have the same names (``branch`` = tree).
 
-    Names may be wildcards (``Jet_*``). ``identifier``, ``observers``, ``label_branch`` and
-    ``weight_branch`` are never features.
+    Names may be wildcards (``Jet_*``). ``identifier``, ``observers``, ``label_branch``,
+    ``weight_branch`` and ``target``, a branch or a new variable, are never features.
     ``exclude_branches`` leaves out of what the wildcards of ``selected_branches`` name; a branch
     that is selected by its exact name stays. ``branches`` says what to do where files differ:
     "same" is an error, "common" uses the branches that all files have. ``max_vec_sizes`` are the
@@ -48,6 +48,7 @@ class Selection:
     branches: Literal["same", "common"] = "same"
     label_branch: str | None = None
     weight_branch: str | None = None
+    target: str | None = None
     max_vec_sizes: Mapping[str, int] | None = None
     missing: Mapping[str, float | Sequence[float]] | None = None
     clip: Mapping[str, Sequence[float | None]] | None = None
@@ -59,6 +60,7 @@ class Selection:
         """As JSON and ``Specs.selection`` hold it, without nevts."""
         plain: dict[str, Any] = {
             "observers": [],
+            "target": None,
             "missing": None,
             "clip": None,
             "normalisation": "minmax",
@@ -70,7 +72,9 @@ class Selection:
 
     def preprocessing(self, branches: Sequence[str]) -> Preprocessing:
         """What is done to the values of the branches; UsageError as ``by_branch`` raises."""
-        missing = by_branch("missing", self.missing or {}, branches, "branch")
+        and_target = [*branches, *([self.target] if self.target else [])]
+        missing = by_branch("missing", self.missing or {}, and_target, "branch")
+        missing.pop(self.target or "", None)
         clip = by_branch("clip", self.clip or {}, branches, "branch")
         return Preprocessing(
             self.normalisation,
@@ -78,6 +82,14 @@ class Selection:
             {k: v if isinstance(v, Sequence) else [v] for k, v in missing.items()},
             self.mask,
         )
+
+    @property
+    def target_cleaner(self) -> Cleaner:
+        """What finds the values of ``target`` that are missing; DataError as by_branch raises."""
+        target, missing = self.target or "", self.missing or {}
+        given = {key: value for key, value in missing.items() if _is_of(target, key)}
+        found = by_branch("missing", given, [target], "branch").get(target, ())
+        return Cleaner(found if isinstance(found, Sequence) else [found], (None, None))
 
     def sizes(self, jagged: Sequence[str]) -> dict[str, int]:
         """The columns of those jagged branches of which they are given; errors as by_branch's."""
@@ -148,13 +160,13 @@ def select(files: Sequence[RootFile], selection: Selection) -> Selected:
             "Remove it from one of them.",
         )
     if selection.label_branch is not None:
-        _check_role(files, selection.label_branch, "label", ("flat", "string"))
+        check_role(files, selection.label_branch, "label", ("flat", "string"))
     if selection.weight_branch is not None:
-        _check_role(files, selection.weight_branch, "weight", ("flat",))
+        check_role(files, selection.weight_branch, "weight", ("flat",))
 
     observers = [k for k in known if any(_matches(k, p) for p in selection.observers)]
     for name in observers:
-        _check_role(files, name, "observer", ("flat",))
+        check_role(files, name, "observer", ("flat",))
     infos_by_name = {k: info for file in reversed(files) for k, info in file.branches.items()}
     wanted = [name for name in known if _is_wanted(infos_by_name[name], selection)]
     left_out: dict[str, str] = {}
@@ -309,8 +321,8 @@ def _idle(selection: Selection, known: Sequence[str]) -> list[str]:
     kept = selection.selected_branches
     for pattern in selection.exclude_branches:
         names = [name for name in known if _matches(name, pattern)]
-        never = (selection.label_branch, selection.weight_branch, *selection.identifier)
-        never += selection.observers
+        roles = (selection.label_branch, selection.weight_branch, selection.target)
+        never = (*roles, *selection.identifier, *selection.observers)
         if kept and not any(
             name not in kept and any(_matches(name, p) for p in (*kept, *never) if p)
             for name in names
@@ -341,7 +353,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _is_wanted(info: BranchInfo, selection: Selection) -> bool:
     name = info.name
-    if name in (selection.label_branch, selection.weight_branch):
+    if name in (selection.label_branch, selection.weight_branch, selection.target):
         return False
     if any(_matches(name, p) for p in (*selection.identifier, *selection.observers)):
         return False
@@ -379,8 +391,8 @@ def _difference(name: str, files: Sequence[RootFile]) -> str:
     return ""
 
 
-def _check_role(files: Sequence[RootFile], name: str, role: str, kinds: Sequence[str]) -> None:
-    """UsageError unless the label or weight branch is in each file, with one value per event."""
+def check_role(files: Sequence[RootFile], name: str, role: str, kinds: Sequence[str]) -> None:
+    """UsageError unless the branch of that role is in each file, with one value per event."""
     what = "one number or text" if "string" in kinds else "one number"
     for file in files:
         info = file.branches.get(name)

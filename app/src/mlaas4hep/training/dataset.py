@@ -1,4 +1,4 @@
-"""The data set of a training: ROOT files in, rows and classes out, in three parts.
+"""The data set of a training: ROOT files in, rows and classes or targets out, in three parts.
 
 Parts from all over a file are read in turn, all files in proportion, and the training part is mixed
 on its way through a buffer; so an epoch's order depends on files, parameters and seed alone, not on
@@ -26,7 +26,7 @@ from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
-from mlaas4hep.frameworks.base import Block, Matrix
+from mlaas4hep.frameworks.base import Block, Matrix, Truth
 from mlaas4hep.sources.reader import SpreadReader
 from mlaas4hep.training.ahead import ahead
 from mlaas4hep.training.prepare import Task
@@ -68,9 +68,10 @@ class Dataset:
     """The events of a task as rows and classes; a frameworks.Batches with a test part.
 
     Nothing is read before it is asked for. A block is rows, float32 of shape (n, width), their
-    classes, int64 of shape (n,), and, if events don't count alike, weights, float64 of shape (n,):
-    scaled for the fit in training and validation, as they are in the test. The same task gives the
-    same blocks in the same order. What can't be read is a DataError that names the file.
+    classes, int64 of shape (n,), or normalised targets, float32, and, if events don't count alike,
+    weights, float64 of shape (n,): scaled for the fit in training and validation, as they are in
+    the test. The same task gives the same blocks in the same order. What can't be read is a
+    DataError that names the file.
     """
 
     def __init__(self, task: Task) -> None:
@@ -103,7 +104,7 @@ class Dataset:
         done, total = 0, sum(task.use.counts)
         readers, encoder = self._readers(), Encoder(task.specs, dtype=np.float32)
         to_compare = RowsToCompare(self.width, total)
-        sample = Sample(task.specs, task.counts.sum(axis=1).tolist())
+        sample = Sample(task.specs, task.counts.sum(axis=1).tolist(), task.labels.dtype)
         for *block, parts in ahead(self._chunks(readers, encoder, sample, distributions)):
             to_compare.add(block[0])
             for part, kept in cache.items():
@@ -196,7 +197,7 @@ class Dataset:
         for plan in plan_chunks(task.use.counts, self._block):
             total = sum(stop - start for start, stop in plan)
             rows = np.empty((total, self.width), np.float32)
-            classes = np.empty(total, np.int64)
+            truth: Truth = np.empty(total, task.labels.dtype)
             weights = None if task.factors is None else np.ones(total)
             parts = np.empty(total, np.uint8)
             at = 0
@@ -204,25 +205,27 @@ class Dataset:
                 for start, stop, events in readers[index].take(end - begin):
                     piece = slice(at, at + task.use.passing[index].count(start, stop))
                     try:
+                        truth[piece] = task.labels.of_events(events, index)
                         events = encoder.derive(events)
                         encoder.fill(events, out=rows[piece])
                     except EventError as error:
                         entry = task.use.passing[index].nth(start, error.event)
                         raise error.at(entry, task.files[index].name) from None
-                    classes[piece] = task.labels.of_events(events, index)
+                    groups = task.labels.groups_of(truth[piece])
                     parts[piece] = task.parts(index, start, stop, events)
                     if weights is not None and task.weights:
                         weights[piece] = task.weights.of_events(events, index, piece.stop - at)
                     if sample is not None:
-                        sample.add(events, rows[piece], classes[piece], index)
+                        sample.add(events, rows[piece], groups, truth[piece], index)
                     if distributions is not None:
                         own = weights[piece] if weights is not None and task.weights else None
-                        distributions.add(events, classes[piece], rows[piece], own)
+                        distributions.add(events, groups, rows[piece], own)
                     at = piece.stop
             if weights is None or task.factors is None:
-                yield rows, classes, parts
+                yield rows, truth, parts
             else:
-                yield rows, classes, weights * task.factors[classes, parts], parts
+                factors = task.factors[task.labels.groups_of(truth), parts]
+                yield rows, truth, weights * factors, parts
 
     def _seen_in_order(self, readers: list[SpreadReader]) -> list[str]:
         """Warnings about files whose order mixing can't hide from the model."""
@@ -239,15 +242,15 @@ class Dataset:
     def _room(self, cache_bytes: int) -> dict[int, Block]:
         """Empty arrays for the parts that fit in that many bytes."""
         room: dict[int, Block] = {}
+        kinds = [np.dtype(self.task.labels.dtype), *([np.dtype(np.float64)] * self.weighted)]
         for part in (VALIDATION, TRAIN, TEST):
             events = self._events(part)
-            size = events * (self.width * 4 + (16 if self.weighted else 8))
+            size = events * (self.width * 4 + sum(kind.itemsize for kind in kinds))
             if size <= cache_bytes:
                 cache_bytes -= size
                 room[part] = (
                     np.empty((events, self.width), np.float32),
-                    np.empty(events, np.int64),
-                    *([np.empty(events)] if self.weighted else []),
+                    *(np.empty(events, kind) for kind in kinds),
                 )
         return room
 

@@ -68,11 +68,12 @@ def export(data: Data, out: Path, progress: Progress = silent) -> int:
 class _Npz:
     """Arrays that grow in files of their own, as a zip can only write one after the other."""
 
-    def __init__(self, folder: Path, events: int, columns: int, stack: ExitStack) -> None:
+    def __init__(self, data: Data, folder: Path, events: int, stack: ExitStack) -> None:
+        columns, y_type = len(data.columns), data.y_type
         kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
             "x": (np.float32, (events, columns)),
             "mask": (np.int8, (events, columns)),
-            "y": (np.int64, (events,)),
+            "y": (y_type, (events,)),
             "w": (np.float64, (events,)),
             "part": (np.uint8, (events,)),
             "file": (np.int32, (events,)),
@@ -96,16 +97,28 @@ class _Npz:
 
 @contextmanager
 def _npz(data: Data, path: Path, events: int) -> Iterator[_Writer]:
-    """Members x, mask, y, w, part, file, entry; columns, classes and files are texts."""
+    """Members x, mask, y, w, part, file, entry; columns, classes and files are texts.
+
+    For a regression the text target and the numbers target_mean and target_std.
+    """
     folder = path.parent
     with ExitStack() as stack:
-        yield _Npz(folder, events, len(data.columns), stack)
+        yield _Npz(data, folder, events, stack)
     for name in ("columns", "classes", "files"):
         np.save(folder / f"{name}.npy", np.array(getattr(data, name), np.str_))
+    for name, value in _of_target(data).items():
+        np.save(folder / f"{name}.npy", np.array(value))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for member in sorted(folder.glob("*.npy")):
             archive.write(member, member.name)
             member.unlink()
+
+
+def _of_target(data: Data) -> dict[str, str | float]:
+    """What makes of y the values of the target's branch, by the name it has in a file."""
+    if (target := data.target) is None:
+        return {}
+    return {"target": target.branch, "target_mean": target.mean, "target_std": target.std}
 
 
 class _Parquet:
@@ -154,13 +167,14 @@ def _texts(names: list[str], places: NDArray[np.int64]) -> Any:
 def _parquet(data: Data, path: Path, events: int) -> Iterator[_Writer]:
     """A float32 column for each of the model's, null where it is missing or padding.
 
-    Beside them ``_y``, ``_w``, ``_part``, ``_file`` and ``_entry``; classes are in the metadata.
+    Beside them ``_y``, ``_w``, ``_part``, ``_file`` and ``_entry``; classes, or what the target is,
+    are in the metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {
-        "_y": pa.int64(),
+        "_y": pa.from_numpy_dtype(data.y_type),
         "_w": pa.float64(),
         "_part": pa.uint8(),
         "_file": pa.dictionary(pa.int32(), pa.string()),
@@ -169,7 +183,8 @@ def _parquet(data: Data, path: Path, events: int) -> Iterator[_Writer]:
     fields = [(name, pa.float32()) for name in data.columns] + list(kinds.items())
     if len({name for name, _ in fields}) < len(fields):
         raise UsageError("a column has the name of one of " + ", ".join(kinds), "Write .npz.")
-    schema = pa.schema(fields, metadata={"classes": "\n".join(data.classes)})
+    of_target = {key: str(value) for key, value in _of_target(data).items()}
+    schema = pa.schema(fields, metadata={"classes": "\n".join(data.classes)} | of_target)
     with pq.ParquetWriter(path, schema) as writer:
         rows = _Parquet(data, writer, schema)
         yield rows

@@ -30,8 +30,11 @@ def read_files_option(text: str, cwd: Path) -> list[str]:
 
 
 def read_labels_option(text: str, cwd: Path) -> list[str]:
-    """Labels from --labels: one per file, or the name of the branch that holds the label."""
-    return _read(text, cwd, "--labels")
+    """Labels from --labels: one per file, or the name of the branch that holds the label.
+
+    None of an empty text: a regression has none.
+    """
+    return _read(text, cwd, "--labels") if text.strip() else []
 
 
 def read_friends_option(text: str, trained: object) -> dict[str, str]:

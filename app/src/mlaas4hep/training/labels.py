@@ -1,10 +1,10 @@
-"""Which class each event has: its file's label, or the value of a branch."""
+"""Which class each event has: its file's label, or the value of a branch (else: targets.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,28 @@ class Labels:
     """The branch's sorted values, one a class; empty without a branch."""
     is_reversed: bool = False
     """Whether the classes of a branch are in the reverse order of its values."""
+
+    dtype: ClassVar[type] = np.int64
+    scale: ClassVar[None] = None
+
+    @property
+    def groups(self) -> list[str]:
+        """What is counted apart, in words."""
+        return [f"the class {name!r}" for name in self.names]
+
+    @property
+    def shown(self) -> list[str]:
+        """The names of the groups."""
+        return self.names
+
+    @property
+    def branches(self) -> list[str]:
+        """Those that are read for them."""
+        return [self.branch] if self.branch else []
+
+    def groups_of(self, truth: NDArray[Any]) -> NDArray[np.int64]:
+        """The group of each event, which is its class."""
+        return truth
 
     @classmethod
     def of(

@@ -15,7 +15,7 @@ from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, Specs
 from mlaas4hep.data.encode import Mask
 from mlaas4hep.data.mixing import block_sizes, in_blocks
-from mlaas4hep.frameworks.base import Block, Classes, Matrix
+from mlaas4hep.frameworks.base import Block, Matrix, Truth
 from mlaas4hep.training.dataset import BLOCK_BYTES, Dataset
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.params import Params
@@ -29,14 +29,14 @@ class Rows(NamedTuple):
     """Events of one file in their order, as a model sees them.
 
     ``x``: float32 of shape (n, columns); ``mask``: int8 of that shape, 1 where a value is missing
-    or padding; ``y``: classes, int64; ``w``: weights as the parameters give them, not scaled for a
-    fit, float64; ``part``: uint8, TRAIN, VALIDATION or TEST; ``file``: its position; ``entry``:
-    int64, the events' entries in their tree.
+    or padding; ``y``: classes, int64, or normalised targets, float32; ``w``: weights as the
+    parameters give them, not scaled for a fit, float64; ``part``: uint8, TRAIN, VALIDATION or TEST;
+    ``file``: its position; ``entry``: int64, the events' entries in their tree.
     """
 
     x: Matrix
     mask: Mask
-    y: Classes
+    y: Truth
     w: NDArray[np.float64]
     part: NDArray[np.uint8]
     file: int
@@ -55,9 +55,12 @@ class Data:
         self.specs: Specs = data.task.specs
         self.columns = self.specs.columns
         self.classes = data.task.classes
+        self.target = data.task.target
+        """Of a regression: how y becomes the branch's values, ``target.restore(y)``."""
         self.files = [file.name for file in data.task.files]
         self.warnings = data.task.warnings
         """What was odd, but allowed."""
+        self.y_type: type = data.task.labels.dtype
         counts = data.train_events, data.validation_events, data.test_events
         self.events = dict(zip(PARTS, counts, strict=True))
         """How many events each part has."""
@@ -76,10 +79,10 @@ class Data:
     def batches(self, size: int = 1000, part: str = "train", epoch: int = 0) -> Iterator[Block]:
         """The events of a part, ``size`` at a time: (x, y), and weights if the parameters give any.
 
-        x is float32 of shape (n, columns), y int64, the weights are float64, those of the fit in
-        training and validation. "train" is mixed anew for each ``epoch``. The arrays are the
-        caller's own. Closing the iterator ends the reading. Raises UsageError on a ``size`` below
-        1, an unknown part, and once the data is closed.
+        x is float32 of shape (n, columns), y int64 or, of a regression, float32; the weights are
+        float64, those of the fit in training and validation. "train" is mixed anew for each
+        ``epoch``. The arrays are the caller's own. Closing the iterator ends the reading. Raises
+        UsageError on a ``size`` below 1, an unknown part, and once the data is closed.
         """
         self._check_open()
         if size < 1:
@@ -111,7 +114,7 @@ class Data:
                 yield Rows(
                     x,
                     mask,
-                    np.broadcast_to(task.labels.of_events(events, index), n).astype(np.int64),
+                    np.broadcast_to(task.labels.of_events(events, index), n).astype(self.y_type),
                     task.weights.of_events(events, index, n) if task.weights else np.ones(n),
                     task.parts(index, start, stop, events),
                     index,
@@ -124,7 +127,7 @@ class Data:
 
         self.batches(size, part, epoch)  # reads nothing yet, but checks what is asked for
         kinds = [tf.TensorSpec((None, len(self.columns)), tf.float32)]
-        kinds.append(tf.TensorSpec((None,), tf.int64))
+        kinds.append(tf.TensorSpec((None,), self.y_type))
         if self._data.weighted:
             kinds.append(tf.TensorSpec((None,), tf.float64))
         return tf.data.Dataset.from_generator(
@@ -138,12 +141,14 @@ class Data:
 
 def open_data(
     files: Sequence[str | Path] | str | Path,
-    labels: Sequence[str | int] | str,
+    labels: Sequence[str | int] | str = (),
     params: Mapping[str, Any] | str | Path | None = None,
     progress: Progress = silent,
     specs: Path | None = None,
 ) -> Data:
     """Open ROOT files as a training does: paths or URLs, a label for each or that of a branch.
+
+    No labels are given if ``params`` name a target.
 
     A text instead of a list is what --files and --labels take: a name, names joined by commas, or
     a text file. ``params`` are those of params.json, or its path. Specs are found in one pass, or

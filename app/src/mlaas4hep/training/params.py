@@ -25,6 +25,7 @@ INSTEAD = {
     "patience": "early_stopping",
     "min_delta": "early_stopping",
     "earlystopping": "early_stopping",
+    **dict.fromkeys(("targets", "regression", "regression_target", "target_branch", "y"), "target"),
     "positive_class": "signal",
     "signal_label": "signal",
     "weight": "weights",
@@ -103,6 +104,14 @@ class Params(BaseModel):
         "the label of one of two classes",
         "Of two classes, the one that the score is the probability of; empty: the second, in the"
         " order of numbers or names.",
+    )
+    target: str = _key(
+        "",
+        "the name of a branch or new variable",
+        "Train a regression: the branch, or new variable, with one number per event that the model"
+        " predicts, in its own units. It is never a feature; an event in which it is NaN, infinite"
+        " or `missing` is left out, and counted in the cut flow. Without `--labels`, `signal` and"
+        " `class_balance`. Empty: a classification.",
     )
     split: float | dict[str, int | float | list[str]] | None = _key(
         None,
@@ -276,6 +285,15 @@ class Params(BaseModel):
         stopping = self.early_stopping or {}
         return FitPlan(self.epochs, self.batch_size, self.seed, self.verbose, **stopping)  # type: ignore[arg-type]
 
+    def _refuse_classes(self, where: str) -> None:
+        for key in ("signal", "class_balance"):
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                raise UsageError(
+                    f"{where}: target and {key}: {self.target!r} is predicted as a number, and"
+                    f" {key} = {_shown(value)} is about classes",
+                    "Leave one of the two keys out.",
+                )
+
     def _check_patterns(self, where: str) -> None:
         for key in (*LISTS, "max_vec_sizes", "missing", "clip"):
             for name in getattr(self, key) or ():
@@ -325,6 +343,8 @@ class Params(BaseModel):
             raise UsageError(f"{where}: {error.message}", error.remedy) from None
         if params.early_stopping is not None and not _is_stopping(params.early_stopping):
             raise _wrong(where, "early_stopping", params.early_stopping)
+        if params.target:
+            params._refuse_classes(where)
         if params.nevts == 0:
             raise _wrong(where, "nevts", 0)
         if params.clip is not None and not all(map(is_bounds, params.clip.values())):

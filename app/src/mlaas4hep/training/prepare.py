@@ -16,6 +16,7 @@ from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mea
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
+    TRAIN,
     Branch,
     Derivation,
     Events,
@@ -23,19 +24,22 @@ from mlaas4hep.data import (
     Jagged,
     Passing,
     Specs,
+    Target,
     file_key,
     membership,
     membership_by,
 )
-from mlaas4hep.models.bundle import SELECTED, refuse_names, score_names
+from mlaas4hep.data.specs import BranchRange
+from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
 from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
-from mlaas4hep.sources.selection import Selected, Selection, by_branch, select
+from mlaas4hep.sources.selection import Selected, Selection, by_branch, check_role, select
 from mlaas4hep.training.labels import Labels, by_pattern, label_branch
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.targets import Targets
 from mlaas4hep.training.weights import Totals, Weights
 
 SPECS_FILE = "global-specs.json"
@@ -51,6 +55,7 @@ class _Input:
     selection: Selection
     selected: Selected
     derivation: Derivation | None
+    targets: Targets | None
     cut_flow: CutFlow | None
     warnings: list[str]
 
@@ -59,13 +64,14 @@ class _Input:
 class Task:
     """All that decides what a model is trained on; the events themselves are read by a Dataset.
 
-    ``totals`` are sums over the events of each file, class and part; ``warnings`` are what was
-    odd, but allowed. ``cut_flow`` is None without a selection.
+    ``labels`` give each event's class or target. ``totals`` are sums over the events of each file,
+    class and part, where all events of a regression are of one class; ``warnings`` are what was
+    odd, but allowed. ``cut_flow`` is None without a selection, unless events have no target.
     """
 
     files: list[RootFile]
     use: EventsToUse
-    labels: Labels
+    labels: Labels | Targets
     specs: Specs
     params: Params
     totals: Totals
@@ -83,10 +89,10 @@ class Task:
         Raises DataError as ``prepare`` does, of a class without an event to train on.
         """
         totals = _count(self.files, self.use, self.labels, self.weights, self.params, fold)
-        told = _check_counts(totals.events.sum(axis=0), self.classes)
+        told = _check_counts(totals.events.sum(axis=0), self.labels)
         factors = None
         if self.factors is not None:
-            factors = totals.factors(self.params.class_balance, self.classes)
+            factors = totals.factors(self.params.class_balance, self.labels.groups)
         warnings = [warning for warning in told if warning not in self.warnings]
         return replace(self, totals=totals, factors=factors, warnings=warnings, fold=fold)
 
@@ -98,8 +104,13 @@ class Task:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in order."""
+        """Names of the classes, in order; none for a regression."""
         return self.labels.names
+
+    @property
+    def target(self) -> Target | None:
+        """What a regression predicts."""
+        return self.labels.scale
 
     @property
     def split_by(self) -> list[str]:
@@ -110,11 +121,11 @@ class Task:
     def yields(self) -> list[dict[str, Any]]:
         """As Totals.yields gives them; nothing without weights."""
         names = [file.name for file in self.files]
-        return self.totals.yields(names, self.classes) if self.weights else []
+        return self.totals.yields(names, self.labels.shown) if self.weights else []
 
     @property
     def branches(self) -> list[str]:
-        """All that is read: what the columns are made of, the label's and the weight's."""
+        """All that is read: what the columns are made of, and label or target, and weight."""
         flat, jagged = self.specs.inputs
         roles = _roles(self.labels, self.weights, self.params)
         return list(dict.fromkeys([*flat, *jagged, *roles]))
@@ -147,25 +158,39 @@ def prepare(
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
+    if not labels and not params.target:
+        raise UsageError(
+            "--labels is missing",
+            "Give a label per file, or the branch that holds the label. A regression names the"
+            ' branch that it predicts in params.json: "target".',
+        )
     labels = by_pattern(labels, names)
     given = _opened(names, labels, params, cwd, stack, progress)
     branch, signal = given.selection.label_branch, str(params.signal)
-    classes = Labels.of(labels, branch, given.files, _labelled(given, branch), signal)
+    classes: Labels | Targets = given.targets or Labels.of(
+        labels, branch, given.files, _labelled(given, branch), signal
+    )
     weights = None
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
         weights = key.of_files([file.name for file in given.files], labels_of_files)
-    totals = _count(given.files, given.use, classes, weights, params)
+    spread = BranchRange()
+    totals = _count(given.files, given.use, classes, weights, params, spread=spread)
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
     specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
-    refuse_names(specs.observers, [*score_names(classes.names), SELECTED])
+    answers = [PREDICTION] if given.targets else score_names(classes.names)
+    refuse_names(specs.observers, [*answers, SELECTED])
     if not specs.width:
         raise DataError("no column is left to train on", "Select more branches.")
-    told += _check_counts(totals.events.sum(axis=0), classes.names)
+    told += _check_counts(totals.events.sum(axis=0), classes)
+    if isinstance(classes, Targets):
+        scale, odd = classes.scaled(spread)
+        classes = replace(classes, scale=scale)
+        told += [*odd, *classes.computable(specs)]
     factors = None
     if weights or params.class_balance:
-        factors = totals.factors(params.class_balance, classes.names)
+        factors = totals.factors(params.class_balance, classes.groups)
     return Task(
         files=given.files,
         use=given.use,
@@ -214,6 +239,11 @@ def _opened(
 
     files = open_files(paths, params.branch, params.friends, params.identifier, stack, find)
     _refuse_same(files)
+    if labels and params.target:
+        raise UsageError(
+            f"target and --labels: {params.target!r} is predicted as a number, not as a class",
+            "Leave out --labels for a regression, target for a classification.",
+        )
     _refuse_computed(labels, params)
     _check_identity(files, params.parts.by)
     trees = ", ".join(dict.fromkeys(file.tree for file in files))
@@ -233,6 +263,7 @@ def _opened(
         max_vec_sizes=params.max_vec_sizes,
         label_branch=label_branch(labels, files),
         weight_branch=params.weights_key.branch if params.weights_key else None,
+        target=params.target or None,
         missing=params.missing,
         clip=params.clip,
         normalisation=params.normalisation,
@@ -241,22 +272,36 @@ def _opened(
     )
     selected = select(files, selection)
     cuts = params.cuts
-    roles = {selection.label_branch: "label", selection.weight_branch: "weight"}
+    if params.target and params.target not in cuts.new_variables:
+        check_role(files, params.target, "target", ("flat",))
+    roles = {
+        selection.label_branch: "label",
+        selection.weight_branch: "weight",
+        selection.target: "target",
+    }
     taken = {name: role for name, role in roles.items() if name}
-    derivation, warnings = derivation_of(files, cuts, selected, taken)
+    derivation, warnings = derivation_of(files, cuts, selected, taken, params.target)
+    targets = None
+    if params.target:
+        computed = derivation.for_target if derivation and derivation.target else None
+        targets = Targets(params.target, selection.target_cleaner, computed)
     passing: list[Passing] = []
     flow = None
-    if derivation and cuts.selection:
-        passing, flow = find_passing(files, derivation, progress)
+    if targets or cuts.selection:
+        last = targets.condition if targets else None
+        passing, flow = find_passing(files, derivation, progress, last)
         if not flow.events[-1].any():
             raise DataError(
                 f"the selection leaves none of {flow.events[0].sum()} events: {_told(flow)}",
                 f"Loosen {flow.emptied_by}, or what stands before it.",
             )
-        warnings = [*warnings, *_emptied(files, flow)]
-    use = EventsToUse.of([file.entries for file in files], params.nevts, passing)
+        if targets:
+            flow, told = targets.left_out(files, flow)
+            warnings = [*warnings, *told]
+        warnings = [*warnings, *(_emptied(files, flow) if flow else ())]
+    use = EventsToUse.of([file.entries for file in files], params.nevts, passing if flow else [])
     warnings = [*selected.warnings, *warnings]
-    return _Input(files, use, selection, selected, derivation, flow, warnings)
+    return _Input(files, use, selection, selected, derivation, targets, flow, warnings)
 
 
 def _told(flow: CutFlow) -> str:
@@ -286,7 +331,7 @@ def _labelled(given: _Input, label: str | None) -> EventsToUse:
     return given.use
 
 
-def _check_selection(given: _Input, classes: Labels, counts: NDArray[np.int64]) -> None:
+def _check_selection(given: _Input, classes: Labels | Targets, counts: NDArray[np.int64]) -> None:
     """DataError naming a class, of ``counts`` events, of which the selection leaves none."""
     if given.cut_flow is None:
         return
@@ -393,9 +438,9 @@ def _parts(
     return use.passing[file].rows(parts, start, stop)
 
 
-def _roles(labels: Labels, weights: Weights | None, params: Params) -> list[str]:
-    """The branches of label, weight and identity, of those that there are."""
-    names = labels.branch, weights and weights.branch, *params.parts.by
+def _roles(labels: Labels | Targets, weights: Weights | None, params: Params) -> list[str]:
+    """The branches of label or target, weight and identity, of those that there are."""
+    names = *labels.branches, weights and weights.branch, *params.parts.by
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -423,36 +468,43 @@ def _check_identity(files: Sequence[RootFile], by: Sequence[str]) -> None:
 def _count(
     files: Sequence[RootFile],
     use: EventsToUse,
-    labels: Labels,
+    labels: Labels | Targets,
     weights: Weights | None,
     params: Params,
     fold: int = 0,
+    spread: BranchRange | None = None,
 ) -> Totals:
-    """Sums over all events that are used."""
+    """Sums over all events that are used; ``spread`` takes in the targets of those that train.
+
+    With folds all train, in some fold: what the models of the folds learn is on one scale.
+    """
     branches = _roles(labels, weights, params)
-    totals = Totals.empty(len(files), len(labels.names))
+    totals = Totals.empty(len(files), len(labels.groups))
     for index, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
         passing = use.passing[index]
         for start, stop, events in file.blocks(branches, ranges, _STEP, passing):
             try:
                 parts = _parts(files, use, params, index, start, stop, events, fold)
-                places = labels.of_events(events, index) * 3 + parts
+                truth: Any = labels.of_events(events, index)
+                places = labels.groups_of(truth) * 3 + parts
                 of_events = weights.of_events(events, index, len(parts)) if weights else None
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None
             totals.add(index, places, of_events)
+            if spread and isinstance(labels, Targets):
+                spread.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)
     return totals
 
 
-def _check_counts(counts: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+def _check_counts(counts: NDArray[np.int64], labels: Labels | Targets) -> list[str]:
     """Warnings about classes that aren't tested; DataError on one that isn't trained on."""
-    for name, (train, validation, test) in zip(names, counts, strict=True):
+    for group, (train, validation, test) in zip(labels.groups, counts, strict=True):
         if not train:
             raise DataError(
-                f"the class {name!r} has no event to train on ({validation} validate, {test} test)",
+                f"{group} has no event to train on ({validation} validate, {test} test)",
                 "Use more events (nevts), or another split.",
             )
-    untested = [name for name, test in zip(names, counts[:, TEST], strict=True) if not test]
-    if len(untested) == len(names):  # which is said once there are metrics
+    untested = [g for g, test in zip(labels.groups, counts[:, TEST], strict=True) if not test]
+    if len(untested) == len(counts):  # which is said once there are metrics
         return []
-    return [f"the class {name!r} has no event in the test part" for name in untested]
+    return [f"{group} has no event in the test part" for group in untested]

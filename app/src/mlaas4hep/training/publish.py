@@ -21,6 +21,7 @@ import numpy as np
 import mlaas4hep
 from mlaas4hep.core.errors import LimitError, UsageError, first_line
 from mlaas4hep.core.files import NO_ROOM, remove_tree, write_json
+from mlaas4hep.data import Target
 from mlaas4hep.frameworks import FRAMEWORKS, Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
 from mlaas4hep.models.bundle import (
@@ -31,15 +32,23 @@ from mlaas4hep.models.bundle import (
     check_name,
     labels_text,
     pack,
-    score_meaning,
     seal,
     triton_config,
 )
 from mlaas4hep.report.page import report_html
-from mlaas4hep.report.plots import loss_png, roc_png, scores_png
+from mlaas4hep.report.plots import (
+    loss_png,
+    predicted_png,
+    profile_png,
+    residuals_png,
+    roc_png,
+    scores_png,
+)
 from mlaas4hep.training.prepare import Task
 
 RTOL, ATOL = 1e-4, 1e-6
+"""How far ONNX and the native model may be apart; a regression's targets are compared as trained,
+where 1 is their standard deviation."""
 DISTRIBUTIONS = "distributions"
 """Folder of the bundle that may be there before all else is written."""
 PACKAGES = ("mlaas4hep", "numpy", "uproot", "awkward", "onnx", "onnxruntime")
@@ -119,7 +128,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
         (folder / "config.pbtxt").write_text(config)
     specs.save(folder / "specs.json")
     write_json(folder / "columns.json", specs.columns)
-    (folder / "labels.txt").write_text(labels_text(task.classes))
+    (folder / "labels.txt").write_text(labels_text(manifest.labels))
     write_json(folder / "params.json", _card(trained, manifest))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "history.json", {"epochs": trained.fit.history, "best": trained.fit.best})
@@ -148,6 +157,7 @@ def _manifest(trained: Trained, comparison: dict[str, Any], why_not: str) -> Man
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparison=comparison,
         folds=_folds(trained.task),
+        target=trained.task.target,
     )
 
 
@@ -158,9 +168,7 @@ def _folds(task: Task) -> Folds | None:
 
 def _card(trained: Trained, manifest: Manifest) -> dict[str, Any]:
     framework = trained.framework
-    description = (
-        f"{framework.name} model, {manifest.columns} columns; {score_meaning(manifest.classes)}."
-    )
+    description = f"{framework.name} model, {manifest.columns} columns; {manifest.meaning}."
     if framework.note:
         description += f" {framework.note}"
     return card(trained.name, description, manifest.created, framework.card_names)
@@ -169,9 +177,11 @@ def _card(trained: Trained, manifest: Manifest) -> dict[str, Any]:
 def _pictures(trained: Trained) -> dict[str, bytes]:
     """PNGs by name."""
     title = f"{trained.name}, {trained.metrics['events']} test events"
+    drawn = {"roc": roc_png, "scores": scores_png}
+    if trained.task.target:
+        drawn = {"predicted": predicted_png, "residuals": residuals_png, "profile": profile_png}
     return {
-        "roc": roc_png(trained.metrics, title),
-        "scores": scores_png(trained.metrics, title),
+        **{name: draw(trained.metrics, title) for name, draw in drawn.items()},
         "loss": loss_png(trained.fit.history, trained.fit.best, trained.name),
     }
 
@@ -200,7 +210,7 @@ def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any
 
 
 def _files(task: Task) -> list[dict[str, Any]]:
-    """The ROOT files, each with its label; null with a label branch."""
+    """The ROOT files, each with its label; null where files have none."""
     labels = task.labels
     return [
         record.to_json()
@@ -227,12 +237,13 @@ def _run(trained: Trained) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "label_branch": task.labels.branch,
+        "target": task.target and task.target.branch,
         "weight_branch": task.weights and task.weights.branch,
         "split_by": task.split_by,
         "yields": task.yields,
         "events": {
             name: dict(zip(("train", "validation", "test"), row, strict=True))
-            for name, row in zip(task.classes, task.counts.tolist(), strict=True)
+            for name, row in zip(task.labels.shown, task.counts.tolist(), strict=True)
         },
         "cut_flow": task.cut_flow.as_list() if task.cut_flow else [],
         "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
@@ -249,7 +260,7 @@ def _onnx(trained: Trained, folder: Path) -> tuple[dict[str, Any], str]:
     native = trained.framework.predict(trained.model, rows)
     try:
         trained.framework.to_onnx(trained.model, path, rows.shape[1])
-        comparison = compare(path, rows, native)
+        comparison = compare(path, rows, native, trained.task.target)
     except NotServable as error:
         remove_tree(path.parent)
         return {}, error.message
@@ -262,11 +273,15 @@ def _onnx(trained: Trained, folder: Path) -> tuple[dict[str, Any], str]:
     return comparison, ""
 
 
-def compare(path: Path, rows: Matrix, native: Matrix) -> dict[str, Any]:
+def compare(
+    path: Path, rows: Matrix, native: Matrix, target: Target | None = None
+) -> dict[str, Any]:
     """How far the ONNX model at ``path`` is from what the native model answered to ``rows``.
 
-    ``outside``: rows with |onnx - native| > ATOL + RTOL |native|, or not a number. Raises
-    NotServable when the ONNX model can't be run or has another shape.
+    ``outside``: rows with |onnx - native| > ATOL + RTOL |native|, or not a number. For a regression
+    it is |onnx - native| > RTOL (std + |native - mean|) and more than the 8 nearest numbers of 32
+    bits, and ``atol`` says RTOL std. Raises NotServable when the ONNX model can't be run or has
+    another shape.
     """
     import onnxruntime
 
@@ -281,14 +296,19 @@ def compare(path: Path, rows: Matrix, native: Matrix) -> dict[str, Any]:
             f"its ONNX form answers {answer.dtype} {answer.shape}, not float32 {native.shape}"
         )
     difference = np.abs(answer.astype(np.float64) - native)
-    near = difference <= ATOL + RTOL * np.abs(native)
+    atol, size = ATOL, np.abs(native)
+    if target:
+        atol, size = RTOL * target.std, np.abs(native - target.mean)
+    near = difference <= atol + RTOL * size
+    if target:
+        near |= difference <= 8 * np.spacing(np.abs(native))
     finite = difference[np.isfinite(difference)]
     return {
         "rows": len(rows),
         "outside": int((~near).any(axis=1).sum()),
         "max_abs_difference": float(finite.max()) if finite.size else 0.0,
         "rtol": RTOL,
-        "atol": ATOL,
+        "atol": atol,
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data import Events, Jagged, Specs
-from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.frameworks.base import Classes, Matrix, Truth
 
 SAMPLE_BYTES = 16 << 20
 SAMPLE_EVENTS = 5000  # of one class
@@ -17,13 +17,14 @@ _SPACED = 1000  # rows, evenly spaced, for comparing ONNX with the native model
 
 
 class Sample:
-    """Rows of every class, evenly spread over the stream, with their class and file.
+    """Rows of every class, evenly spread over the stream, with class, truth and file.
 
     ``rows``: float32 of shape (events, columns), as a model sees them, without a mask; ``counts``:
     int32 of shape (events, jagged branches with columns), the number of values that each list had.
+    ``truth`` are their classes or, if they are all of one, their targets, of type ``dtype``.
     """
 
-    def __init__(self, specs: Specs, events: Sequence[int]) -> None:
+    def __init__(self, specs: Specs, events: Sequence[int], dtype: type = np.int64) -> None:
         self._jagged = [name for name in specs.jagged if specs.jdim[name]]
         self._width = specs.n_values
         size = 4 * (self._width + len(self._jagged)) * len(events)
@@ -35,6 +36,7 @@ class Sample:
         self._rows = np.empty((total, self._width), np.float32)
         self._counts = np.empty((total, len(self._jagged)), np.int32)
         self._classes = np.empty(total, np.int64)
+        self._truth: Truth = np.empty(total, dtype)
         self._files = np.empty(total, np.int64)
 
     @property
@@ -58,11 +60,16 @@ class Sample:
         return self._classes[: self._done]
 
     @property
+    def truth(self) -> Truth:
+        """The class of each row, or its target."""
+        return self._truth[: self._done]
+
+    @property
     def files(self) -> NDArray[np.int64]:
         """The position of each row's file."""
         return self._files[: self._done]
 
-    def add(self, events: Events, rows: Matrix, classes: Classes, file: int) -> None:
+    def add(self, events: Events, rows: Matrix, classes: Classes, truth: Truth, file: int) -> None:
         """Draw from the next events of a file; ``rows`` are what they became."""
         drawn = []
         for one in np.unique(classes):
@@ -76,6 +83,7 @@ class Sample:
         self._done = here.stop
         self._rows[here] = rows[index, : self._width]
         self._classes[here], self._files[here] = classes[index], file
+        self._truth[here] = truth[index]
         known: dict[int, NDArray[np.int64]] = {}
         for column, name in enumerate(self._jagged):
             lists = events[name]

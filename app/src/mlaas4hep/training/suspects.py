@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data import Specs
-from mlaas4hep.frameworks.base import Classes, Matrix
+from mlaas4hep.frameworks.base import Classes, Matrix, Truth
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.sample import Sample
 
-SEPARATES = 0.99  # area under the ROC curve of one column
+SEPARATES = 0.99  # area under the ROC curve of one column, or its rank correlation with a target
 _ENOUGH = 10  # events, values or files below which chance could look like a rule
 _SHOWN = 20  # branches that a warning explains
 _BLOCK = 256  # columns that are ranked at once
@@ -69,7 +69,10 @@ def _words(name: str) -> str:
 def warnings_about(
     sample: Sample, specs: Specs, classes: Sequence[str], params: Params
 ) -> list[str]:
-    """What to tell before the training, with the line of params.json that leaves columns out."""
+    """What to tell before the training, with the line of params.json that leaves columns out.
+
+    Without ``classes`` it is a regression.
+    """
     branches = _branches(specs)
     found: dict[str, list[str]] = {
         branch: [reason] for branch in branches if (reason := by_name(branch))
@@ -167,10 +170,17 @@ def _by_behaviour(sample: Sample, specs: Specs, classes: Sequence[str]) -> dict[
     flat, k = len(specs.flat), len(classes)
     in_files = _constant(layout.extremes(sample, sample.files), every=False)
     in_classes = _constant(layout.extremes(sample, sample.classes), every=True)
-    of_columns = _separation(sample.rows, sample.classes, k)
-    best = np.maximum.reduceat(of_columns, layout.starts)
-    best_counts = np.concatenate([np.zeros(flat), _separation(sample.counts, sample.classes, k)])
-    what = "the classes" if k == 2 else "a class"
+
+    def strength(values: NDArray[np.generic]) -> NDArray[np.float64]:
+        if classes:
+            return _separation(values, sample.classes, k)
+        return _correlation(values, sample.truth)
+
+    best = np.maximum.reduceat(strength(sample.rows), layout.starts)
+    best_counts = np.concatenate([np.zeros(flat), strength(sample.counts)])
+    what = "separates the classes, AUC" if k == 2 else "separates a class, AUC"
+    if not classes:
+        what = "gives the target, rank correlation"
     found: dict[str, list[str]] = {}
     for index, branch in enumerate(layout.branches):
         reasons = []
@@ -179,11 +189,9 @@ def _by_behaviour(sample: Sample, specs: Specs, classes: Sequence[str]) -> dict[
         elif in_classes[index]:
             reasons.append("one value in each class")
         if best_counts[index] > SEPARATES:
-            reasons.append(
-                f"the number of its values alone separates {what}, AUC {best_counts[index]:.3f}"
-            )
+            reasons.append(f"the number of its values alone {what} {best_counts[index]:.3f}")
         elif best[index] > SEPARATES:
-            reasons.append(f"{_ALONE} {what}, AUC {best[index]:.3f}")
+            reasons.append(f"alone {what} {best[index]:.3f}")
         if reasons:
             found[branch] = reasons
     return found
@@ -225,6 +233,24 @@ def _separation(values: NDArray[np.generic], classes: Classes, k: int) -> NDArra
                 ranks = rankdata(values[:, block], axis=0)
             area = (ranks[chosen].sum(axis=0) - ours * (ours + 1) / 2) / (ours * others)
             best[block] = np.maximum(best[block], np.maximum(area, 1 - area))
+    return best
+
+
+def _correlation(values: NDArray[np.generic], target: Truth) -> NDArray[np.float64]:
+    """Spearman's rank correlation of each column with the target, from 0 to 1."""
+    from scipy.stats import rankdata
+
+    best = np.zeros(values.shape[1])
+    if len(target) < _ENOUGH:
+        return best
+    ours = rankdata(target) - (len(target) + 1) / 2
+    for start in range(0, values.shape[1], _BLOCK):
+        ranks = rankdata(values[:, start : start + _BLOCK], axis=0) - (len(target) + 1) / 2
+        norm = np.sqrt((ranks**2).sum(axis=0) * (ours**2).sum())
+        products = np.abs(ours @ ranks)
+        best[start : start + _BLOCK] = np.divide(
+            products, norm, out=np.zeros_like(norm), where=norm > 0
+        )
     return best
 
 

@@ -18,10 +18,11 @@ from mlaas4hep.core.units import many
 from mlaas4hep.data import TRAIN
 from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
-from mlaas4hep.frameworks.base import Fit, Matrix, refuse_improper
+from mlaas4hep.frameworks.base import Fit, Matrix, Truth
 from mlaas4hep.frameworks.ensemble import Ensemble, together
 from mlaas4hep.report.distributions import make_folder, write_distributions
 from mlaas4hep.report.metrics import measure, weaknesses
+from mlaas4hep.report.regression import measure_target, weaknesses_of
 from mlaas4hep.training.dataset import Dataset, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
@@ -29,6 +30,7 @@ from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import Task, prepare
 from mlaas4hep.training.publish import DISTRIBUTIONS, Trained, bundle_name, publish, staging
 from mlaas4hep.training.suspects import warnings_about
+from mlaas4hep.training.targets import Targets
 
 DEFAULT_FOUT = Path("trained_model")
 
@@ -110,7 +112,9 @@ def train(
             with clock("specs and reading"):
                 drawing = params.hist and not trainings
                 found = (
-                    Distributions(task.specs, task.classes, bool(task.weights)) if drawing else None
+                    Distributions(task.specs, task.labels.shown, bool(task.weights))
+                    if drawing
+                    else None
                 )
                 cache = cache_size() if request.cache_bytes is None else request.cache_bytes
                 seen = data.first_pass(cache, progress, found)
@@ -131,8 +135,8 @@ def train(
         scores, truth, weights = (
             np.concatenate([one.test[i] for one in trainings]) for i in range(3)
         )
-        metrics = measure(scores, truth, task.classes, weights if task.weights else None)
-        warnings += weaknesses(metrics, task.counts[:, TRAIN].tolist(), params.class_balance)
+        metrics, told = _measured(task, scores, truth, weights if task.weights else None)
+        warnings += told
         framework, model, fit = first.framework, first.model, first.fit
         if number:
             framework = Ensemble(framework)
@@ -169,8 +173,11 @@ def train(
 
 def _summary(task: Task) -> list[tuple[str, str]]:
     specs, labels, split = task.specs, task.labels, task.params.parts
-    lines = [("classes", f"{', '.join(labels.names[:10])}, by the branch {labels.branch}")]
-    if not labels.branch:
+    if isinstance(labels, Targets):
+        lines = [("target", labels.name)]
+    elif labels.branch:
+        lines = [("classes", f"{', '.join(labels.names[:10])}, by the branch {labels.branch}")]
+    else:
         lines = []
         for index, name in enumerate(labels.names):
             of_class = zip(task.files, labels.per_file, strict=True)
@@ -211,13 +218,13 @@ def _refuse_other_formats(request: TrainRequest) -> None:
 
 @dataclass(frozen=True)
 class _Training:
-    """One model, and what it answered to its test part: scores, classes, weights."""
+    """One model, and what it answered to its test part: scores, truth, weights."""
 
     framework: Framework
     model: Any
     fit: Fit
     to_compare: Matrix
-    test: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
+    test: tuple[NDArray[np.float32], Truth, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,8 @@ class _Work:
             progress = _of_fold(progress, data.task.fold + 1)
         model = self.model_file.build(data.width)
         framework = framework_of(model)
+        if target := data.task.target:
+            framework = run("the check", lambda: framework_of(model).regression(target))
         run("the check", lambda: framework.check(model, data.width, data.n_classes, data.weighted))
         with self.clock("training"):
             fit = run(
@@ -254,17 +263,34 @@ def _of_fold(progress: Progress, fold: int) -> Progress:
     return shown
 
 
+def _measured(
+    task: Task,
+    answers: NDArray[np.float32],
+    truth: Truth,
+    weights: NDArray[np.float64] | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics of the test part, and warnings about what they show."""
+    if target := task.target:
+        true = truth * np.float64(target.std) + target.mean
+        metrics = measure_target(answers[:, 0], true, target, weights)
+        return metrics, weaknesses_of(metrics)
+    metrics = measure(answers, truth, task.classes, weights)
+    return metrics, weaknesses(metrics, task.counts[:, TRAIN].tolist(), task.params.class_balance)
+
+
 def _test(
     framework: Framework, model: Any, data: Dataset, progress: Progress
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
-    """Scores, classes and weights of the test part, as ``measure`` takes them."""
-    columns = 1 if data.n_classes == 2 else data.n_classes
-    scores, truth = [np.empty((0, columns), np.float32)], [np.empty(0, np.int64)]
+) -> tuple[NDArray[np.float32], Truth, NDArray[np.float64]]:
+    """Answers, truth and weights of the test part."""
+    labels = data.task.labels
+    columns = 1 if data.n_classes == 2 or data.task.target else data.n_classes
+    scores, truth = [np.empty((0, columns), np.float32)], list[Truth]()
+    truth.append(np.empty(0, labels.dtype))
     weights = [np.empty(0)]
     done = 0
     for rows, of_rows, *of_events in data.test():
         scores.append(framework.predict(model, rows))
-        refuse_improper(scores[-1], framework.probabilities)
+        framework.check_answers(scores[-1])
         truth.append(of_rows)
         weights += of_events
         done += len(of_rows)

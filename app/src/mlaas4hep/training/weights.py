@@ -164,18 +164,19 @@ class Totals:
             if self.events[i, k].any()
         ]
 
-    def factors(self, balance: bool, classes: Sequence[str]) -> NDArray[np.float64]:
+    def factors(self, balance: bool, groups: Sequence[str]) -> NDArray[np.float64]:
         """What the weights of each class and part are multiplied with for the fit.
 
         In training and validation the mean is then 1; with ``balance`` each class has the same sum
         in the training. The test's are 1. Shape (classes, 3). Raises DataError where the weights
-        of a class, or all of the validation, don't add up to a positive number.
+        of a class, which ``groups`` name in words, or all of the validation, don't add up to a
+        positive number.
         """
         events, weights = self.events.sum(axis=0), self.weights.sum(axis=0)
-        for name, count, total in zip(classes, events[:, TRAIN], weights[:, TRAIN], strict=True):
+        for name, count, total in zip(groups, events[:, TRAIN], weights[:, TRAIN], strict=True):
             if not total > 0:
                 raise DataError(
-                    f"the weights of the class {name!r} add up to {total:.6g} over its {count}"
+                    f"the weights of {name} add up to {total:.6g} over its {count}"
                     " training events: no training can follow from that",
                     "Use more events (nevts), or other weights.",
                 )

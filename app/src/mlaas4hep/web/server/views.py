@@ -20,7 +20,11 @@ class SubmitBody(BaseModel):
     memory: str | int = Field(description="As docker takes it.", examples=["3gb"])
     cpus: str | float = Field(description="Number of cores.", examples=["2"])
     files: str = Field(description="A text file with one name per line, or names joined by commas.")
-    labels: str = Field(description="A label per file likewise, or the name of the label branch.")
+    labels: str = Field(
+        "",
+        description="A label per file likewise, or the name of the label branch; empty for a"
+        " regression.",
+    )
     model: str = Field(description="Python file with model(idim).")
     params: str = Field(description="JSON file of parameters.")
     environment: str = Field("", description="One of GET /environments; empty is the first.")

@@ -182,8 +182,8 @@ class Predictions:
         row = read_row(body) if len(body) <= SMALL else await self._parsed(read_row, body)
         name, values, keys = row
         name = _model_name({"model": name or None})
-        answers, classes = await self._service.predict(name, owner, values, keys)
-        return write_predictions(answers[0].tolist(), classes)
+        answers, labels = await self._service.predict(name, owner, values, keys)
+        return write_predictions(answers[0].tolist(), labels)
 
     async def _events(self, body: bytes, owner: str) -> bytes:
         async with self._service.turn(owner):
