@@ -24,6 +24,7 @@ from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training.export import export
 from mlaas4hep.training.library import open_data
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import scan_files
 from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
 from support.tfaas_process import tfaas_process
 from training.root_files import write
@@ -299,6 +300,10 @@ def test_specs_are_those_of_their_target(tmp_path: Path, stack: ExitStack) -> No
     task = prepared(stack, files, [], target="u")
     assert "energy" in task.specs.flat
     assert "target was 'energy', is 'u'" in task.warnings[0]
+    params, _ = Params.parse({"target": "u"}, "params.json", tmp_path)
+    scanned, _ = scan_files(list(map(str, files)), [], params, tmp_path)
+    assert scanned.columns == task.specs.columns
+    assert scanned.selection == task.specs.selection
     with pytest.raises(DataError, match="target was 'u', is 'x'"):
         prepared(stack, files, [], specs=tmp_path / "global-specs.json", target="x")
 
@@ -373,6 +378,13 @@ def test_what_gives_the_target_away_is_told(tmp_path: Path, stack: ExitStack) ->
     assert "computed from energy, x, which are features" in computable
     (columns,) = [w for w in result.warnings if "no features" in w]
     assert "same (alone gives the target, rank correlation 1.000)" in columns
+
+
+def test_a_value_that_squeezes_the_target_is_told(tmp_path: Path) -> None:
+    result = run(tmp_path, joined(files_of(tmp_path, a=-9999)), "", LINEAR, target="energy")
+    (warning,) = [w for w in result.warnings if "squeeze" in w]
+    assert "others of the target energy: 1.20% are -9999, the others fill" in warning
+    assert 'say so by "missing"' in warning
 
 
 TEXT = "Name a branch with one number per event"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data import Specs
+from mlaas4hep.data import Specs, Target
 from mlaas4hep.frameworks.base import Classes, Matrix, Truth
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.sample import Sample
@@ -67,11 +67,15 @@ def _words(name: str) -> str:
 
 
 def warnings_about(
-    sample: Sample, specs: Specs, classes: Sequence[str], params: Params
+    sample: Sample,
+    specs: Specs,
+    classes: Sequence[str],
+    params: Params,
+    target: Target | None = None,
 ) -> list[str]:
     """What to tell before the training, with the line of params.json that leaves columns out.
 
-    Without ``classes`` it is a regression.
+    Without ``classes`` it is a regression, of the ``target``.
     """
     branches = _branches(specs)
     found: dict[str, list[str]] = {
@@ -96,6 +100,11 @@ def warnings_about(
             f"a few values squeeze all others into a small part of the range: {_shown(squeezed)}. "
             'If such a value stands for a missing one, say so by "missing"; "clip" bounds others. '
             f"{_leave_out(list(squeezed), params)}"
+        )
+    if target and (why := _squeezed_target(target.restore(sample.truth))):
+        warnings.append(
+            f"a few values squeeze all others of the target {target.branch}: {why}. If such a value"
+            ' stands for a missing one, say so by "missing"; a selection leaves others out'
         )
     return warnings
 
@@ -281,6 +290,16 @@ def _squeezed(sample: Sample, specs: Specs) -> dict[str, str]:
         if why := _why_squeezed(np.sort(cells[filled]), low, high, shares):
             found[branch] = why
     return found
+
+
+def _squeezed_target(values: NDArray[np.float32]) -> str:
+    """The same of a target's values."""
+    low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
+    if len(values) < 20 * _ENOUGH or not low < high:
+        return ""
+    cells = ((values - low) / (high - low)).astype(np.float32)
+    shares = [float((cells == edge).mean()) for edge in (0, 1)]
+    return _why_squeezed(np.sort(cells), low, high, shares)
 
 
 def _why_squeezed(values: Matrix, low: float, high: float, shares: list[float]) -> str:

@@ -125,7 +125,7 @@ def train(
             told = each.warnings if trainings else []
             if not trainings:
                 told = [*told, *seen.warnings]
-                told += warnings_about(seen.sample, task.specs, task.classes, params)
+                told += warnings_about(seen.sample, task.specs, task.classes, params, task.target)
                 set_up(model_file.imported, params.seed)
             warnings += told
             for warning in warnings if not trainings else told:
