@@ -29,7 +29,7 @@ def test_the_five_files_give_a_bundle_and_its_archive(command, five_files):
     assert "class 1 signal.root" in said
     columns = json.loads((five_files / "my_model/columns.json").read_text())
     branches = len({re.sub(r"_\d+$", "", column) for column in columns})
-    assert f"columns {len(columns)} of {branches} branches" in said
+    assert f"columns {len(columns)}, from {branches} branches" in said
     assert "split 64 / 16 / 20 % train / validate / test, drawn by file and entry" in said
     assert "specs       100 %" in ended.err
     assert json.loads((five_files / "my_model/bundle.json").read_text())["servable"] is True

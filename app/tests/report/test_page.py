@@ -33,6 +33,7 @@ def values(**changes: Any) -> dict[str, Any]:
             {"cut": "all", "events": 70, "by_file": [70]},
             {"cut": "met > 5", "events": 60, "by_file": [60]},
         ],
+        "expressions": [("objects", "Jet", "Jet_pt > 30"), ("max_vec_sizes", "Jet", 2)],
         "counts": [[10, 3, 1], [20, 6, 3]],
         "columns": 3,
         "tree": "Events",
@@ -82,7 +83,7 @@ def test_weights_show_as_yields() -> None:
         values(metrics=weighted, classes=["bkg", "sig"], yields=[row], class_balance=True), PICTURES
     )
     assert "Each event counts by its weight" in page
-    assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.7</td>" in page
+    assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.72</td>" in page
     assert "<td>3.25</td>" in page
     assert "each class had the same total weight" in page
 
@@ -93,7 +94,17 @@ def test_distributions_are_mentioned_where_there_are_some() -> None:
 
 
 def test_folds_are_explained() -> None:
-    assert "the mean of 5, one for each fold" in report_html(values(folds={"number": 5}), PICTURES)
+    page = report_html(values(folds={"number": 5}), PICTURES)
+    assert "the mean of 5, one for each fold" in page
+    assert "<th>class</th><th>events</th><th>efficiency</th>" in page
+    assert "<td>bkg</td><td>14</td>" in page
+    assert "those of its best epoch" in page
+
+
+def test_what_is_done_to_lists_is_shown() -> None:
+    page = report_html(values(), PICTURES)
+    assert "<li>objects <code>Jet</code>: <code>Jet_pt &gt; 30</code></li>" in page
+    assert "<li>max_vec_sizes <code>Jet</code>: <code>2</code></li>" in page
 
 
 def test_a_regression_has_its_own_numbers_and_pictures() -> None:

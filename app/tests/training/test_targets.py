@@ -376,7 +376,7 @@ def test_what_gives_the_target_away_is_told(tmp_path: Path, stack: ExitStack) ->
     )  # fmt: skip
     (computable,) = [w for w in result.warnings if "computed from" in w]
     assert "computed from energy, x, which are features" in computable
-    (columns,) = [w for w in result.warnings if "no features" in w]
+    (columns,) = [w for w in result.warnings if "not features" in w]
     assert "same (alone gives the target, rank correlation 1.000)" in columns
 
 
@@ -408,7 +408,7 @@ TEXT = "Name a branch with one number per event"
             ["v is the target"],
         ),
         ({"objects": {"jet": "jet_pt > energy / 20"}}, [], ["energy is the target"]),
-        ({"target": "energy", "missing": {"energi": 1}}, [], ["'energi' is no branch"]),
+        ({"target": "energy", "missing": {"energi": 1}}, [], ["'energi' is neither a branch"]),
         ({"target": "v", "new_variables": {"v": "energy * 1e60"}}, [], ["32 bits"]),
         ({"target": 7}, [], ["target is 7, expected the name"]),
     ],
@@ -439,7 +439,7 @@ def test_neither_labels_nor_a_target(tmp_path: Path) -> None:
     assert '"target"' in error.value.remedy
     with pytest.raises(UsageError, match="unknown key") as error:
         Params.parse({"regression_target": "x"}, "params.json", tmp_path)
-    assert "The key 'target' does it" in error.value.remedy
+    assert "Use the key 'target'" in error.value.remedy
 
 
 @pytest.mark.parametrize(

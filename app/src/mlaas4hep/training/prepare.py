@@ -413,6 +413,8 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
     found = replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
     missing = given.selection.missing or {}
     for key, value in missing.items():
+        if key == given.selection.target:
+            continue  # its events are left out, and counted
         branches = by_branch("missing", {key: value}, [*specs.flat, *specs.jagged], "branch")
         if not branches.keys() & specs.missing.keys():
             values = value if isinstance(value, Sequence) else [value]

@@ -197,6 +197,7 @@ def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any
         "yields": trained.task.yields,
         "class_balance": trained.task.params.class_balance,
         "cut_flow": trained.task.cut_flow.as_list() if trained.task.cut_flow else [],
+        "expressions": _expressions(trained.task),
         "tree": specs.tree,
         "flat": specs.flat,
         "jagged": specs.jagged,
@@ -207,6 +208,13 @@ def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any
         "seed": trained.task.params.seed,
         "distributions": (folder / DISTRIBUTIONS).is_dir(),
     }
+
+
+def _expressions(task: Task) -> list[tuple[str, str, Any]]:
+    """Key, name and text of what is done to lists, and of new variables."""
+    found = task.params.cuts.as_dict() | {"max_vec_sizes": task.params.max_vec_sizes}
+    keys = ("objects", "order", "new_variables", "max_vec_sizes")
+    return [(key, name, text) for key in keys for name, text in (found.get(key) or {}).items()]
 
 
 def _files(task: Task) -> list[dict[str, Any]]:

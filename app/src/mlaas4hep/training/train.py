@@ -185,7 +185,7 @@ def _summary(task: Task) -> list[tuple[str, str]]:
             more = f" and {len(files) - 5} more" if len(files) > 5 else ""
             lines.append((f"class {name}", ", ".join(files[:5]) + more))
     branches = many(len(specs.flat) + len(specs.jagged), "branch")
-    lines.append(("columns", f"{specs.width} of {branches}"))
+    lines.append(("columns", f"{specs.width}, from {branches}"))
     parts = f"{split.folds} folds"
     if not split.folds:
         shares = (f"{100 * part:.3g}" for part in (split.train, split.validation, split.test))
