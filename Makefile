@@ -63,7 +63,7 @@ test-stack: test-engine test-images .venv-core216/made build/collections  ## tes
 	$(STACK) timeout 5400 molecule -c molecule/shared/base.yml test --all
 
 docs-img: export MLAAS4HEP_WRITE_PICTURES = 1
-docs-img: test-stack  ## take the pictures of docs/img anew, from the stack's tests (root)
+docs-img: test-stack  ## take the pictures of docs/img again, from the stack's tests (root)
 
 test-machine: .venv-stack/made .venv-core216/made build/collections  ## the role machine: accounts, bans, disks (root)
 	$(PARTS) up engine vm

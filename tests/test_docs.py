@@ -129,7 +129,8 @@ sets no limit of its own; what lacks; it said last; before one's eyes; Forget th
 born on the host; its model is served on; the old ones do; the same ones;
 such names are not given here; when that is mended; is no file of the host;
 somebody else's; what it lacks; equal to the letter; in small letters; to be used on;
-whom the runner runs as; leaves those of"""
+whom the runner runs as; leaves those of; is no feature; are no features; built anew; made anew;
+merged anew; mixed anew"""
 EXEMPT = ("CHANGELOG.md", "tests/test_docs.py")
 
 

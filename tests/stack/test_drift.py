@@ -28,7 +28,7 @@ BY_HAND = {
     "docker update --memory 600m --memory-swap 600m mlaas4hep-tfaas": "Run mlaas4hep-tfaas",
     "docker stop mlaas4hep-server": "Run mlaas4hep-server",
 }
-# What has read the files that were put right is started anew.
+# What has read the files that were put right is restarted.
 FOLLOWS = [
     "Reload engine settings",
     "Restart the engine",

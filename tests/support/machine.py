@@ -71,7 +71,7 @@ class Machine:
         )
 
     def reboot(self) -> None:
-        """As a power cycle: everything ends, systemd starts anew."""
+        """As a power cycle: everything ends, systemd starts again."""
         docker("restart", self.name)
         self.booted()
 

@@ -46,7 +46,7 @@ def test_specs_alone(command, five_files):
 
 
 def test_specs_with_a_label_branch_fit_the_training(command, five_files):
-    """A branch that holds the label is no feature, in `specs` as in `train`."""
+    """A branch that holds the label is not a feature, in `specs` as in `train`."""
     rng = np.random.default_rng(2)
     with uproot.recreate("labelled.root") as file:
         kind = rng.integers(0, 2, 600).astype(np.int32)

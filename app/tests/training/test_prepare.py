@@ -435,7 +435,7 @@ def test_values_of_branches_wildcards_and_collections(tmp_path: Path, stack: Exi
 
 
 def test_identified_events_keep_their_part_in_other_files(tmp_path: Path, stack: ExitStack) -> None:
-    """Merged, sorted anew, and with other types; the same model sees the same events."""
+    """Merged, sorted again, and with other types; the same model sees the same events."""
     by: dict[str, Any] = {"split": {"by": ["run", "id"]}}
     branches = [content(900, 1), content(600, 2, shift=25)]
     branches = [each | {"copy": each["id"]} for each in branches]

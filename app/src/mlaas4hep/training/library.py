@@ -80,7 +80,7 @@ class Data:
         """The events of a part, ``size`` at a time: (x, y), and weights if the parameters give any.
 
         x is float32 of shape (n, columns), y int64 or, of a regression, float32; the weights are
-        float64, those of the fit in training and validation. "train" is mixed anew for each
+        float64, those of the fit in training and validation. "train" is shuffled again for each
         ``epoch``. The arrays are the caller's own. Closing the iterator ends the reading. Raises
         UsageError on a ``size`` below 1, an unknown part, and once the data is closed.
         """

@@ -83,7 +83,8 @@ class Params(BaseModel):
     chunk_size: int = _key(
         1000,
         "a whole number, at least 1",
-        "Events that are read at a time, over all files; up to 8192 (16 MiB) if that is more.",
+        "Events that are read at a time, over all files; fewer than fit 16 MiB are raised to that,"
+        " to 8192 at most.",
         ge=1,
     )
     batch_size: int = _key(
@@ -119,7 +120,7 @@ class Params(BaseModel):
         "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests. An event's part is"
         " drawn by its file and entry, or by the branches `by` that identify it"
         ' (`{"by": ["run", "luminosityBlock", "event"]}`): then it keeps its part in files that are'
-        ' skimmed, sorted or merged anew. `{"folds": 5}` trains as many models, each tested on a'
+        ' skimmed, sorted or merged again. `{"folds": 5}` trains as many models, each tested on a'
         " fold that it has not seen; the bundle answers with their mean, `mlaas4hep predict` for"
         " an event of the training files with that of its fold.",
     )
@@ -141,7 +142,7 @@ class Params(BaseModel):
         IDENTIFIER,
         "a list of branch names",
         "Branches that identify an event, left out of the input; empty means the default."
-        " Others that you name must be in some file.",
+        " Any other branch that you name must be in at least one file.",
     )
     selected_branches: tuple[str, ...] = _key(
         (),
@@ -158,7 +159,7 @@ class Params(BaseModel):
     observers: tuple[str, ...] = _key(
         (),
         "a list of branch names",
-        "Branches, names or wildcards, that are no features, but are kept beside the scores by"
+        "Branches, names or wildcards, that are not features but are kept beside the scores by"
         " `mlaas4hep predict`: an invariant mass, what identifies the event.",
     )
     max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
@@ -223,7 +224,7 @@ class Params(BaseModel):
         {},
         'an object such as {"Jet": "Jet_pt"}',
         "By what the entries of lists are sorted, the greatest first, by collection, in all its"
-        ' branches: a number for each entry (`"-Jet_pt"`: the least first). Applied second.',
+        ' branches: a number for each entry (`"-Jet_pt"`: the smallest first). Applied second.',
     )
     new_variables: dict[str, str] = _key(
         {},
@@ -235,7 +236,7 @@ class Params(BaseModel):
         "",
         'a text such as "count(Jet_pt) > 1 and MET_pt > 50"',
         "Events to use: one condition per event, of branches and new variables; empty means all."
-        " Applied last; nevts, split and specs are of what it leaves.",
+        " Applied last; nevts, split and specs apply to what it leaves.",
     )
     redirector: str = _key(
         "",

@@ -84,7 +84,7 @@ class Task:
     """The fold that is the test part, if the split has folds."""
 
     def of_fold(self, fold: int) -> Task:
-        """The same events, of which that fold is the test part; the counts are made anew.
+        """The same events, of which that fold is the test part; the events are counted again.
 
         Raises DataError as ``prepare`` does, of a class without an event to train on.
         """
@@ -214,7 +214,7 @@ def scan_files(
 ) -> tuple[Specs, list[str]]:
     """New specs of the files, which ``mlaas4hep specs`` writes, and warnings; phase "specs".
 
-    They are those of ``prepare`` with the same labels: a label branch is no feature. Without
+    They are those of ``prepare`` with the same labels: a label branch is not a feature. Without
     labels every branch may be one.
     """
     labels = by_pattern(labels, names)

@@ -48,7 +48,7 @@ BY_NAME = tuple(
         r"|(x|id|pdf)_?[12]|(read|proc)_time)|particle_(pid|status|m[12]|d[12])",
     }.items()
 )
-"""Why a branch of such a name is no feature; ``_words`` of the name, or of its leaf, match."""
+"""Why a branch of such a name is not a feature; ``_words`` of the name, or of its leaf, match."""
 
 
 def by_name(branch: str) -> str:

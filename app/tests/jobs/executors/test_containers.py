@@ -309,7 +309,7 @@ def attempted(service: ContainerService, code: str, **submission: str) -> Any:
 
 
 def again(service: ContainerService, filtered: bool = True, **changes: object) -> ContainerService:
-    """The same service, anew, with this protection off."""
+    """The same service again, with this protection off."""
     place = service.settings.store.parent / "loosened"
     loose = ContainerService(place / "store", service.settings.engine)
     loose.loosen(filtered, **changes)
