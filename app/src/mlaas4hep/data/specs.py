@@ -66,8 +66,8 @@ class Specs:
     lengths in every event, as they describe the same objects; ``left_out`` says why other branches
     can't be used; ``limited`` are the jagged branches of which columns were asked for, so that
     values beyond them are dropped on purpose. With a ``derivation``, all this is of events to which
-    it was applied, and ``flat`` and ``jagged`` hold the new variables too. ``observers`` are no
-    features, but branches that predictions keep beside the scores.
+    it was applied, and ``flat`` and ``jagged`` hold the new variables too. ``observers`` are not
+    features but branches that predictions keep beside the scores.
     """
 
     tree: str
