@@ -42,7 +42,15 @@ def running(service: Service, mode: str, **submission: str) -> Job:
 
 def processes_of(service: Service, job: Job) -> list[psutil.Process]:
     group = int((service.home(job) / "lock").read_text())
-    return [p for p in psutil.process_iter() if os.getsid(p.pid) == group]
+    return [p for p in psutil.process_iter() if session_of(p) == group]
+
+
+def session_of(process: psutil.Process) -> int:
+    """0 of one that has ended since it was listed."""
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0
 
 
 def test_a_job_succeeds_and_its_model_is_published(service: Service) -> None:
