@@ -45,8 +45,10 @@ OF_PACKAGES = "cat /var/lib/dpkg/info/*.list; sed 's,^/,/usr/,' /var/lib/dpkg/in
 STAYS = re.compile(
     # Others may use them by now, as the role's README says.
     r"package (iptables|openssl|python3-requests)"
-    # Which program a name means, keys of the first boot, what `apt purge` would take.
+    # Which program a name means, copies that useradd makes, keys of the first boot, and what
+    # `apt purge` would take.
     r"|/etc/alternatives/.*|/usr/sbin/(ip6?|eb|arp)tables.*|/etc/ssh/ssh_host_.*"
+    r"|/etc/(passwd|shadow|group|gshadow|subuid|subgid)-"
     r"|/etc/docker/key\.json|/etc/cni(/.*)?|/etc/networks|/etc/rc.\.d/...docker|docker:x:\d+:"
     r"|/etc/systemd/system/(multi-user|sockets)\.target\.wants(/(docker|containerd)\..*)?"
 )
