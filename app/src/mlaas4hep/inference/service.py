@@ -153,8 +153,10 @@ class Service:
     async def archive(self, bundle: Bundle) -> Path:
         """NAME.tar.gz of a bundle that ``reading`` gave, packed once for each version.
 
-        Few are packed at a time, and whoever waits for that holds no thread.
+        One is packed at a time, and whoever waits for that holds no thread.
         """
+        if packed := self.repository.packed(bundle):
+            return packed
         async with self._packing:
             return await asyncio.to_thread(self.repository.archive, bundle)
 

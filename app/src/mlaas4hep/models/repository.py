@@ -159,8 +159,12 @@ class Repository:
 
     def archive(self, bundle: Bundle) -> Path:
         """NAME.tar.gz of a bundle that ``reading`` gave: packed once for each version."""
+        return self.packed(bundle) or pack(bundle.path)
+
+    def packed(self, bundle: Bundle) -> Path | None:
+        """The archive, if it is there already."""
         archive = bundle.path.with_name(f"{bundle.name}.tar.gz")
-        return archive if archive.exists() else pack(bundle.path)
+        return archive if archive.exists() else None
 
     def sweep(self) -> None:
         """Remove what killed processes left behind, and versions that nobody reads any more."""
