@@ -129,7 +129,7 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
         # Only these files, whatever else lies in their folder.
         with steps.step("Upload the folder"), TemporaryDirectory(dir=folder) as place:
             for file in written:
-                os.link(file, Path(place) / file.name)
+                (Path(place) / file.name).symlink_to(file.absolute())
             client.upload(Path(place), NAME)
 
         with steps.step("Train: specs, chunks, epochs, test, publish"), Bars() as bars:
