@@ -125,6 +125,13 @@ def test_a_regression_has_its_own_numbers_and_pictures() -> None:
     assert "AUC" not in page
 
 
+def test_observers_have_their_pictures() -> None:
+    page = report_html(values(), PICTURES, {"m<1>": b"MASS"})
+    assert "<h2>Observers</h2>" in page
+    assert 'alt="mean score by m&lt;1&gt;" src="data:image/png;base64,TUFTUw=="' in page
+    assert "Observers" not in report_html(values(), PICTURES)
+
+
 def test_not_servable_says_why() -> None:
     page = report_html(values(servable=False, why_not="no counterpart", comparison={}), PICTURES)
     assert "Not servable: no counterpart" in page

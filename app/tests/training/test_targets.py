@@ -208,7 +208,12 @@ def test_every_way_to_predict_gives_the_same(tmp_path: Path) -> None:
         "target": "energy", "selection": "u < 0.8", "observers": ["energy"],
         "selected_branches": ["x", "u", "jet_pt"],
     }  # fmt: skip
-    bundle = Bundle.open(run(tmp_path, joined(files), "", keras(), epochs=2, **params).bundle)
+    result = run(tmp_path, joined(files), "", keras(), epochs=2, **params)
+    bundle = Bundle.open(result.bundle)
+    observed = result.metrics["observers"]["energy"]
+    assert observed["events"] == result.metrics["events"]
+    assert list(observed["classes"]) == ["all"]
+    assert "mean residual by energy" in (bundle.path / "report.html").read_text()
     offline = predicted(bundle, files)
     out = tmp_path / "scores.root"
     command = ["predict", "--model", str(bundle.path), "--files", joined(files)]

@@ -14,8 +14,6 @@ from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.specs import Specs
 
 BINS = 50
-MOST_WHOLE = 100
-"""Whole numbers that get a bin each; of more, several share one."""
 MOST_CLASSES = 10
 """Classes that have histograms of their own; all others share one."""
 
@@ -36,11 +34,14 @@ class Binning:
     """Whether each bin holds the same number of whole numbers."""
 
     @classmethod
-    def of(cls, low: float, high: float, whole: bool) -> Binning:
-        """From ``low`` to ``high``; with ``whole``, around the whole numbers from low to high."""
+    def of(cls, low: float, high: float, whole: bool, bins: int = BINS) -> Binning:
+        """From ``low`` to ``high``; with ``whole``, around the whole numbers from low to high.
+
+        Up to twice as many whole numbers as ``bins`` get a bin each; of more, several share one.
+        """
         span = high - low
         if whole and max(abs(low), abs(high)) < 2**52:
-            width = 1 if span < MOST_WHOLE else math.ceil((span + 1) / BINS)
+            width = 1 if span < 2 * bins else math.ceil((span + 1) / bins)
             count = math.ceil((span + 1) / width)
             return cls(low - 0.5 + width * np.arange(count + 1.0), is_whole=True)
         if span == 0:
@@ -48,7 +49,7 @@ class Binning:
             factor = 1.0 if abs(low) < 1e300 else 0.5
             return cls(np.array([low * factor - half, low * factor + half]), factor)
         factor = 1.0 if math.isfinite(span) else 0.5
-        edges = np.linspace(low * factor, high * factor, BINS + 1)
+        edges = np.linspace(low * factor, high * factor, bins + 1)
         if (np.diff(edges) <= 0).any():  # fewer numbers than bins between low and high
             edges = edges[[0, -1]]
         return cls(edges, factor)

@@ -115,6 +115,36 @@ def profile_png(metrics: dict[str, Any], title: str) -> bytes:
     return buffer.getvalue()
 
 
+def observer_png(observer: str, metrics: dict[str, Any], title: str) -> bytes:
+    """The mean score, or residual, by the value of an observer, class by class, as PNG."""
+    import numpy as np
+
+    found, target = metrics["observers"][observer], metrics.get("target")
+    edges = np.array(found["edges"])
+    centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    apart = [f"{found[key]} {key}" for key in ("missing", "outside") if found[key]]
+    counts = ", ".join([f"{found['events']} of {metrics['events']} test events", *apart])
+    with _axes(f"{title}\n{counts}") as (axes, buffer):
+        shown = [(n, c) for n, c in found["classes"].items() if c["overall"] is not None]
+        for index, (name, of_class) in enumerate(shown):
+            mean, error = (np.array(of_class[key], float) for key in ("mean", "error"))
+            colour, label = f"C{index}", None if target else plain(name)
+            axes.axhline(of_class["overall"], color=colour, linestyle=":")
+            axes.errorbar(centres, mean, error, half, fmt="o", color=colour, label=label)
+        axes.set_xlabel(plain(observer))
+        if target:
+            axes.set_ylabel(f"mean of predicted - true {plain(target)}")
+        else:
+            binary = len(metrics["classes"]) == 2
+            axes.set_ylabel("mean score" if binary else "mean probability of the true class")
+        if len(edges):
+            axes.set_xlim(edges[0], edges[-1])
+        if shown and not target:
+            axes.margins(y=0.2)  # room for the legend
+            axes.legend(title="true class")
+    return buffer.getvalue()
+
+
 def _counted(metrics: dict[str, Any]) -> str:
     return "events" if metrics["counted"] == "events" else "events (weighted)"
 
