@@ -84,6 +84,7 @@ def test_weights_show_as_yields() -> None:
     )
     assert "Each event counts by its weight" in page
     assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.72</td>" in page
+    assert "<th>events (number)</th><th>yield (sum of weights)</th>" in page
     assert "<td>3.25</td>" in page
     assert "each class had the same total weight" in page
 
