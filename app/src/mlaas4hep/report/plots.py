@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 _CURVES = 10  # of as many classes a curve is drawn
+_SHORT = 15  # letters of a class, of which two fit side by side
 
 
 def roc_png(metrics: dict[str, Any], title: str) -> bytes:
@@ -39,14 +40,17 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
     with _axes(title) as (axes, buffer):
         for name, counts in list(classes.items())[:_CURVES]:
             edges = np.linspace(0, 1, len(counts) + 1)
-            mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=plain(name))
+            how = {"density": True, "yerr": False, "linewidth": 2}
+            mplhep.histplot(counts, edges, ax=axes, label=plain(name), **how)
         names = list(metrics["scores"])
         meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
         axes.set_xlabel(plain(meaning))
         axes.set_ylabel("events, normalised to unit area")
         axes.set_xlim(0, 1)
         if classes:
-            axes.legend(title="true class")
+            axes.margins(y=0.25)  # room for the legend
+            is_narrow = max(map(len, classes)) < _SHORT
+            axes.legend(title="true class", ncols=1 + (is_narrow and len(classes) > 3), fontsize=16)
     return buffer.getvalue()
 
 
@@ -161,6 +165,8 @@ def loss_png(history: dict[str, list[float]], best: int, title: str) -> bytes:
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history.get("loss", ())) == 1:  # of a range below 1 the locator takes fractions
+            axes.set_xticks([1])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     return buffer.getvalue()
@@ -184,12 +190,14 @@ def drawn(
     No display, no global state.
     """
     import matplotlib as mpl
+    import matplotlib.style
     import mplhep
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
     style = {key: value for key, value in mplhep.style.CMS.items() if key in mpl.rcParams}
+    style |= mpl.style.library["petroff10"]  # the style has 6 colours only
     with mpl.rc_context({**style, "legend.fontsize": 18, "font.size": 22}):
         figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
