@@ -271,7 +271,14 @@ def test_an_event_of_the_training_files_gets_its_out_of_fold_value(tmp_path: Pat
     assert 0 < np.abs(mean - out_of_fold[:1200]).max() < 3  # GeV
     with uproot.open(tmp_path / "plots" / ROOT_FILE) as found:
         assert found["before/x/all"].values(flow=True).sum() == 2000
-        assert "before/energy" not in {key.split(";")[0] for key in found.keys()}  # noqa: SIM118
+        before, after = found["before/energy/all"], found["after/energy/all"]
+        edges = np.linspace(true.min(), true.max(), 51)
+        np.testing.assert_allclose(before.axis().edges(), edges)
+        assert before.values(flow=True).tolist() == [0, *np.histogram(true, edges)[0], 0]
+        scaled = (edges - true.mean()) / true.std()
+        np.testing.assert_allclose(after.axis().edges(), scaled, atol=1e-5)
+        assert after.values(flow=True).sum() == 2000
+    assert (tmp_path / "plots/energy.png").is_file()
 
 
 def test_events_without_a_target_are_left_out_and_counted(tmp_path: Path, stack: ExitStack) -> None:

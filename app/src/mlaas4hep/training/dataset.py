@@ -33,6 +33,7 @@ from mlaas4hep.training.ahead import ahead
 from mlaas4hep.training.observed import Observed
 from mlaas4hep.training.prepare import Task
 from mlaas4hep.training.sample import RowsToCompare, Sample
+from mlaas4hep.training.targets import Targets
 
 CACHE_BYTES = 1 << 30
 READ_BYTES = 256 << 20
@@ -211,8 +212,11 @@ class Dataset:
             for index, (begin, end) in enumerate(plan):
                 for start, stop, events in readers[index].take(end - begin):
                     piece = slice(at, at + task.use.passing[index].count(start, stop))
+                    targets = None
                     try:
                         truth[piece] = task.labels.of_events(events, index)
+                        if distributions is not None and isinstance(task.labels, Targets):
+                            targets = task.labels.values(events)
                         events = encoder.derive(events)
                         encoder.fill(events, out=rows[piece])
                     except EventError as error:
@@ -229,6 +233,8 @@ class Dataset:
                     if distributions is not None:
                         own = weights[piece] if weights is not None and task.weights else None
                         distributions.add(events, groups, rows[piece], own)
+                        if targets is not None:
+                            distributions.add_target(targets, groups, own)
                     at = piece.stop
             if weights is None or task.factors is None:
                 yield rows, truth, parts

@@ -190,8 +190,8 @@ def prepare(
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
         weights = key.of_files([file.name for file in given.files], labels_of_files)
-    spread = BranchRange()
-    totals = _count(given.files, given.use, classes, weights, params, spread=spread)
+    spread, reach = BranchRange(), BranchRange()
+    totals = _count(given.files, given.use, classes, weights, params, reached=(spread, reach))
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
     specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
@@ -202,7 +202,7 @@ def prepare(
     told += _check_counts(totals.events.sum(axis=0), classes)
     if isinstance(classes, Targets):
         scale, odd = classes.scaled(spread)
-        classes = replace(classes, scale=scale)
+        classes = replace(classes, scale=scale, reach=(reach.low, reach.high))
         told += [*odd, *classes.computable(specs)]
     factors = None
     if weights or params.class_balance:
@@ -491,9 +491,9 @@ def _count(
     weights: Weights | None,
     params: Params,
     fold: int = 0,
-    spread: BranchRange | None = None,
+    reached: tuple[BranchRange, BranchRange] | None = None,
 ) -> Totals:
-    """Sums over all events that are used; ``spread`` takes in the targets of those that train.
+    """Sums over all events that are used; ``reached`` are of targets: those that train, and all.
 
     With folds all train, in some fold: what the models of the folds learn is on one scale.
     """
@@ -510,8 +510,10 @@ def _count(
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None
             totals.add(index, places, of_events)
-            if spread and isinstance(labels, Targets):
-                spread.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)
+            if reached and isinstance(labels, Targets):
+                trained, all_events = reached
+                trained.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)
+                all_events.add(truth)
     return totals
 
 

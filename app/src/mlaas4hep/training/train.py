@@ -16,7 +16,7 @@ from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.core.units import many
 from mlaas4hep.data import TRAIN, Target
-from mlaas4hep.data.histograms import Distributions
+from mlaas4hep.data.histograms import Binning, Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import Fit, Matrix, Truth
 from mlaas4hep.frameworks.ensemble import Ensemble, together
@@ -112,12 +112,7 @@ def train(
         for each in tasks:
             data = Dataset(each)
             with clock("specs and reading"):
-                drawing = params.hist and not trainings
-                found = (
-                    Distributions(task.specs, task.labels.shown, bool(task.weights))
-                    if drawing
-                    else None
-                )
+                found = _distributions(task) if params.hist and not trainings else None
                 cache = cache_size() if request.cache_bytes is None else request.cache_bytes
                 seen = data.first_pass(cache, progress, found)
             if found:
@@ -197,6 +192,17 @@ def _summary(task: Task) -> list[tuple[str, str]]:
         shares = (f"{100 * part:.3g}" for part in (split.train, split.validation, split.test))
         parts = f"{' / '.join(shares)} % train / validate / test"
     return [*lines, ("split", f"{parts}, drawn by {' and '.join(task.split_by)}")]
+
+
+def _distributions(task: Task) -> Distributions:
+    """Those of all branches and, of a regression, of its target; empty."""
+    target = None
+    if isinstance(task.labels, Targets) and task.target:
+        name = task.target.branch
+        infos = [file.branches.get(name) for file in task.files]
+        whole = all(info and not info.is_real for info in infos)
+        target = task.target, Binning.of(*task.labels.reach, whole)
+    return Distributions(task.specs, task.labels.shown, bool(task.weights), target=target)
 
 
 def _draw(found: Distributions, folder: Path, progress: Progress) -> list[str]:
