@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from scenario import play
-from vm import DOORS, SERVICES, VM
+from vm import DATA_PROXY, DOORS, SERVICES, VM
 
 from support.waiting import until
 
@@ -34,7 +34,7 @@ def test_what_is_switched_off_is_gone_after_that_run_and_comes_back(vm: VM, tmp_
             for door in DOORS
         ]
         assert first[:2] == closed
-        assert set(vm.containers()) == set(SERVICES)
+        assert set(vm.containers()) == {*SERVICES, DATA_PROXY}
         listening = vm.run("ss -ltnH")
         assert not [port for port in (80, 443, 4433, 8081) if f":{port} " in listening]
         assert isinstance(json.loads(vm.run(f"curl -sSf {LOOPBACK}")), list)

@@ -27,8 +27,8 @@ class FileServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__((own_address(), 0), _Handler)
+    def __init__(self, content: bytes, address: tuple[str, int] | None = None) -> None:
+        super().__init__(address or (own_address(), 0), _Handler)
         self.content = content
         self.asked: list[tuple[str, str, dict[str, str]]] = []
 
@@ -64,9 +64,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def file_server(content: bytes) -> Iterator[FileServer]:
+def file_server(content: bytes, address: tuple[str, int] | None = None) -> Iterator[FileServer]:
     """A file server for the length of a block."""
-    with FileServer(content) as server:
+    with FileServer(content, address) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         yield server

@@ -5,8 +5,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mlaas4hep.core.errors import UsageError
-from mlaas4hep.core.hosts import DataHosts, parse_target
+from mlaas4hep.core.hosts import DataHosts, HostError, parse_target
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_this_machine_must_be_listed_by_its_address() -> None:
 @pytest.mark.parametrize("listed", [*NO_HOSTS.split(), "a b.org"])
 def test_what_is_no_host_is_named(listed: str) -> None:
     about = "is not a host|holds addresses|allows every|is the machine"
-    with pytest.raises(UsageError, match=rf"^{re.escape(repr(listed))} ({about})"):
+    with pytest.raises(HostError, match=rf"^{re.escape(repr(listed))} ({about})"):
         DataHosts(f"fine.example.org,{listed}")
 
 

@@ -1,4 +1,7 @@
-"""The hosts that trainings may read from, as the operator lists them: names, ports, addresses."""
+"""The hosts that trainings may read from, as the operator lists them: names, ports, addresses.
+
+Nothing but the standard library: the deployment's preflight loads this file, too.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-
-from mlaas4hep.core.errors import UsageError
 
 Address = IPv4Address | IPv6Address
 Network = ipaddress.IPv4Network | IPv6Network
@@ -28,6 +29,7 @@ _NEVER = [
         "64:ff9b:1::/48",  # IPv4 addresses that a translator of the site chooses
     )
 ]
+_NO_HOST = "is not a host that trainings may read from"
 _REMEDY = (
     "Write HOST, HOST:PORT, *.DOMAIN, an address, or a network such as 192.0.2.0/24, separated by"
     " commas; an IPv6 address with a port as [ADDRESS]:PORT."
@@ -51,6 +53,14 @@ class _Entry:
         return self.addresses is not None and address in self.addresses
 
 
+class HostError(ValueError):
+    """An entry that can't be one: which, why, and the remedy."""
+
+    def __init__(self, entry: str, why: str, remedy: str) -> None:
+        super().__init__(f"{entry!r} {why}. {remedy}")
+        self.entry, self.why, self.remedy = entry, why, remedy
+
+
 class DataHosts:
     """A list of hosts, such as ``eospublic.cern.ch, *.example.org:8443, 192.0.2.0/24``.
 
@@ -61,7 +71,7 @@ class DataHosts:
     """
 
     def __init__(self, text: str) -> None:
-        """UsageError names the first entry that can't be one."""
+        """HostError names the first entry that can't be one."""
         words = [word.strip() for word in text.split(",")]
         self._entries = [_entry(word) for word in words if word]
 
@@ -103,13 +113,13 @@ def parse_target(text: str) -> tuple[str, int] | None:
 
 
 def _entry(text: str) -> _Entry:
-    """What an entry says; UsageError when it says nothing, or what no training may reach."""
+    """What an entry says; HostError when it says nothing, or what no training may reach."""
     lower = text.lower()
     if network := _network(lower):
         return _Entry("", _checked(network, text), USUAL_PORTS)
     match = _ENTRY.fullmatch(lower)
     if not match or (match[2] and not 0 < int(match[2]) < 65536):
-        raise UsageError(f"{text!r} is not a host that trainings may read from", _REMEDY)
+        raise HostError(text, _NO_HOST, _REMEDY)
     ports = (int(match[2]),) if match[2] else USUAL_PORTS
     host = match[1].strip("[]")
     if network := _network(host):
@@ -117,21 +127,23 @@ def _entry(text: str) -> _Entry:
     domain = host.removeprefix("*.")
     labels = domain.split(".")
     if not _NAME.fullmatch(domain) or len(domain) > 253 or labels[-1].isdigit():
-        raise UsageError(f"{text!r} is not a host that trainings may read from", _REMEDY)
+        raise HostError(text, _NO_HOST, _REMEDY)
     if domain != host and len(labels) < 2:
-        raise UsageError(
-            f"{text!r} allows every name below .{domain}, which anybody may register",
+        raise HostError(
+            text,
+            f"allows every name below .{domain}, which anybody may register",
             "Name the domain of the data's owner, as *.example.org.",
         )
     if domain == "localhost" or domain.endswith(".localhost"):
-        raise UsageError(f"{text!r} is the machine itself", "List its public name, or none.")
+        raise HostError(text, "is the machine itself", "List its public name, or none.")
     return _Entry(host, None, ports)
 
 
 def _checked(network: Network, text: str) -> Network:
     if any(network.version == never.version and network.overlaps(never) for never in _NEVER):
-        raise UsageError(
-            f"{text!r} holds addresses that no training may reach: this machine's loopback,"
+        raise HostError(
+            text,
+            "holds addresses that no training may reach: this machine's loopback,"
             " link-local ones such as the cloud's metadata (169.254.169.254), multicast, or all",
             "List the addresses of the data servers only.",
         )

@@ -15,8 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
-from mlaas4hep.core.errors import UsageError
-from mlaas4hep.core.hosts import DataHosts
+from mlaas4hep.core.hosts import DataHosts, HostError
 from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
@@ -208,8 +207,8 @@ class JobSettings(StoreSettings):
 def _check_hosts(text: str) -> str:
     try:
         DataHosts(text)
-    except UsageError as error:
-        raise PydanticCustomError("hosts", "{why}", {"why": error.message}) from None
+    except HostError as error:
+        raise PydanticCustomError("hosts", "{why}", {"why": str(error)}) from None
     return text
 
 
