@@ -75,6 +75,11 @@ options:
         type: list
         elements: dict
         default: []
+      data_hosts:
+        description: >-
+          Hosts that trainings may read from; listed, wrong (the entries that can't be one, as
+          mlaas4hep.stack.wrong_data_hosts has them), network (that of trainings).
+        type: dict
       variables:
         description: >-
           Variables of the role; given, known, renamed (old name to new name), passwords (names of
@@ -549,6 +554,20 @@ def check_networks(found, networks):
             )
 
 
+def check_data_hosts(found, data):
+    """Hosts that trainings may read from."""
+    for wrong in data["wrong"]:
+        found.problem(
+            f"mlaas4hep_data_hosts has {wrong['entry']!r}", f"it {wrong['why']}", wrong["remedy"]
+        )
+    if data["listed"] and data["network"] != "none":
+        found.problem(
+            f"mlaas4hep_data_hosts is set, and mlaas4hep_job_network is {data['network']!r}",
+            "such a network leads trainings around the proxy for remote data",
+            "Set one of the two",
+        )
+
+
 def check_required(found, options):
     """Options without a sensible default."""
     for option in options:
@@ -597,6 +616,8 @@ def check(params):
     if params["registry"]:
         check_registry(found, params["registry"])
     check_required(found, params["required"])
+    if params["data_hosts"]:
+        check_data_hosts(found, params["data_hosts"])
     check_files(found, params["files"])
     check_networks(found, params["networks"])
     check_ports(found, params["ports"])
@@ -628,6 +649,7 @@ def main():
         "files": {"type": "list", "elements": "dict", "default": []},
         "networks": {"type": "list", "elements": "dict", "default": []},
         "required": {"type": "list", "elements": "dict", "default": []},
+        "data_hosts": {"type": "dict"},
         "variables": {"type": "dict"},
         "ansible_version": {"type": "str"},
     }

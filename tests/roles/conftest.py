@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +52,12 @@ def self_check() -> ModuleType:
 def from_registry() -> ModuleType:
     """The filter that names an image."""
     return importlib.import_module(f"{COLLECTION}.plugins.filter.from_registry")
+
+
+@pytest.fixture(scope="session")
+def wrong_data_hosts() -> Callable[[list[str]], list[dict[str, str]]]:
+    """The filter that looks at the hosts of remote data."""
+    return importlib.import_module(f"{COLLECTION}.plugins.filter.wrong_data_hosts").wrong_data_hosts
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
                 "variables",
                 "ansible_version",
                 "sign_in",
+                "data_hosts",
             ]
         )
         empty = {"ports": [], "files": [], "networks": [], "required": []}
@@ -395,6 +396,21 @@ class TestOptions:
         for good in ("a" * 16, "0123456789-._~+/aB==\n"):
             (tmp_path / "token").write_text(good)
             assert not look(files=[file | {"token": True}]).problems
+
+    @pytest.mark.parametrize("entry", ["https://a.org", "0.0.0.0/0", "169.254.169.254", "*.org"])
+    def test_data_hosts_are_hosts_that_trainings_may_reach(
+        self, look: Any, entry: str, wrong_data_hosts: Callable[..., Any]
+    ) -> None:
+        fine = ["eospublic.cern.ch", "*.example.org:8443", "10.1.0.0/16"]
+        given = {"listed": [*fine, entry], "wrong": wrong_data_hosts(fine), "network": "none"}
+        assert not look(data_hosts=given).problems
+        given["wrong"] = wrong_data_hosts([*fine, entry])
+        assert f"mlaas4hep_data_hosts has {entry!r}; it " in only(look(data_hosts=given))
+
+    def test_data_hosts_and_a_network_exclude_each_other(self, look: Any) -> None:
+        given = {"listed": ["a.org"], "wrong": [], "network": "data"}
+        assert "mlaas4hep_job_network is 'data'" in only(look(data_hosts=given))
+        assert not look(data_hosts=given | {"listed": []}).problems
 
     @pytest.mark.parametrize("network", ["192.0.2.1/24", "prometheus", "", "192.0.2.0/33"])
     def test_networks_are_addresses(self, look: Any, network: str) -> None:

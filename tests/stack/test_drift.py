@@ -27,6 +27,9 @@ BY_HAND = {
     ),
     "docker update --memory 600m --memory-swap 600m mlaas4hep-tfaas": "Run mlaas4hep-tfaas",
     "docker stop mlaas4hep-server": "Run mlaas4hep-server",
+    "docker update --memory 300m --memory-swap 300m mlaas4hep-data-proxy": (
+        "Run mlaas4hep-data-proxy"
+    ),
 }
 # What has read the files that were put right is restarted.
 FOLLOWS = [

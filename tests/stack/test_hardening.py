@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from vm import DOORS, SERVICES, VM
+from vm import DATA_PROXY, DOORS, SERVICES, VM
 
 
 @pytest.fixture(scope="module")
 def containers(vm: VM) -> dict[str, dict]:
     found = {name: vm.inspect(name) for name in vm.containers() if "-job-" not in name}
-    assert set(found) in (set(SERVICES), {*SERVICES, *DOORS})
+    assert set(found) in (set(SERVICES), {*SERVICES, DATA_PROXY, *DOORS})
     return found
 
 

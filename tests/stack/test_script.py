@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from timings import deployments, memory, note
-from vm import DOORS, SERVICES, VM
+from vm import DATA_PROXY, DOORS, SERVICES, VM
 
 from support.user import Files, Session, area_under_curve
 
@@ -31,5 +31,5 @@ def test_a_script_signs_in_trains_predicts_and_cleans_up(
 
 def test_what_it_takes_is_noted(vm: VM) -> None:
     used = memory(vm)
-    assert set(used) == {*SERVICES, *DOORS}
+    assert set(used) == {*SERVICES, DATA_PROXY, *DOORS}
     note(seconds_to_add_sign_in=deployments("full_stack")[0], mib_full_stack=used)

@@ -10,6 +10,7 @@ from support.machine import Machine, neighbour
 NAME = "mlaas4hep-test-vm"
 ADDRESS = "10.213.0.10"
 SERVICES = ("mlaas4hep-server", "mlaas4hep-runner", "mlaas4hep-tfaas")
+DATA_PROXY = "mlaas4hep-data-proxy"
 DOORS = ("mlaas4hep-gateway", "mlaas4hep-oauth2-proxy")
 
 

@@ -84,12 +84,16 @@ class Service:
         self.database = Database(self.settings.database_url)
         self.folders = Folders(self.settings, self.database)
         self.queue = Queue(self.settings, self.database)
-        self.executor = ProcessExecutor(small_command)
+        self.executor = ProcessExecutor(
+            small_command, biggest_file=self.settings.max_job_disk_bytes
+        )
         self.runner = Runner(self.settings, self.executor)
 
     def restart_runner(self) -> None:
         """A new runner that knows nothing of the one before."""
-        self.executor = ProcessExecutor(small_command)
+        self.executor = ProcessExecutor(
+            small_command, biggest_file=self.settings.max_job_disk_bytes
+        )
         self.runner = Runner(self.settings, self.executor)
 
     def upload(self, name: str, files: dict[str, bytes] | None = None) -> Folder:

@@ -10,12 +10,12 @@ from mlaas4hep.cli.main import app
 
 COMMANDS = [
     "train", "specs", "inspect", "predict", "server", "runner", "tfaas", "expire", "demo",
-    "token", "settings", "export",
+    "token", "settings", "export", "data-proxy",
 ]  # fmt: skip
 
 
 def test_every_command_is_there_and_explains_itself(command):
-    registered = [c.callback.__name__ for c in app.registered_commands]
+    registered = [c.callback.__name__.replace("_", "-") for c in app.registered_commands]
     assert sorted(registered) == sorted(COMMANDS)
     overview = command("--help")
     assert overview.code == 0
@@ -30,7 +30,7 @@ def test_help_shows_what_is_to_be_typed(command, monkeypatch):
     """It is rendered as Markdown, to which * and <> are marks."""
     monkeypatch.setenv("COLUMNS", "200")
     assert "*ttbar*=signal,*qcd*=background" in command("train", "--help").out
-    for service in ("server", "runner", "tfaas", "settings"):
+    for service in ("server", "runner", "tfaas", "settings", "data-proxy"):
         assert "MLAAS4HEP_<SETTING>" in command(service, "--help").out
 
 

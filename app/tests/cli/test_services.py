@@ -44,6 +44,8 @@ def test_all_that_is_wrong_is_named_at_once(command, monkeypatch):
         ("ENVIRONMENTS", "{}", "MLAAS4HEP_ENVIRONMENTS is {}"),
         ("ISSUER", "http://iam.example", "MLAAS4HEP_ISSUER is 'http://iam.example'"),
         ("ISSUER", "https://iam.example", "MLAAS4HEP_ALLOWED_GROUPS is empty"),
+        ("DATA_HOSTS", "a.org,https://b.org", "'https://b.org' is not a host"),
+        ("DATA_HOSTS", "169.254.169.254", "holds addresses that no training may reach"),
     ],
 )
 def test_wrong_values_of_other_kinds(command, monkeypatch, name, value, said):
@@ -58,3 +60,10 @@ def test_a_service_starts_in_spite_of_a_variable_that_is_no_setting(command, mon
     ended = command("admin", "users", "--store", tmp_path)
     assert ended.code == 0
     assert "MLAAS4HEP_MAXJOBS is not a setting. Did you mean 'MLAAS4HEP_MAX_JOBS'" in ended.err
+
+
+def test_a_data_proxy_needs_a_folder_and_hosts(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLAAS4HEP_DATA_PROXY", str(tmp_path))
+    ended = command("data-proxy")
+    assert ended.code == 2
+    assert "MLAAS4HEP_DATA_HOSTS" in ended.err

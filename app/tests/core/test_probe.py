@@ -62,7 +62,15 @@ def test_a_runner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["runner"], ["localhost:80/"], ["http://localhost/healthz"], ["a", "b", "c"]]
+    "arguments",
+    [
+        [],
+        ["runner"],
+        ["data-proxy"],
+        ["localhost:80/"],
+        ["http://localhost/healthz"],
+        ["a", "b", "c"],
+    ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     assert main(arguments) == 2

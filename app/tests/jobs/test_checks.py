@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +81,42 @@ def test_what_can_be_trained(service: Service, changes: dict[str, str]) -> None:
     more = {"deep/a.root": b"root", "deep/model two.py": b""}
     service.upload("luca", small_files() | more)
     assert service.submit("luca", **changes).state == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("files", "place", "message"),
+    [
+        ("deep/a.root", "other.root", "friends: F: the folder has no file 'other.root'"),
+        ("files.txt", "../other.root:T", "friends: F: .* leads outside"),
+        ("deep/a.root", "/data/f.root", "friends: F: .* leads outside"),
+        ("deep/a.root:T", "{dir}/{stem}_g.root", "friends: F: the folder has no .*deep/a_g.root"),
+        ("deep/a.root", "{dir}/{stem}_f.root:T", ""),
+        ("https://x.example/a.root", "{dir}/{stem}_g.root", ""),
+        ("deep/a.root", "root://x.example//f.root", ""),
+        ("files.txt", "{dir}/{stem}_g.root", ""),
+        ("deep/a.root", "{file}:T", ""),
+    ],
+)
+def test_friends_are_looked_for(service: Service, files: str, place: str, message: str) -> None:
+    params: dict[str, Any] = {"friends": {"F": place}}
+    more = small_files() | {"deep/a.root": b"", "deep/a_f.root": b""}
+    service.upload("luca", more | {"params.json": json.dumps(params).encode()})
+    if not message:
+        assert service.submit("luca", files=files).state == "waiting"
+        return
+    with pytest.raises(UsageError, match=message):
+        service.submit("luca", files=files)
+    if "leads outside" in message:
+        return
+    params |= {"redirector": "root://x.example"}
+    service.upload("luca", more | {"params.json": json.dumps(params).encode()})
+    assert service.submit("luca", files=files).state == "waiting"
+
+
+@pytest.mark.parametrize("params", ["", "[1]", "{", '{"friends": [1]}', '{"friends": {"F": 1}}'])
+def test_params_that_a_training_refuses_are_left_to_it(service: Service, params: str) -> None:
+    service.upload("luca", small_files() | {"params.json": params.encode()})
+    assert service.submit("luca").state == "waiting"
 
 
 def test_a_link_that_a_training_left_leads_nowhere(service: Service) -> None:

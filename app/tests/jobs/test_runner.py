@@ -276,6 +276,22 @@ def test_a_training_that_writes_too_much_is_killed(tmp_path: Path, mode: str) ->
     assert service.life(job) is Life.ENDED
 
 
+@pytest.mark.hostile("a log without end while the runner is away")
+def test_a_log_is_bounded_while_no_runner_looks(tmp_path: Path) -> None:
+    service = Service(tmp_path / "store", max_job_disk_bytes=8 << 20)
+    job = start(service, "log")
+    service.runner.step()
+    deadline = time.monotonic() + PATIENCE
+    while service.life(job) is not Life.ENDED and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (service.home(job) / "log.txt").stat().st_size == 8 << 20
+    [job] = service.run(job)
+    assert (job.state, job.reason) == (
+        "failed",
+        "killed: wrote more than 8 MB (max_job_disk_bytes)",
+    )
+
+
 def test_what_was_uploaded_does_not_count_as_written(tmp_path: Path) -> None:
     service = Service(tmp_path / "store", max_job_disk_bytes=8 << 20)
     service.upload("luca", small_files() | {"big.dat": bytes(20 << 20)})

@@ -84,6 +84,7 @@ def test_weights_show_as_yields() -> None:
     )
     assert "Each event counts by its weight" in page
     assert "<td>sig</td><td>43</td><td>12.3456</td><td>2.72</td>" in page
+    assert "<th>events (number)</th><th>yield (sum of weights)</th>" in page
     assert "<td>3.25</td>" in page
     assert "each class had the same total weight" in page
 
@@ -123,6 +124,13 @@ def test_a_regression_has_its_own_numbers_and_pictures() -> None:
     assert page.count("data:image/png;base64,") == 4
     assert "probab" not in page
     assert "AUC" not in page
+
+
+def test_observers_have_their_pictures() -> None:
+    page = report_html(values(), PICTURES, {"m<1>": b"MASS"})
+    assert "<h2>Observers</h2>" in page
+    assert 'alt="mean score by m&lt;1&gt;" src="data:image/png;base64,TUFTUw=="' in page
+    assert "Observers" not in report_html(values(), PICTURES)
 
 
 def test_not_servable_says_why() -> None:

@@ -7,6 +7,8 @@ import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from mlaas4hep.report.metrics import measure
 from mlaas4hep.report.plots import loss_png, roc_png, scores_png
@@ -62,6 +64,31 @@ def test_loss_with_one_epoch_and_with_none() -> None:
     none = pixels(loss_png({}, 0, "m"))
     assert one.shape == many.shape == none.shape
     assert (one != many).any()
+
+
+@pytest.fixture
+def figures(monkeypatch: Any) -> list[Figure]:
+    """The figures that are drawn."""
+    found: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (found.append(f), save(f, *a, **k)))
+    return found
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 100])
+def test_epochs_are_whole_numbers(figures: list[Figure], epochs: int) -> None:
+    loss_png({"loss": [0.5] * epochs, "val_loss": [0.6] * epochs}, 0, "m")
+    (axes,) = figures[0].axes
+    shown = [x for x in axes.get_xticks() if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]]
+    assert shown == [1] if epochs == 1 else all(x == int(x) for x in shown)
+    assert not len(axes.xaxis.get_minorticklocs())
+
+
+def test_ten_classes_have_ten_colours(figures: list[Figure]) -> None:
+    scores_png(metrics(0.5, 30), "m")
+    (axes,) = figures[0].axes
+    drawn = {to_hex(patch.get_edgecolor()) for patch in axes.patches}
+    assert len(drawn) == len(axes.get_legend().get_texts()) == 10
 
 
 def test_global_settings_are_left_alone() -> None:

@@ -12,7 +12,7 @@ import pytest
 from mlaas4hep.core.errors import DataError, EventError, UsageError
 from mlaas4hep.data import Cuts, Derivation
 from mlaas4hep.sources.derive import derivation_of, find_passing
-from mlaas4hep.sources.friends import friends_of
+from mlaas4hep.sources.names import friends_of
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.selection import Selection, select
 from real.files import RealFile, each, outcome, written

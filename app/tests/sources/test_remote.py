@@ -16,8 +16,7 @@ import pytest
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Jagged
-from mlaas4hep.sources.friends import friends_of
-from mlaas4hep.sources.names import resolve
+from mlaas4hep.sources.names import friends_of, resolve
 from mlaas4hep.sources.root import RootFile
 from real.files import written
 from sources.plain import assert_same

@@ -55,7 +55,7 @@ def test_each_event_is_scored_by_a_model_that_has_not_seen_it(
     seen: list[Any] = []
     result = run(
         tmp_path, ",".join(map(str, files)), "0,1", model or keras_model(), seen=seen,
-        split=split, identifier=["run"], weights=[2, 0.5],
+        split=split, identifier=["run"], weights=[2, 0.5], observers=["run", "constant"],
     )  # fmt: skip
     bundle = Bundle.open(result.bundle, verify=True)
     k = split["folds"]
@@ -71,6 +71,21 @@ def test_each_event_is_scored_by_a_model_that_has_not_seen_it(
     assert result.metrics["events"] == 1500
     found = roc_auc_score(truth, out_of_fold, sample_weight=weights)
     assert result.metrics["auc"] == pytest.approx(found, abs=1e-6)
+
+    # Observers: each class has a value of ``run`` for itself, whose mean is over all folds.
+    observed = result.metrics["observers"]
+    assert observed["run"]["events"] == 1500
+    assert observed["run"]["edges"] == [0.5, 1.5, 2.5]
+    background, signal = (out_of_fold[truth == one].mean() for one in (0, 1))
+    of_class = {name: found["mean"] for name, found in observed["run"]["classes"].items()}
+    assert of_class == {
+        "0": [pytest.approx(background, abs=1e-6), None],
+        "1": [None, pytest.approx(signal, abs=1e-6)],
+    }
+    assert observed["constant"]["edges"] == [6.5, 7.5]
+    pictures = {path.name for path in (result.bundle / "observers").iterdir()}
+    assert pictures == {"run.png", "constant.png"}
+    assert "mean score by run" in (result.bundle / "report.html").read_text()
 
     session = onnxruntime.InferenceSession(bundle.onnx)
     with RootFile(str(files[0]), "Events") as file:

@@ -46,6 +46,7 @@ for panel, commands in {
         services.server,
         services.runner,
         services.tfaas,
+        services.data_proxy,
         services.settings,
         expire.expire,
     ),

@@ -56,7 +56,7 @@ def predict(
     """
     from mlaas4hep.inference.offline import Answer, LocalAnswers, Marked, predict_files, score_file
     from mlaas4hep.models.bundle import SELECTED, opened, refuse_names
-    from mlaas4hep.sources.friends import friends_of
+    from mlaas4hep.sources.names import friends_of
     from mlaas4hep.training.inputs import read_files_option, read_friends_option, refuse_input
 
     inputs = read_files_option(files, Path.cwd())

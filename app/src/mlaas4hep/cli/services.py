@@ -1,4 +1,4 @@
-"""``mlaas4hep server``, ``runner`` and ``tfaas``: the three processes of the service."""
+"""``mlaas4hep server``, ``runner``, ``tfaas``, ``data-proxy``: the processes of the service."""
 
 from __future__ import annotations
 
@@ -144,3 +144,13 @@ def runner(
     from mlaas4hep.jobs.runner import run
 
     run(settings_with(store=store), stop_jobs=stop_jobs)
+
+
+def data_proxy() -> None:
+    """Let trainings in containers read from the hosts in MLAAS4HEP_DATA_HOSTS, and no others.
+
+    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
+    """
+    from mlaas4hep.web.data_proxy import serve
+
+    serve(settings_with())

@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import MlaasError, NotFoundError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data.events import Branch, Events, Jagged
+from mlaas4hep.data.limits import LARGE_SHARE
 
 PATIENCE_SECONDS = 30.0
 """How long ``wait`` asks again when the server is away, as while it restarts."""
 
-MOST_OUTSIDE = 0.01
-"""The share of values outside the training's range that needs no warning: tails reach there."""
 VALUES_AT_ONCE = 100_000
 """Values of a request for predictions: some 2 MB; more go as more requests."""
 
@@ -215,7 +214,7 @@ class Client:
         k is 1 for two classes (the probability of class 1) and for a regression (the value), else
         the number of classes. The model's specs do the padding and normalising. A UserWarning says
         how many values were dropped, beyond the longest lists of the training, and how many lie
-        outside its range.
+        outside its range; events that the training's selection drops count, too.
         """
         count = max(map(len, events.values()), default=0)
         values = sum(_size(branch) for branch in events.values())
@@ -229,7 +228,7 @@ class Client:
             found += answer["predictions"]
             dropped += answer["truncated"]
             outside += answer["outside"]
-        if dropped or outside > MOST_OUTSIDE * values:
+        if dropped or outside > LARGE_SHARE * values:
             warnings.warn(
                 f"{model}: of {values} values {dropped} were dropped, and {outside} lie outside the"
                 " range of the training. Are the events in the same units?",

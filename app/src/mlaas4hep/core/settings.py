@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
+from mlaas4hep.core.hosts import DataHosts, HostError
 from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
@@ -160,6 +162,11 @@ class JobSettings(StoreSettings):
         description="Deny trainings all sockets except Unix ones: they read local files only."
         " Always on for containers whose network is none.",
     )
+    data_proxy: str = Field(
+        "",
+        description="Folder of the data proxy, by which trainings in containers whose network is"
+        " none read remote files; empty: they can't.",
+    )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
@@ -197,6 +204,30 @@ class JobSettings(StoreSettings):
         }
 
 
+def _check_hosts(text: str) -> str:
+    try:
+        DataHosts(text)
+    except HostError as error:
+        raise PydanticCustomError("hosts", "{why}", {"why": str(error)}) from None
+    return text
+
+
+class DataProxySettings(_Section):
+    """Remote data (`mlaas4hep data-proxy`)."""
+
+    data_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
+        "",
+        description="Hosts that trainings may read from by http(s) and s3 (comma list): `HOST`"
+        " (ports 80 and 443), `HOST:PORT`, `*.DOMAIN` for all names below it; addresses and"
+        " networks, such as `10.1.0.0/16`, where a host's address is not public.",
+    )
+    own_addresses: str = Field(
+        "",
+        description="Names and addresses of this machine (comma list), which trainings reach only"
+        " where `data_hosts` lists the address itself.",
+    )
+
+
 class ServingSettings(_Section):
     """Predictions."""
 
@@ -231,6 +262,12 @@ class ServingSettings(_Section):
 
 
 class Settings(
-    ServingSettings, JobSettings, UploadSettings, SignInSettings, AddressSettings, StoreSettings
+    ServingSettings,
+    DataProxySettings,
+    JobSettings,
+    UploadSettings,
+    SignInSettings,
+    AddressSettings,
+    StoreSettings,
 ):
     """All of them, for server, runner and TFaaS; a part asks for the section that it needs."""

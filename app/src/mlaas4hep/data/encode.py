@@ -46,12 +46,12 @@ class Encoder:
                 "Select other branches.",
             )
         self._mask_at = specs.n_values if specs.preprocessing.mask else 0
-        self._flat = [(k, _Scale.of(specs, k)) for k in specs.flat]
+        self._flat = [(k, Scale.of(specs, k)) for k in specs.flat]
         self._jagged = []
         column = len(specs.flat)
         for branch in specs.jagged:
             if length := specs.jdim[branch]:
-                self._jagged.append((branch, _Scale.of(specs, branch), column, length))
+                self._jagged.append((branch, Scale.of(specs, branch), column, length))
                 column += length
         self._limited = set(specs.limited)
         self._derivation = specs.derivation and specs.derivation.without_selection
@@ -161,7 +161,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Normalises the values of one branch: (factor x - offset) / span; 0 where span is 0."""
 
     offset: float

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.encode import Scale
 from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.specs import Specs
+from mlaas4hep.data.target import Target
 
 BINS = 50
-MOST_WHOLE = 100
-"""Whole numbers that get a bin each; of more, several share one."""
 MOST_CLASSES = 10
 """Classes that have histograms of their own; all others share one."""
 
@@ -36,11 +36,14 @@ class Binning:
     """Whether each bin holds the same number of whole numbers."""
 
     @classmethod
-    def of(cls, low: float, high: float, whole: bool) -> Binning:
-        """From ``low`` to ``high``; with ``whole``, around the whole numbers from low to high."""
+    def of(cls, low: float, high: float, whole: bool, bins: int = BINS) -> Binning:
+        """From ``low`` to ``high``; with ``whole``, around the whole numbers from low to high.
+
+        Up to twice as many whole numbers as ``bins`` get a bin each; of more, several share one.
+        """
         span = high - low
         if whole and max(abs(low), abs(high)) < 2**52:
-            width = 1 if span < MOST_WHOLE else math.ceil((span + 1) / BINS)
+            width = 1 if span < 2 * bins else math.ceil((span + 1) / bins)
             count = math.ceil((span + 1) / width)
             return cls(low - 0.5 + width * np.arange(count + 1.0), is_whole=True)
         if span == 0:
@@ -48,10 +51,14 @@ class Binning:
             factor = 1.0 if abs(low) < 1e300 else 0.5
             return cls(np.array([low * factor - half, low * factor + half]), factor)
         factor = 1.0 if math.isfinite(span) else 0.5
-        edges = np.linspace(low * factor, high * factor, BINS + 1)
+        edges = np.linspace(low * factor, high * factor, bins + 1)
         if (np.diff(edges) <= 0).any():  # fewer numbers than bins between low and high
             edges = edges[[0, -1]]
         return cls(edges, factor)
+
+    def normalised(self, offset: float, span: float) -> Binning:
+        """The same bins of (value x factor - offset) / span; those of a constant are around 0."""
+        return Binning((self.edges - offset) / span if span else np.array([-0.5, 0.5]))
 
     @property
     def real(self) -> Floats:
@@ -168,12 +175,30 @@ class Distributions:
     weighted: bool = False
     normalised: bool = True
     """Whether ``add`` gets rows."""
+    target: tuple[Target, Binning] | None = None
+    """What a regression predicts, drawn like a branch, and the bins of its values."""
     events: NDArray[np.int64] = field(init=False)
     """Events seen, by label; shape (labels,)."""
     _of: dict[str, BranchHistograms] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.events = np.zeros(len(self.labels), np.int64)
+        if self.target:
+            target, bins = self.target
+            after = bins.normalised(target.mean * bins.factor, target.std * bins.factor)
+            both = BranchHistograms(self._empty(bins), self._empty(after), None)
+            self._of[target.branch] = both
+
+    def add_target(
+        self, values: Floats, classes: NDArray[np.int64], weights: Floats | None
+    ) -> None:
+        """Take in the targets of events, in their own units."""
+        assert self.target  # noqa: S101
+        target = self.target[0]
+        found = self._of[target.branch]
+        found.before.add(values, classes, weights)
+        assert found.after  # noqa: S101
+        found.after.add(target.normalise(values), classes, weights)
 
     @property
     def labels(self) -> list[str]:
@@ -244,12 +269,9 @@ class Distributions:
 
     def _normalised(self, branch: str, binning: Binning) -> Binning:
         """The same bins in the model's column; that of a constant is 0."""
-        low, high = (x[branch] * binning.factor for x in (self.specs.minv, self.specs.maxv))
-        offset, span = low, high - low
-        if self.specs.std:
-            offset = self.specs.mean[branch] * binning.factor
-            span = self.specs.std[branch] * binning.factor
-        return Binning((binning.edges - offset) / span if span else np.array([-0.5, 0.5]))
+        scale = Scale.of(self.specs, branch)
+        factor = binning.factor / scale.factor
+        return binning.normalised(scale.offset * factor, scale.span * factor)
 
     def _empty(self, binning: Binning) -> Histogram:
         return Histogram.empty(binning, len(self.labels), self.weighted)

@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.specs import Specs
 
+LARGE_SHARE = 0.01
+"""Share of a branch's values beyond those of the training that data of the same source don't reach.
+
+Of values from the same source, 1 in n + 1 is expected above the highest of the training's n: from
+some hundred on, far less than this, also where a class is rarer or the simulation another. In other
+units it is most of them.
+"""
 _SINGLE = float(np.finfo(np.float32).eps)
 """Relative distance of neighbours among numbers of float32."""
 _ROUNDING = 4 * _SINGLE

@@ -9,14 +9,8 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data import Branch, Events, Jagged, Limits, Specs
 from mlaas4hep.data.encode import Mask, Values
+from mlaas4hep.data.limits import LARGE_SHARE
 
-LARGE_SHARE = 0.01
-"""Share of a branch's values beyond those of the training that data of the same source don't reach.
-
-Of values from the same source, 1 in n + 1 is expected above the highest of the training's n: from
-some hundred on, far less than this, also where a class is rarer or the simulation another. In other
-units it is most of them.
-"""
 CHANCE = 1e-5
 """How improbable as many must be, which matters for few events and after small trainings.
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import stat
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from mlaas4hep.core.errors import BundleError, LimitError, UsageError, did_you_mean
-from mlaas4hep.core.files import walk
+from mlaas4hep.core.files import open_plain, walk
 from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
-from mlaas4hep.sources.names import split_tree
+from mlaas4hep.sources.names import PLACE, friends_of, split_tree
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
@@ -22,6 +24,8 @@ VERSION = re.compile(r"[A-Za-z0-9_]{1,100}\.[0-9a-f]{12}")
 LEAST_CPUS = 0.01
 MOST_NAMES = 2000
 """Names of files that are looked through for the one that was meant."""
+MOST_PARAMS = 1 << 20
+"""Bytes of params.json that are read for its friends."""
 _TABLE = (".txt", ".csv", ".lst", ".list", ".json")
 
 
@@ -107,14 +111,44 @@ def check_resources(settings: JobSettings, cpus: float, memory: int) -> None:
 def check_files(root: Path, asked: Names) -> None:
     """UsageError unless every file that ``asked`` names is in the folder ``root``."""
     inside(root, asked.model, "model")
-    inside(root, asked.params, "params")
-    for name in dict.fromkeys(_parts(asked.files, "files")):
-        if "://" not in name and not name.startswith("/store/"):
+    params = inside(root, asked.params, "params")
+    files = list(dict.fromkeys(_parts(asked.files, "files")))
+    for name in files:
+        if not _is_elsewhere(name):
             inside(root, split_tree(name, root)[0], "files")
+    _check_friends(root, params, files)
     labels = _parts(asked.labels, "labels") if asked.labels.strip() else []  # of a regression
     for name in labels:
         if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
             inside(root, name, "labels")
+
+
+def _is_elsewhere(name: str) -> bool:
+    return "://" in name or name.startswith("/store/")
+
+
+def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
+    """UsageError unless the friends of these files are in the folder, or elsewhere by a URL.
+
+    Only what is certain is refused: a friend that is named after its file ("{stem}") is looked for
+    where ``files`` are ROOT files, not where a list names them. All else the training tells.
+    """
+    try:
+        with open_plain(params) as stream:
+            found = json.loads(stream.read(MOST_PARAMS))
+        friends, redirector = found.get("friends"), found.get("redirector")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if not isinstance(friends, dict):
+        return
+    named = {alias: place for alias, place in friends.items() if isinstance(place, str)}
+    trees = [name for name in files if not name.lower().endswith(_TABLE)]
+    for file in trees or [""]:
+        for alias, place in friends_of(file, "", named).items():
+            if _is_elsewhere(place) or (not trees and PLACE.search(named[alias])):
+                continue
+            if not redirector or _leads_out(place):  # it is asked for what isn't here
+                inside(root, split_tree(place, root)[0], f"params: friends: {alias}")
 
 
 def _parts(text: str, what: str) -> list[str]:
@@ -145,16 +179,15 @@ def inside(root: Path, name: str, what: str) -> Path:
 
     ``what`` is the option that named it.
     """
-    path = PurePosixPath(name)
     if not name or len(name) > 1024 or not name.isprintable():
         raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
-    if path.is_absolute() or ".." in path.parts:
+    if _leads_out(name):
         raise UsageError(
             f"{what}: {name!r} leads outside of the folder",
             "Name files relative to the uploaded folder, without '..'.",
         )
     try:
-        found = (root / path).resolve()
+        found = (root / name).resolve()
         exists = found.is_relative_to(root.resolve()) and found.is_file()
     except OSError as error:
         raise UsageError(f"{what}: {name[:120]!r}: {error.strerror}") from error
@@ -163,6 +196,11 @@ def inside(root: Path, name: str, what: str) -> Path:
             f"{what}: the folder has no file {name!r}", did_you_mean(name, _file_names(root))
         )
     return found
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _file_names(root: Path) -> list[str]:

@@ -10,6 +10,7 @@ roc.png scores.png loss.png report.html; of a regression predicted.png residuals
 config.pbtxt      with 1/model.onnx: the layout of a Triton model repository
 1/model.onnx      what is served: "inputs" float32 [N, columns] -> "outputs" float32 [N, k]
 the native model, in the files of its framework; of folds, in fold_0/, fold_1/, ...
+observers/        OBSERVER.png, if params.json names some
 distributions/    of a job with hist: BRANCH.png, distributions.root
 provenance/       params.json model.py files.json packages.json run.json
 """

@@ -30,8 +30,6 @@ _DECADES = 1e3
 """Where the bins of a picture differ by more than that, its scale is logarithmic."""
 _LARGE = 1e100
 """Beyond it, or below its inverse, the axis has a factor: no plot reaches the ends of float64."""
-_COLOURS = 6
-"""Of the style; further classes have them again, dashed."""
 _PANEL = 7.5, 6.0  # inches
 _LINE = 0.36  # inches of a line of the legend
 _TICKS = 4  # intervals of an axis, at most
@@ -121,7 +119,7 @@ def _draw(axes: Any, histogram: Histogram, about: str, counted: str, lines: list
     for index, line in enumerate(lines):
         of_class = {"color": "black", "linestyle": ":"}
         if index < MOST_CLASSES:
-            of_class = {"color": f"C{index}", "linestyle": "--" if index >= _COLOURS else "-"}
+            of_class = {"color": f"C{index}", "linestyle": "-"}
         # Of classes that lie on each other all are seen: those drawn later are thinner.
         width = max(1.2, 3 - 0.6 * index)
         axes.stairs(heights[index], edges, linewidth=width, label=plain(line), **of_class)

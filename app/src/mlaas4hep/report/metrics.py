@@ -85,6 +85,11 @@ def measure(
     }
 
 
+def score_of(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of each event the score of the plots: that of class 1, or of its own of more than two."""
+    return scores[:, 0] if scores.shape[1] == 1 else scores[np.arange(len(truth)), truth]
+
+
 def weaknesses(metrics: dict[str, Any], trained: Sequence[int], balanced: bool) -> list[str]:
     """Warnings about no test, and classes that are rare in the training or never found in the test.
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 _CURVES = 10  # of as many classes a curve is drawn
+_SHORT = 15  # letters of a class, of which two fit side by side
 
 
 def roc_png(metrics: dict[str, Any], title: str) -> bytes:
@@ -39,14 +40,17 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
     with _axes(title) as (axes, buffer):
         for name, counts in list(classes.items())[:_CURVES]:
             edges = np.linspace(0, 1, len(counts) + 1)
-            mplhep.histplot(counts, edges, density=True, yerr=False, ax=axes, label=plain(name))
+            how = {"density": True, "yerr": False, "linewidth": 2}
+            mplhep.histplot(counts, edges, ax=axes, label=plain(name), **how)
         names = list(metrics["scores"])
         meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
         axes.set_xlabel(plain(meaning))
         axes.set_ylabel("events, normalised to unit area")
         axes.set_xlim(0, 1)
         if classes:
-            axes.legend(title="true class")
+            axes.margins(y=0.25)  # room for the legend
+            is_narrow = max(map(len, classes)) < _SHORT
+            axes.legend(title="true class", ncols=1 + (is_narrow and len(classes) > 3), fontsize=16)
     return buffer.getvalue()
 
 
@@ -115,6 +119,36 @@ def profile_png(metrics: dict[str, Any], title: str) -> bytes:
     return buffer.getvalue()
 
 
+def observer_png(observer: str, metrics: dict[str, Any], title: str) -> bytes:
+    """The mean score, or residual, by the value of an observer, class by class, as PNG."""
+    import numpy as np
+
+    found, target = metrics["observers"][observer], metrics.get("target")
+    edges = np.array(found["edges"])
+    centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    apart = [f"{found[key]} {key}" for key in ("missing", "outside") if found[key]]
+    counts = ", ".join([f"{found['events']} of {metrics['events']} test events", *apart])
+    with _axes(f"{title}\n{counts}") as (axes, buffer):
+        shown = [(n, c) for n, c in found["classes"].items() if c["overall"] is not None]
+        for index, (name, of_class) in enumerate(shown):
+            mean, error = (np.array(of_class[key], float) for key in ("mean", "error"))
+            colour, label = f"C{index}", None if target else plain(name)
+            axes.axhline(of_class["overall"], color=colour, linestyle=":")
+            axes.errorbar(centres, mean, error, half, fmt="o", color=colour, label=label)
+        axes.set_xlabel(plain(observer))
+        if target:
+            axes.set_ylabel(f"mean of predicted - true {plain(target)}")
+        else:
+            binary = len(metrics["classes"]) == 2
+            axes.set_ylabel("mean score" if binary else "mean probability of the true class")
+        if len(edges):
+            axes.set_xlim(edges[0], edges[-1])
+        if shown and not target:
+            axes.margins(y=0.2)  # room for the legend
+            axes.legend(title="true class")
+    return buffer.getvalue()
+
+
 def _counted(metrics: dict[str, Any]) -> str:
     return "events" if metrics["counted"] == "events" else "events (weighted)"
 
@@ -131,6 +165,8 @@ def loss_png(history: dict[str, list[float]], best: int, title: str) -> bytes:
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history.get("loss", ())) == 1:  # of a range below 1 the locator takes fractions
+            axes.set_xticks([1])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     return buffer.getvalue()
@@ -154,12 +190,14 @@ def drawn(
     No display, no global state.
     """
     import matplotlib as mpl
+    import matplotlib.style
     import mplhep
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
     style = {key: value for key, value in mplhep.style.CMS.items() if key in mpl.rcParams}
+    style |= mpl.style.library["petroff10"]  # the style has 6 colours only
     with mpl.rc_context({**style, "legend.fontsize": 18, "font.size": 22}):
         figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)

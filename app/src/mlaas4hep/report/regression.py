@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.target import Target
 from mlaas4hep.models.bundle import prediction_meaning
+from mlaas4hep.report.profile import Floats, profile
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 """Of the residual: the median, and where the central 68 % and 95 % end."""
 _CENTRAL = 0.005, 0.995  # what of the values the plots show
 _BINS = 50
 _SLICES = 20  # of the profile
-
-Floats = NDArray[np.float64]
 
 
 def measure_target(
@@ -107,19 +106,6 @@ def _map(predicted: Floats, true: Floats, weights: Floats) -> dict[str, list[Any
 
 def _profile(residual: Floats, true: Floats, weights: Floats) -> dict[str, list[Any]]:
     edges = _edges(true, _SLICES)
-    found: dict[str, list[Any]] = {"edges": edges.tolist(), "mean": [], "error": [], "std": []}
     place = np.searchsorted(edges, true, "right") - 1
     place[true == edges[-1]] = _SLICES - 1
-    for one in range(_SLICES):
-        values, w = residual[place == one], weights[place == one]
-        total = float(w.sum())
-        if not total > 0:
-            for key in ("mean", "error", "std"):
-                found[key].append(None)
-            continue
-        mean = float((w * values).sum()) / total
-        apart = (values - mean) ** 2
-        found["mean"].append(mean)
-        found["error"].append(float(np.sqrt((w * w * apart).sum())) / total)
-        found["std"].append(float(np.sqrt(max(0.0, float((w * apart).sum()) / total))))
-    return found
+    return {"edges": edges.tolist(), **profile(residual, place, _SLICES, weights)}

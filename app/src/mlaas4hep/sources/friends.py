@@ -10,10 +10,9 @@ import numpy as np
 
 from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.data import Jagged
-from mlaas4hep.sources.names import local, split_tree
+from mlaas4hep.sources.names import PLACE, friends_of
 from mlaas4hep.sources.root import RootFile
 
-_PLACE = re.compile(r"\{([^{}]*)\}")
 _PLACES = ("dir", "stem", "file", "tree")
 _STEP = 1 << 16  # entries that are compared at once
 _ALIGN = "Write the friend again, with an entry for each event, in the events' order."
@@ -29,28 +28,12 @@ def check_friends(friends: Mapping[str, str]) -> None:
             )
         if not place.strip():
             raise UsageError(f"friends: {name}: no file is named", "Write FILE or FILE:TREE.")
-        if odd := next((k for k in _PLACE.findall(place) if k not in _PLACES), None):
+        if odd := next((k for k in PLACE.findall(place) if k not in _PLACES), None):
             raise UsageError(
                 f"friends: {name}: {{{odd[:100]}}} stands for nothing",
                 "{dir}, {stem}, {file} and {tree} stand for the folder of the events' file, its"
                 " name without .root, the file itself and its tree.",
             )
-
-
-def friends_of(name: str, tree: str, friends: Mapping[str, str]) -> dict[str, str]:
-    """Where the friends of a file are: FILE or FILE:TREE by the friend's name.
-
-    ``tree`` is the file's own unless ``name`` is FILE:TREE.
-    """
-    file, named = split_tree(local(name))
-    folder, slash, last = file.rpartition("/")
-    stands_for = {
-        "dir": folder if slash else ".",
-        "stem": last.removesuffix(".root"),
-        "file": file,
-        "tree": named or tree,
-    }
-    return {k: _PLACE.sub(lambda at: stands_for[at[1]], place) for k, place in friends.items()}
 
 
 def open_files(

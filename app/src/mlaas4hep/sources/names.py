@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep.core.errors import DataError
 
+PLACE = re.compile(r"\{([^{}]*)\}")
+"""What a friend's place has instead of its file's: ``{stem}``."""
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _WITH_TREE = re.compile(r"(.+\.root(?:\.\d+)?):([^/:][^:]*)")
 _SERVER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/]*)?")
@@ -49,6 +52,22 @@ def split_tree(name: str, cwd: Path | None = None) -> tuple[str, str]:
     if not found or (not start and _exists((cwd or Path()) / name)):
         return name, ""
     return name[: found.end(1)], found[2].rstrip("/")
+
+
+def friends_of(name: str, tree: str, friends: Mapping[str, str]) -> dict[str, str]:
+    """Where the friends of a file are: FILE or FILE:TREE by the friend's name.
+
+    ``tree`` is the file's own unless ``name`` is FILE:TREE.
+    """
+    file, named = split_tree(local(name))
+    folder, slash, last = file.rpartition("/")
+    stands_for = {
+        "dir": folder if slash else ".",
+        "stem": last.removesuffix(".root"),
+        "file": file,
+        "tree": named or tree,
+    }
+    return {k: PLACE.sub(lambda at: stands_for[at[1]], place) for k, place in friends.items()}
 
 
 def missing(name: str, remedy: str) -> DataError:

@@ -176,6 +176,8 @@ def open_file(name: str, **options: Any) -> Any:
             _prepare_xrootd(name)
         else:
             _check_scheme(name)
+            if scheme_of(name) in ("http", "https"):  # by the proxy that the environment names
+                options = {"client_kwargs": {"trust_env": True}} | options
         return uproot.open({name: None}, **options)  # in this form a colon is part of the name
 
 

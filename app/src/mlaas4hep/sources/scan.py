@@ -36,7 +36,8 @@ def scan(
     chosen = select(files, selection)
     flat = [*chosen.flat, *(derivation.flat if derivation else ())]
     jagged = [*chosen.jagged, *(derivation.jagged if derivation else ())]
-    limits, preprocessing = selection.sizes(jagged), selection.preprocessing([*flat, *jagged])
+    limits = selection.sizes(jagged)
+    preprocessing = selection.preprocessing([*flat, *jagged], chosen.observers)
     use = use or EventsToUse.of([file.entries for file in files])
     while True:
         try:

@@ -70,11 +70,16 @@ class Selection:
         found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {k: v for k, v in found.items() if k not in plain or v != plain[k]}
 
-    def preprocessing(self, branches: Sequence[str]) -> Preprocessing:
-        """What is done to the values of the branches; UsageError as ``by_branch`` raises."""
-        and_target = [*branches, *([self.target] if self.target else [])]
-        missing = by_branch("missing", self.missing or {}, and_target, "branch")
-        missing.pop(self.target or "", None)
+    def preprocessing(
+        self, branches: Sequence[str], observers: Sequence[str] = ()
+    ) -> Preprocessing:
+        """What is done to the values of the branches; UsageError as ``by_branch`` raises.
+
+        ``missing`` may name target and observers, too.
+        """
+        others = [*observers, *([self.target] if self.target else [])]
+        found = by_branch("missing", self.missing or {}, [*branches, *others], "branch")
+        missing = {name: values for name, values in found.items() if name not in others}
         clip = by_branch("clip", self.clip or {}, branches, "branch")
         return Preprocessing(
             self.normalisation,
@@ -82,14 +87,6 @@ class Selection:
             {k: v if isinstance(v, Sequence) else [v] for k, v in missing.items()},
             self.mask,
         )
-
-    @property
-    def target_cleaner(self) -> Cleaner:
-        """What finds the values of ``target`` that are missing; DataError as by_branch raises."""
-        target, missing = self.target or "", self.missing or {}
-        given = {key: value for key, value in missing.items() if _is_of(target, key)}
-        found = by_branch("missing", given, [target], "branch").get(target, ())
-        return Cleaner(found if isinstance(found, Sequence) else [found], (None, None))
 
     def sizes(self, jagged: Sequence[str]) -> dict[str, int]:
         """The columns of those jagged branches of which they are given; errors as by_branch's."""
@@ -102,7 +99,8 @@ class Selected:
 
     ``counted`` are jagged branches with the same counter in the file, ``alike`` those without one
     whose names begin alike (``Jet_pt``, ``Jet_eta``): collections, if their lists have one length.
-    ``warnings`` say what is odd, but allowed. ``observers`` are the branches that predictions keep.
+    ``warnings`` say what is odd, but allowed. ``observers`` are the branches that predictions keep
+    and the report draws.
     """
 
     flat: list[str]
@@ -240,6 +238,13 @@ def by_branch(key: str, given: Mapping[str, T], branches: Sequence[str], what: s
                 did_you_mean(pattern, [*branches, *collections_of(branches)]),
             )
     return found
+
+
+def cleaner_of(branch: str, missing: Mapping[str, float | Sequence[float]] | None) -> Cleaner:
+    """What finds the missing values of a target or observer; UsageError as ``by_branch`` raises."""
+    given = {key: value for key, value in (missing or {}).items() if _is_of(branch, key)}
+    found = by_branch("missing", given, [branch], "branch").get(branch, ())
+    return Cleaner(found if isinstance(found, Sequence) else [found], (None, None))
 
 
 def collections_of(branches: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ Memory: the cache (``cache_bytes``, see ``cache_size``); three blocks of rows, e
 ``chunk_size`` rows or ``BLOCK_BYTES``, whichever is more; what the readers have unpacked (at most
 ``READ_BYTES`` in all, but never less than a cluster per file) and as much on disk for one file's
 window; the mixing buffer where the training part isn't cached (``MIX_BYTES`` or ``MIX_EVENTS``
-rows, whichever is more); and 2 rows a column for the comparison.
+rows, whichever is more); 2 rows a column for the comparison; and the observers' values (at most 64
+MiB).
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
 from mlaas4hep.frameworks.base import Block, Matrix, Truth
 from mlaas4hep.sources.reader import SpreadReader
 from mlaas4hep.training.ahead import ahead
+from mlaas4hep.training.observed import Observed
 from mlaas4hep.training.prepare import Task
 from mlaas4hep.training.sample import RowsToCompare, Sample
+from mlaas4hep.training.targets import Targets
 
 CACHE_BYTES = 1 << 30
 READ_BYTES = 256 << 20
@@ -56,11 +59,13 @@ class FirstPass:
 
     ``to_compare`` are rows, float32 of shape (rows, columns), to compare two forms of a model on:
     at least 1,000 evenly spaced events (all, if there are fewer), those that hold the least and
-    the greatest value of each column, and a row of zeros and one of ones.
+    the greatest value of each column, and a row of zeros and one of ones. ``observed`` has the
+    observers of the test part.
     """
 
     to_compare: Matrix
     sample: Sample
+    observed: Observed
     warnings: list[str]
 
 
@@ -105,7 +110,9 @@ class Dataset:
         readers, encoder = self._readers(), Encoder(task.specs, dtype=np.float32)
         to_compare = RowsToCompare(self.width, total)
         sample = Sample(task.specs, task.counts.sum(axis=1).tolist(), task.labels.dtype)
-        for *block, parts in ahead(self._chunks(readers, encoder, sample, distributions)):
+        observed = Observed(task.observers, self.test_events, task.params.seed)
+        chunks = self._chunks(readers, encoder, sample, distributions, observed)
+        for *block, parts in ahead(chunks):
             to_compare.add(block[0])
             for part, kept in cache.items():
                 wanted = parts == part
@@ -121,7 +128,7 @@ class Dataset:
             warnings.append(
                 f"{encoder.truncated} values beyond the longest list of the specs were dropped"
             )
-        return FirstPass(to_compare.result(), sample, warnings)
+        return FirstPass(to_compare.result(), sample, observed, warnings)
 
     @property
     def cached(self) -> set[int]:
@@ -192,6 +199,7 @@ class Dataset:
         encoder: Encoder,
         sample: Sample | None = None,
         distributions: Distributions | None = None,
+        observed: Observed | None = None,
     ) -> Iterator[Chunk]:
         task = self.task
         for plan in plan_chunks(task.use.counts, self._block):
@@ -204,8 +212,11 @@ class Dataset:
             for index, (begin, end) in enumerate(plan):
                 for start, stop, events in readers[index].take(end - begin):
                     piece = slice(at, at + task.use.passing[index].count(start, stop))
+                    targets = None
                     try:
                         truth[piece] = task.labels.of_events(events, index)
+                        if distributions is not None and isinstance(task.labels, Targets):
+                            targets = task.labels.values(events)
                         events = encoder.derive(events)
                         encoder.fill(events, out=rows[piece])
                     except EventError as error:
@@ -213,6 +224,8 @@ class Dataset:
                         raise error.at(entry, task.files[index].name) from None
                     groups = task.labels.groups_of(truth[piece])
                     parts[piece] = task.parts(index, start, stop, events)
+                    if observed is not None:
+                        observed.add(events, parts[piece] == TEST)
                     if weights is not None and task.weights:
                         weights[piece] = task.weights.of_events(events, index, piece.stop - at)
                     if sample is not None:
@@ -220,6 +233,8 @@ class Dataset:
                     if distributions is not None:
                         own = weights[piece] if weights is not None and task.weights else None
                         distributions.add(events, groups, rows[piece], own)
+                        if targets is not None:
+                            distributions.add_target(targets, groups, own)
                     at = piece.stop
             if weights is None or task.factors is None:
                 yield rows, truth, parts

@@ -160,7 +160,8 @@ class Params(BaseModel):
         (),
         "a list of branch names",
         "Branches, names or wildcards, that are not features but are kept beside the scores by"
-        " `mlaas4hep predict`: an invariant mass, what identifies the event.",
+        " `mlaas4hep predict`, and the report draws how the scores depend on them: an invariant"
+        " mass, what identifies the event.",
     )
     max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
         None,

@@ -29,6 +29,7 @@ from mlaas4hep.data import (
     membership,
     membership_by,
 )
+from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
@@ -36,7 +37,14 @@ from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
-from mlaas4hep.sources.selection import Selected, Selection, by_branch, check_role, select
+from mlaas4hep.sources.selection import (
+    Selected,
+    Selection,
+    by_branch,
+    check_role,
+    cleaner_of,
+    select,
+)
 from mlaas4hep.training.labels import Labels, by_pattern, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.targets import Targets
@@ -125,10 +133,18 @@ class Task:
 
     @property
     def branches(self) -> list[str]:
-        """All that is read: what the columns are made of, and label or target, and weight."""
+        """All that is read: what the columns are made of, label or target, weight, observers.
+
+        Each pass reads the same, as the order of events depends on how much is read at once.
+        """
         flat, jagged = self.specs.inputs
         roles = _roles(self.labels, self.weights, self.params)
-        return list(dict.fromkeys([*flat, *jagged, *roles]))
+        return list(dict.fromkeys([*flat, *jagged, *roles, *self.specs.observers]))
+
+    @property
+    def observers(self) -> dict[str, Cleaner]:
+        """The observers, each with what finds its missing values."""
+        return {name: cleaner_of(name, self.params.missing) for name in self.specs.observers}
 
     def parts(self, file: int, start: int, stop: int, events: Events) -> NDArray[np.uint8]:
         """The parts of those entries ``start:stop`` of a file that pass, which are ``events``.
@@ -174,8 +190,8 @@ def prepare(
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
         weights = key.of_files([file.name for file in given.files], labels_of_files)
-    spread = BranchRange()
-    totals = _count(given.files, given.use, classes, weights, params, spread=spread)
+    spread, reach = BranchRange(), BranchRange()
+    totals = _count(given.files, given.use, classes, weights, params, reached=(spread, reach))
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
     specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
@@ -186,7 +202,7 @@ def prepare(
     told += _check_counts(totals.events.sum(axis=0), classes)
     if isinstance(classes, Targets):
         scale, odd = classes.scaled(spread)
-        classes = replace(classes, scale=scale)
+        classes = replace(classes, scale=scale, reach=(reach.low, reach.high))
         told += [*odd, *classes.computable(specs)]
     factors = None
     if weights or params.class_balance:
@@ -284,7 +300,7 @@ def _opened(
     targets = None
     if params.target:
         computed = derivation.for_target if derivation and derivation.target else None
-        targets = Targets(params.target, selection.target_cleaner, computed)
+        targets = Targets(params.target, cleaner_of(params.target, params.missing), computed)
     passing: list[Passing] = []
     flow = None
     if targets or cuts.selection:
@@ -413,10 +429,11 @@ def _warnings_of(specs: Specs, given: _Input) -> list[str]:
     found = replace(specs, left_out=given.selected.left_out | specs.left_out).warnings
     missing = given.selection.missing or {}
     for key, value in missing.items():
-        if key == given.selection.target:
-            continue  # its events are left out, and counted
-        branches = by_branch("missing", {key: value}, [*specs.flat, *specs.jagged], "branch")
-        if not branches.keys() & specs.missing.keys():
+        # Events without a target are left out, and counted; observers are no columns.
+        others = [*specs.observers, *([given.selection.target] if given.selection.target else [])]
+        known = [*specs.flat, *specs.jagged, *others]
+        branches = by_branch("missing", {key: value}, known, "branch").keys() - others
+        if branches and not branches & specs.missing.keys():
             values = value if isinstance(value, Sequence) else [value]
             found.append(f"missing: no value of {key} is {' or '.join(f'{x:g}' for x in values)}")
     return found
@@ -474,9 +491,9 @@ def _count(
     weights: Weights | None,
     params: Params,
     fold: int = 0,
-    spread: BranchRange | None = None,
+    reached: tuple[BranchRange, BranchRange] | None = None,
 ) -> Totals:
-    """Sums over all events that are used; ``spread`` takes in the targets of those that train.
+    """Sums over all events that are used; ``reached`` are of targets: those that train, and all.
 
     With folds all train, in some fold: what the models of the folds learn is on one scale.
     """
@@ -493,8 +510,10 @@ def _count(
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None
             totals.add(index, places, of_events)
-            if spread and isinstance(labels, Targets):
-                spread.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)
+            if reached and isinstance(labels, Targets):
+                trained, all_events = reached
+                trained.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)
+                all_events.add(truth)
     return totals
 
 

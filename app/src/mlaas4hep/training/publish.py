@@ -35,9 +35,11 @@ from mlaas4hep.models.bundle import (
     seal,
     triton_config,
 )
+from mlaas4hep.report.distributions import file_names
 from mlaas4hep.report.page import report_html
 from mlaas4hep.report.plots import (
     loss_png,
+    observer_png,
     predicted_png,
     profile_png,
     residuals_png,
@@ -51,6 +53,10 @@ RTOL, ATOL = 1e-4, 1e-6
 where 1 is their standard deviation."""
 DISTRIBUTIONS = "distributions"
 """Folder of the bundle that may be there before all else is written."""
+OBSERVERS = "observers"
+"""Folder of the bundle with their pictures."""
+MOST_OBSERVERS = 20
+"""Of which pictures are drawn."""
 PACKAGES = ("mlaas4hep", "numpy", "uproot", "awkward", "onnx", "onnxruntime")
 """Distributions that every training depends on; each framework names its own."""
 
@@ -109,6 +115,11 @@ def publish(trained: Trained, folder: Path, target: Path) -> tuple[Bundle, Path,
     new = folder / target.name
     new.mkdir(exist_ok=True)
     warnings = trained.framework.save(trained.model, new, trained.task.specs.width)
+    if (number := len(trained.task.specs.observers)) > MOST_OBSERVERS:
+        warnings.append(
+            f"observers: at most {MOST_OBSERVERS} of {number} are drawn, the first ones;"
+            " metrics.json has all"
+        )
     sealed = _write(replace(trained, warnings=trained.warnings + warnings), new)
     archive = pack(new, folder / f"{target.name}.tar.gz")
     final = target.with_name(archive.name)
@@ -132,10 +143,15 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     write_json(folder / "params.json", _card(trained, manifest))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "history.json", {"epochs": trained.fit.history, "best": trained.fit.best})
-    pictures = _pictures(trained)
+    pictures, observers = _pictures(trained), _observers(trained)
     for name, picture in pictures.items():
         (folder / f"{name}.png").write_bytes(picture)
-    (folder / "report.html").write_text(report_html(_report(trained, manifest, folder), pictures))
+    if observers:
+        (folder / OBSERVERS).mkdir()
+    for name, file in file_names(observers).items():
+        (folder / OBSERVERS / f"{file}.png").write_bytes(observers[name])
+    page = report_html(_report(trained, manifest, folder), pictures, observers)
+    (folder / "report.html").write_text(page)
     provenance = folder / "provenance"
     provenance.mkdir()
     shutil.copyfile(trained.params_file, provenance / "params.json")
@@ -183,6 +199,16 @@ def _pictures(trained: Trained) -> dict[str, bytes]:
     return {
         **{name: draw(trained.metrics, title) for name, draw in drawn.items()},
         "loss": loss_png(trained.fit.history, trained.fit.best, trained.name),
+    }
+
+
+def _observers(trained: Trained) -> dict[str, bytes]:
+    """PNGs by observer, of the first MOST_OBSERVERS."""
+    found = trained.metrics.get("observers", {})
+    with_values = [name for name, measured in found.items() if measured["edges"]]
+    return {
+        name: observer_png(name, trained.metrics, trained.name)
+        for name in with_values[:MOST_OBSERVERS]
     }
 
 

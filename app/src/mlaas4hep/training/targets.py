@@ -33,7 +33,8 @@ class Targets:
     clean: Cleaner
     derivation: Derivation | None = None
     scale: Target | None = None
-    """Known once the events were counted."""
+    """Known once the events were counted, and ``reach``: the least and the greatest of all."""
+    reach: tuple[float, float] = (0.0, 0.0)
 
     dtype: ClassVar[type] = np.float32
     names: ClassVar[list[str]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.core.units import many
-from mlaas4hep.data import TRAIN
-from mlaas4hep.data.histograms import Distributions
+from mlaas4hep.data import TRAIN, Target
+from mlaas4hep.data.histograms import Binning, Distributions
 from mlaas4hep.frameworks import Framework, framework_of, set_up
 from mlaas4hep.frameworks.base import Fit, Matrix, Truth
 from mlaas4hep.frameworks.ensemble import Ensemble, together
 from mlaas4hep.report.distributions import make_folder, write_distributions
-from mlaas4hep.report.metrics import measure, weaknesses
+from mlaas4hep.report.metrics import measure, score_of, weaknesses
+from mlaas4hep.report.observers import measure_observers
 from mlaas4hep.report.regression import measure_target, weaknesses_of
-from mlaas4hep.training.dataset import Dataset, cache_size
+from mlaas4hep.training.dataset import Dataset, FirstPass, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.observed import Observed
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import Task, prepare
 from mlaas4hep.training.publish import DISTRIBUTIONS, Trained, bundle_name, publish, staging
@@ -110,12 +112,7 @@ def train(
         for each in tasks:
             data = Dataset(each)
             with clock("specs and reading"):
-                drawing = params.hist and not trainings
-                found = (
-                    Distributions(task.specs, task.labels.shown, bool(task.weights))
-                    if drawing
-                    else None
-                )
+                found = _distributions(task) if params.hist and not trainings else None
                 cache = cache_size() if request.cache_bytes is None else request.cache_bytes
                 seen = data.first_pass(cache, progress, found)
             if found:
@@ -130,13 +127,17 @@ def train(
             warnings += told
             for warning in warnings if not trainings else told:
                 tell(warning)
-            trainings.append(work.train(data, seen.to_compare))
+            trainings.append(work.train(data, seen))
         first = trainings[0]
         scores, truth, weights = (
             np.concatenate([one.test[i] for one in trainings]) for i in range(3)
         )
-        metrics, told = _measured(task, scores, truth, weights if task.weights else None)
+        used = weights if task.weights else None
+        metrics, told = _measured(task, scores, truth, used)
         warnings += told
+        if task.specs.observers:
+            observed = [one.observed for one in trainings]
+            metrics["observers"] = _observers(task, observed, scores, truth, used)
         framework, model, fit = first.framework, first.model, first.fit
         if number:
             framework = Ensemble(framework)
@@ -193,6 +194,17 @@ def _summary(task: Task) -> list[tuple[str, str]]:
     return [*lines, ("split", f"{parts}, drawn by {' and '.join(task.split_by)}")]
 
 
+def _distributions(task: Task) -> Distributions:
+    """Those of all branches and, of a regression, of its target; empty."""
+    target = None
+    if isinstance(task.labels, Targets) and task.target:
+        name = task.target.branch
+        infos = [file.branches.get(name) for file in task.files]
+        whole = all(info and not info.is_real for info in infos)
+        target = task.target, Binning.of(*task.labels.reach, whole)
+    return Distributions(task.specs, task.labels.shown, bool(task.weights), target=target)
+
+
 def _draw(found: Distributions, folder: Path, progress: Progress) -> list[str]:
     """Write the distributions; warnings, as no training should fail for want of a picture."""
     try:
@@ -224,6 +236,7 @@ class _Training:
     model: Any
     fit: Fit
     to_compare: Matrix
+    observed: Observed
     test: tuple[NDArray[np.float32], Truth, NDArray[np.float64]]
 
 
@@ -237,7 +250,7 @@ class _Work:
     progress: Progress
     clock: _Clock
 
-    def train(self, data: Dataset, to_compare: Matrix) -> _Training:
+    def train(self, data: Dataset, seen: FirstPass) -> _Training:
         """Build a model, check, fit and test it."""
         run, progress = self.model_file.run, self.progress
         if self.params.parts.folds:
@@ -253,7 +266,7 @@ class _Work:
             )
         with self.clock("testing"):
             test = run("the test", lambda: _test(framework, model, data, progress))
-        return _Training(framework, model, fit, to_compare, test)
+        return _Training(framework, model, fit, seen.to_compare, seen.observed, test)
 
 
 def _of_fold(progress: Progress, fold: int) -> Progress:
@@ -271,11 +284,36 @@ def _measured(
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the test part, and warnings about what they show."""
     if target := task.target:
-        true = truth * np.float64(target.std) + target.mean
-        metrics = measure_target(answers[:, 0], true, target, weights)
+        metrics = measure_target(answers[:, 0], _true(truth, target), target, weights)
         return metrics, weaknesses_of(metrics)
     metrics = measure(answers, truth, task.classes, weights)
     return metrics, weaknesses(metrics, task.counts[:, TRAIN].tolist(), task.params.class_balance)
+
+
+def _true(truth: Truth, target: Target) -> NDArray[np.float64]:
+    """The targets in their own units."""
+    true: NDArray[np.float64] = truth * np.float64(target.std) + target.mean
+    return true
+
+
+def _observers(
+    task: Task,
+    observed: Sequence[Observed],
+    answers: NDArray[np.float32],
+    truth: Truth,
+    weights: NDArray[np.float64] | None,
+) -> dict[str, Any]:
+    """How scores, or residuals, depend on observers; ``observed`` are the tests', in order."""
+    begins = np.cumsum([0, *(one.events for one in observed[:-1])])
+    at = np.concatenate([begin + one.places for begin, one in zip(begins, observed, strict=True)])
+    values = {
+        name: np.concatenate([one.values[name] for one in observed]) for name in task.observers
+    }
+    answers, truth = answers[at], truth[at]
+    target = task.target
+    shown = answers[:, 0] - _true(truth, target) if target else score_of(answers, truth)
+    groups, names = task.labels.groups_of(truth), task.labels.shown
+    return measure_observers(values, shown, groups, names, None if weights is None else weights[at])
 
 
 def _test(

@@ -30,6 +30,7 @@ from mlaas4hep.jobs.executors.base import ExecutorAwayError, Life
 from mlaas4hep.jobs.executors.containers import ContainerExecutor
 from mlaas4hep.jobs.orders import order_of
 from mlaas4hep.models.repository import Repository
+from support.remote_data import data_proxy, file_server
 from support.service import PATIENCE
 
 pytestmark = pytest.mark.engine
@@ -451,6 +452,73 @@ def test_a_training_with_a_network_may_open_sockets(
         assert attempted_again(service, code) == "EAFNOSUPPORT"
     finally:
         network.remove()
+
+
+LOOK = """
+import errno, json, os, socket, urllib.request
+def tried(do, *words):
+    try:
+        return do(*words)
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+def fetched(url):
+    return urllib.request.urlopen(url, timeout=20).read(4).decode()
+def connected(*address):
+    return bool(socket.create_connection(address, 5))
+def changed(path):
+    os.remove(path)
+return {{
+    "listed": tried(fetched, {url!r}),
+    "other port": tried(fetched, "http://{address}:22/"),
+    "other host": tried(fetched, "https://a.org/x"),
+    "metadata": tried(fetched, "http://169.254.169.254/latest/meta-data/"),
+    "directly": tried(connected, {address!r}, {port}),
+    "by udp": tried(socket.socket, socket.AF_INET, socket.SOCK_DGRAM),
+    "name server": tried(socket.getaddrinfo, "a.org", 80),
+    "key": tried(open, {folder!r} + "/key"),
+    "socket": tried(changed, {folder!r} + "/socket/proxy.sock"),
+    "interfaces": sorted(os.listdir("/sys/class/net")),
+}}
+"""
+
+
+@pytest.mark.hostile
+def test_a_training_with_remote_files_reaches_what_is_listed_and_nothing_else(
+    service: ContainerService, place: Path
+) -> None:
+    """By the data proxy. One without remote files has no socket at all, as ever."""
+    (folder := place / "proxy").mkdir()
+    with file_server(b"root" * 1000) as server, data_proxy(folder, server.target) as proxy:
+        service = limited(service, data_proxy=str(folder))
+        url = f"http://{server.target}/signal.root"
+        address, port = server.server_address[:2]
+        code = LOOK.format(url=url, address=address, port=port, folder=str(folder))
+        found = attempted(service, code, files=url)
+        for name in ("other port", "other host", "metadata"):
+            assert "is not among the hosts that trainings may read from" in found.pop(name), name
+        assert "name resolution" in found.pop("name server")
+        assert found == {
+            "listed": "root",
+            "directly": "ENETUNREACH",
+            "by udp": "EAFNOSUPPORT",
+            "key": "ENOENT",
+            "socket": "EROFS",
+            "interfaces": ["lo"],
+        }
+        assert {line["job"] for line in proxy.lines()} == {"luca_1"}
+        assert {line["host"] for line in proxy.lines()} == {address, "a.org", "169.254.169.254"}
+        assert attempted_again(service, "import socket\nsocket.socket(2, 1)") == "EAFNOSUPPORT"
+        there = f"import os\nreturn os.path.exists({str(folder)!r})"
+        assert attempted_again(service, there) is False
+
+
+def test_a_training_with_remote_files_needs_the_data_proxy(
+    service: ContainerService, place: Path
+) -> None:
+    """Where there should be one, a training that could not reach it is not started."""
+    job = limited(service, data_proxy=str(place)).run_code("", files="https://a.org/a.root")
+    assert job.state == "failed"
+    assert "data proxy's key" in job.reason
 
 
 def test_orphans_that_ended_count_for_nothing(service: ContainerService) -> None:

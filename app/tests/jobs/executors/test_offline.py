@@ -27,6 +27,7 @@ from mlaas4hep.jobs.runner import Runner
 from support.service import Service, real_files
 
 OFFLINE = offline(sys.executable)
+ON_LOOPBACK = offline(sys.executable, loopback=True)
 OTHER_FAMILIES = sorted(set(range(46)) - {socket.AF_UNIX})
 
 
@@ -76,6 +77,22 @@ else:
 @pytest.mark.parametrize("code", [HERE, ERRORS + IN_A_THREAD, IN_A_CHILD])
 def test_sockets_of_all_families_but_one_are_refused(code: str) -> None:
     assert set(said(code)) == {errno.EAFNOSUPPORT}
+
+
+def test_on_loopback_there_is_tcp_and_nothing_else() -> None:
+    """As files of remote servers are read through the relay at 127.0.0.1."""
+    found = said(HERE, before=ON_LOOPBACK)
+    number = 3 * OTHER_FAMILIES.index(socket.AF_INET)
+    assert found.pop(number) == 0
+    assert set(found) == {errno.EAFNOSUPPORT}
+    talk = """
+import json, socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_connection(server.getsockname()) as one, server.accept()[0] as other:
+        one.sendall(b"[1]")
+        print(other.recv(9).decode())
+"""
+    assert said(talk, before=ON_LOOPBACK) == [1]
 
 
 def test_without_the_filter_there_are_sockets() -> None:
@@ -135,9 +152,9 @@ UNSUPPORTED, NO_SUCH_CALL = 0x50000 | errno.EAFNOSUPPORT, 0x50000 | errno.ENOSYS
 X86_64, I386, AARCH64, ARM = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028
 
 
-def answer(call: int, abi: int, argument: int = 0) -> int:
-    data = struct.pack("<iIQQ", call, abi, 0, argument)
-    steps = list(struct.iter_unpack("HBBI", program()))
+def answer(call: int, abi: int, *arguments: int, loopback: bool = False) -> int:
+    data = struct.pack("<iIQ6Q", call, abi, 0, *arguments, *[0] * (6 - len(arguments)))
+    steps = list(struct.iter_unpack("HBBI", program(loopback)))
     value = at = 0
     while True:
         code, yes, no, k = steps[at]
@@ -146,6 +163,8 @@ def answer(call: int, abi: int, argument: int = 0) -> int:
             return int(k)
         if code == 0x20:
             [value] = struct.unpack_from("<I", data, k)
+        elif code == 0x54:
+            value &= k
         else:
             at += yes if {0x15: value == k, 0x35: value >= k}[code] else no
 
@@ -174,13 +193,21 @@ def test_answers(
     for call in (make, pair):
         assert answer(call, abi, socket.AF_UNIX) == ALLOW
         assert answer(call, abi, socket.AF_UNIX | 1 << 32) == ALLOW  # the kernel reads 32 bits
+        assert answer(call, abi, socket.AF_UNIX, 2, 0, loopback=True) == ALLOW
         for family in (*OTHER_FAMILIES, -1 & 0xFFFFFFFF):
             assert answer(call, abi, family) == UNSUPPORTED
-    assert answer(read, abi) == ALLOW
-    assert answer(425, abi) == NO_SUCH_CALL
-    assert answer(0x40000000 + make, abi, socket.AF_UNIX) == NO_SUCH_CALL
-    for other in others:
-        assert answer(read, other) == KILL
+            for kind in (*range(12), 1 | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK):
+                for protocol in (0, 1, 6, 17, 33, 132, 262):
+                    tcp = family == socket.AF_INET and kind & 0xF == 1 and protocol in (0, 6)
+                    found = answer(call, abi, family, kind, protocol, loopback=True)
+                    assert found == (ALLOW if tcp else UNSUPPORTED)
+    for loopback in (False, True):
+        assert answer(read, abi, loopback=loopback) == ALLOW
+        assert answer(425, abi, loopback=loopback) == NO_SUCH_CALL
+        x32 = answer(0x40000000 + make, abi, socket.AF_UNIX, loopback=loopback)
+        assert x32 == NO_SUCH_CALL
+        for other in others:
+            assert answer(read, other, loopback=loopback) == KILL
 
 
 # Where it can't be put on

@@ -14,6 +14,7 @@ from mlaas4hep.jobs.executors.base import JobStatus, Life, Order
 from mlaas4hep.jobs.executors.process import ProcessExecutor
 from support.service import PATIENCE
 
+PRINTING = "while True: print('x' * 1000)"
 LEAVING = "import os, time; time.sleep(600) if os.fork() == 0 else os._exit(3)"
 
 
@@ -28,9 +29,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
     ProcessExecutor().kill(home)
 
 
-def executor_of(code: str) -> ProcessExecutor:
+def executor_of(code: str, **options: int) -> ProcessExecutor:
     """An executor whose trainings are this code."""
-    return ProcessExecutor(lambda _: [sys.executable, "-c", code])
+    return ProcessExecutor(lambda _: [sys.executable, "-c", code], **options)
 
 
 def until(executor: ProcessExecutor, home: Path, life: Life) -> JobStatus:
@@ -77,3 +78,11 @@ def test_what_a_training_left_behind(home: Path) -> None:
     assert ProcessExecutor().look(home).state is Life.LEFT_BEHIND
     executor.kill(home)
     assert until(executor, home, Life.ENDED).exit_code == 3
+
+
+@pytest.mark.hostile("a log without end while no runner looks")
+def test_no_file_grows_beyond_its_limit(home: Path) -> None:
+    executor = executor_of(PRINTING, biggest_file=1 << 20)
+    executor.start(order(home))
+    assert until(executor, home, Life.ENDED).exit_code not in (0, None)
+    assert (home / "log.txt").stat().st_size == 1 << 20

@@ -36,6 +36,8 @@ from mlaas4hep.jobs.executors.base import (
     training_environment,
 )
 from mlaas4hep.jobs.executors.offline import offline
+from mlaas4hep.jobs.executors.relay import proxies, relay
+from mlaas4hep.jobs.remote import SOCKET, SOCKETS, credential, read_key, reads_remote
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class ContainerExecutor:
         self._settings = settings
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
+        self._data_proxy = Path(settings.data_proxy).absolute()
         _check_network(settings.job_network)
 
     @cached_property
@@ -132,6 +135,7 @@ class ContainerExecutor:
         gpus = settings.job_environments[order.environment].gpus if order.gpu else 0
         biggest_file = settings.max_job_disk_bytes
         local_only = settings.job_offline or settings.job_network == "none"
+        way_out = self._way_out(order) if local_only else []
         return {
             "name": self._name(order.home),
             "labels": {"mlaas4hep.store": self._store, "mlaas4hep.job": order.process_name},
@@ -139,20 +143,27 @@ class ContainerExecutor:
             "entrypoint": ["/bin/sh", "-c", LOGGED, "sh", str(order.home / "log.txt")],
             # All processes are below the filter: one above it could be made to work for another.
             "command": [
-                *(offline("python3") if local_only else []),
+                *(offline("python3", loopback=bool(way_out)) if local_only else []),
+                *way_out,
                 *("/bin/sh", "-c", SCRIPT, "sh", "mlaas4hep", *train_arguments(order)),
             ],
             "working_dir": str(order.cwd),
-            "environment": environment | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY},
+            "environment": environment
+            | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY}
+            | (proxies() if way_out else {}),
             # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "healthcheck": {"test": ["NONE"]},
-            # What it sees: a read-only image, and two folders of the store.
+            # What it sees: a read-only image, two folders of the store, the data proxy's socket.
             "read_only": True,
             "mounts": [
-                Mount(str(path), str(path), type="bind") for path in (order.home, order.cwd)
+                *[Mount(str(path), str(path), type="bind") for path in (order.home, order.cwd)],
+                *[
+                    Mount(str(path), str(path), type="bind", read_only=True)
+                    for path in ([self._data_proxy / SOCKETS] if way_out else [])
+                ],
             ],
             "tmpfs": {
                 TEMPORARY: f"size={min(order.memory // 2, GiB)},mode=1777,nosuid,nodev,noexec"
@@ -173,6 +184,15 @@ class ContainerExecutor:
             "device_requests": [DeviceRequest(count=gpus, capabilities=[["gpu"]])] if gpus else [],
             "log_config": LogConfig(type="none"),
         }
+
+    def _way_out(self, order: Order) -> list[str]:
+        """The words that give a training with remote files a way to the data proxy, if any."""
+        settings = self._settings
+        offered = settings.data_proxy and settings.job_network == "none"
+        if not offered or settings.job_offline or not reads_remote(order.cwd, order):
+            return []
+        key = read_key(self._data_proxy)
+        return relay("python3", self._data_proxy / SOCKET, credential(key, order.process_name))
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.

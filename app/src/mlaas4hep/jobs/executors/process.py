@@ -60,9 +60,13 @@ class ProcessExecutor:
     """An Executor whose trainings are processes of this machine."""
 
     def __init__(
-        self, command: Callable[[Order], list[str]] = train_command, job_offline: bool = False
+        self,
+        command: Callable[[Order], list[str]] = train_command,
+        job_offline: bool = False,
+        biggest_file: int = sys.maxsize,
     ) -> None:
-        self._command = command
+        """``biggest_file``: bytes that each file of a training may grow to."""
+        self._command, self._biggest_file = command, biggest_file
         self._before = offline(sys.executable) if job_offline else []
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
         self._cores: dict[Path, list[int]] = {}
@@ -83,6 +87,7 @@ class ProcessExecutor:
                         *command,
                         str(lock.fileno()),
                         ",".join(str(core) for core in cores),
+                        str(self._biggest_file),
                         *self._before,
                         *self._command(order),
                     ],

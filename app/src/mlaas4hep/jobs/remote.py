@@ -1,0 +1,89 @@
+"""Which trainings read remote files, and how one says to the data proxy whose connection it is.
+
+The data proxy's folder holds its key, which jobs don't see, and a folder with its Unix socket,
+which they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.files import open_plain
+from mlaas4hep.jobs.checks import PROCESS_NAME, Names
+
+KEY = "key"
+SOCKETS = "socket"
+SOCKET = f"{SOCKETS}/proxy.sock"
+PROBE = "PROBE"
+"""Asks whether the proxy is well, in place of a credential."""
+_URL = re.compile(rb"\b(?:https?|davs?|s3)://")
+_MOST_BYTES = 16 << 20
+"""Of a list of files that are looked through for an address."""
+_MOST_LISTS = 100
+
+
+def make_key(folder: Path) -> bytes:
+    """The key that signs credentials, made when it is needed first."""
+    path = folder / KEY
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_bytes()
+
+
+def read_key(folder: Path) -> bytes:
+    """The key that the data proxy made; UsageError when it has never run."""
+    try:
+        return (folder / KEY).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the data proxy's key {folder / KEY} can't be read ({error.strerror}), so this"
+            " training would reach none of its remote files",
+            "Tell the operator: mlaas4hep data-proxy must run, with this folder (data_proxy).",
+        ) from None
+
+
+def credential(key: bytes, process_name: str) -> str:
+    """The line with which a training's connections begin: its name, which it can't change."""
+    return f"{process_name} {_signature(key, process_name)}"
+
+
+def job_of(key: bytes, line: str) -> str | None:
+    """The training that has this credential; None for what is no credential."""
+    name, _, signature = line.partition(" ")
+    known = PROCESS_NAME.fullmatch(name) and signature.isascii()
+    return name if known and hmac.compare_digest(signature, _signature(key, name)) else None
+
+
+def _signature(key: bytes, process_name: str) -> str:
+    return hmac.new(key, process_name.encode(), hashlib.sha256).hexdigest()
+
+
+def reads_remote(root: Path, asked: Names) -> bool:
+    """Whether a training names files by http(s)://, dav(s):// or s3:// addresses.
+
+    It does so in its order, in its lists of files, or in params.json (friends, a redirector).
+    """
+    if any(_URL.search(text.encode()) for text in (asked.files, asked.labels)):
+        return True
+    names = [name.strip() for name in f"{asked.params},{asked.files}".split(",")]
+    lists = (name for name in names if name and not name.endswith(".root"))
+    return any(_mentions_address(root / name) for name in islice(lists, _MOST_LISTS))
+
+
+def _mentions_address(path: Path) -> bool:
+    try:
+        with open_plain(path) as file:
+            text = file.read(_MOST_BYTES)
+    except OSError:  # a name that is no list; the training says what is wrong with it
+        return False
+    return bool(_URL.search(text.replace(rb"\/", b"/")))
