@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -21,33 +21,34 @@ from mlaas4hep.sources.remote import (
     Traffic,
 )
 
-PATIENCE = {
-    "XRD_CONNECTIONWINDOW": "15",
-    "XRD_CONNECTIONRETRY": "1",
-    "XRD_REQUESTTIMEOUT": "60",
-    "XRD_TIMEOUTRESOLUTION": "1",
-    "XRD_STREAMERRORWINDOW": "0",
+_PATIENCE = {
+    "ConnectionWindow": 15,
+    "ConnectionRetry": 1,
+    "RequestTimeout": 60,
+    "TimeoutResolution": 1,
+    "StreamErrorWindow": 0,
 }
 """Seconds and tries of XRootD's client, for which it waits by itself for minutes, or half an hour
-for a server that hangs; further tries are ours. What the environment says already is kept."""
+for a server that hangs; further tries are ours. The variables XRD_... have precedence."""
 _VECTOR_BYTES = 8 * 2**20
 """Bytes of one vector read; several are on their way at a time."""
 _READV = 2097136, 1024
 """Bytes of a part of a vector read and parts, at most, where the server doesn't tell."""
 
 
-def load(name: str) -> ModuleType:
+def load(url: str) -> ModuleType:
     """XRootD's client, told how patient to be; DataError where loading it would crash Python."""
-    if "XRootD" not in sys.modules:
-        if "tensorflow" in sys.modules:
-            # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
-            raise DataError(
-                f"{name} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
-                "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
-            )
-        os.environ.update(PATIENCE | os.environ)
-    from XRootD import client
-
+    if "XRootD" in sys.modules:
+        return import_module("XRootD.client")
+    if "tensorflow" in sys.modules:
+        # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
+        raise DataError(
+            f"{url} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
+            "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
+        )
+    client = import_module("XRootD.client")
+    for name, value in _PATIENCE.items():
+        client.EnvPutInt(name, value)
     return client
 
 
