@@ -209,20 +209,23 @@ def test_a_read_over_three_lives_of_a_token(
     monkeypatch.setenv("BEARER_TOKEN_FILE", str(path))
     issued = [token(path, 5)]
     uses = 0
+    turn = threading.Lock()  # a token is known to the server as soon as it is in its file
 
     def renew() -> None:
         nonlocal uses
-        uses = 0
-        issued.append(token(path, 5 + len(issued)))
+        with turn:
+            uses = 0
+            issued.append(token(path, 5 + len(issued)))
 
     def fault(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
         nonlocal uses
         shown = handler.headers.get("Authorization", "").removeprefix("Bearer ")
-        uses += shown == issued[-1]
-        if shown == issued[-1] and uses <= 5:
-            return False
-        if uses == 6:
-            threading.Timer(0.5, renew).start()
+        with turn:
+            uses += shown == issued[-1]
+            if shown == issued[-1] and uses <= 5:
+                return False
+            if uses == 6:
+                threading.Timer(0.5, renew).start()
         answer(403)(handler)
         return True
 
