@@ -34,6 +34,10 @@ def browser() -> None:
     packages.install(*packages.BROWSER)
 
 
+def xrootd() -> None:
+    packages.install(*packages.GRID)
+
+
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "engine": (f"container engine at {engine.HOST}, with {base.NAME}", base.make),
     "pki": (
@@ -51,12 +55,15 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),
+    "xrootd": ("XRootD's programs; the tests run them as processes", xrootd),
 }
 
 
 def up(names: list[str]) -> None:
-    engine.start()
-    for name in dict.fromkeys(["engine", *names]):
+    if set(names) - {"xrootd"}:
+        engine.start()
+        names = ["engine", *names]
+    for name in dict.fromkeys(names):
         PARTS[name][1]()
 
 

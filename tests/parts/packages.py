@@ -9,6 +9,16 @@ from shell import PartError, run, say
 
 ENGINE = ("docker.io", "containerd", "runc", "iptables", "iproute2", "openssl", "debootstrap")
 CLOUD = ("nftables", "util-linux", "mount", "openssh-client")
+GRID = (
+    "openssl",
+    "util-linux",
+    "xrootd-server",
+    "xrootd-client",
+    "xrootd-server-plugins",
+    "xrootd-scitokens-plugins",
+    "xrootd-voms-plugins",
+    "voms-clients",
+)
 BROWSER = ("chromium", "chromium-driver", "fonts-dejavu-core", "libnss3-tools")
 
 

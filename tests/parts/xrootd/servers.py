@@ -1,0 +1,98 @@
+"""The servers that sites run, as small as they can be: XRootD with X.509, with tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from .pki import AUDIENCE, ISSUER, Pki
+from .server import Program, Server, configuration, free_port
+
+STARTED = "initialization completed"
+
+
+class XRootD(Server):
+    """A server of root://; ``https`` is the same folder by HTTPS, where it has that."""
+
+    https: str = ""
+
+    def __init__(self, name: str, *templates: str, **values: object) -> None:
+        super().__init__(name)
+        self.port = free_port()
+        self.data = self.folder / "data/store"
+        self.data.mkdir(parents=True)
+        self.url = f"root://localhost:{self.port}//store"
+        self.configuration = self.folder / "server.cfg"
+        values |= {"port": self.port, "folder": self.folder, "data": self.data.parent}
+        self.configuration.write_text(configuration("base", *templates, **values))
+        self.log = self.folder / "xrootd.log"
+        self.programs.append(self._program("xrootd", STARTED))
+
+    def _program(self, name: str, ready: str) -> Program:
+        env = {
+            "X509_VOMS_DIR": str(self.folder / "vomsdir"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
+        words = (name, "-c", self.configuration)
+        return Program(words, self.folder / f"{name}.log", ready, env)
+
+    def identify(self, pki: Pki) -> None:
+        """Give it a host certificate, and the authorities."""
+        certificate, key = pki.host()
+        shutil.copy(certificate, self.folder / "host.pem")
+        shutil.copy(key, self.folder / "host.key")
+        shutil.copytree(pki.ca_folder, self.folder / "certificates")
+        shutil.copytree(pki.vomsdir, self.folder / "vomsdir")
+
+
+def plain_origin() -> Server:
+    """Without authentication."""
+    server = XRootD("plain")
+    server.own()
+    return server
+
+
+def gsi_origin(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> Server:
+    """With X.509: only these users may read."""
+    server = XRootD("gsi", "gsi")
+    _accept(server, pki, users)
+    server.own()
+    return server
+
+
+def _accept(server: XRootD, pki: Pki, users: tuple[str, ...]) -> None:
+    server.identify(pki)
+    (server.folder / "grid-mapfile").write_text(
+        "".join(f'"{pki.subject_of(user)}" {user}\n' for user in users)
+    )
+    (server.folder / "authdb").write_text("".join(f"u {user} /store rl\n" for user in users))
+
+
+def token_origin(pki: Pki, *, issuer: str = ISSUER, audience: str = AUDIENCE) -> XRootD:
+    """With bearer tokens of ``pki``, by root:// and by HTTPS (``https``)."""
+    port = free_port()
+    server = XRootD("token", "token", https_port=port)
+    server.https = f"https://localhost:{port}/store"
+    server.identify(pki)
+    (server.folder / "scitokens.cfg").write_text(
+        configuration("scitokens", audience=audience, issuer=issuer)
+    )
+    _remember_key(server.folder / "cache/scitokens", issuer, pki.jwk())
+    server.own()
+    return server
+
+
+def _remember_key(folder: Path, issuer: str, key: dict[str, str]) -> None:
+    """Let libSciTokens find the issuer's key in its cache, so that no issuer needs to run."""
+    folder.mkdir(parents=True)
+    day, now = 86400, int(time.time())
+    kept = {"expires": now + 4 * day, "next_update": now + day, "jwks": {"keys": [key]}}
+    database = sqlite3.connect(folder / "scitokens_cpp.sqllite")
+    with database:
+        columns = "issuer text UNIQUE PRIMARY KEY NOT NULL, keys text NOT NULL"
+        database.execute(f"CREATE TABLE keycache ({columns})")
+        database.execute("INSERT INTO keycache VALUES (?, ?)", (issuer, json.dumps(kept)))
+    database.close()
