@@ -28,19 +28,23 @@ demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root 
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
 test: lint lint-stack  ## what CI runs: all tests (root)
-	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser
+	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser xrootd
 	$(MAKE) --jobs=2 --output-sync=target test-one-half test-other-half
 
 # Two halves of about the same length: the stack mostly waits, the application's tests compute.
 test-one-half:  ## half of make test: the tests that mostly wait (root)
 	$(MAKE) --jobs=1 test-stack
 test-other-half:  ## half of make test: the tests that mostly compute (root)
-	$(MAKE) --jobs=1 test-collection test-tosca test-app test-machine test-dodas
+	$(MAKE) --jobs=1 test-collection test-tosca test-app test-grid test-machine test-dodas
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
 
-test-app: .venv/test root-files  ## the tests of the application
-	cd app && ../$(BIN)/pytest -m "not engine" tests ../tests/test_*.py
+test-app: .venv/test root-files  ## the tests of the application, but those with servers or containers
+	cd app && ../$(BIN)/pytest -m "not engine and not grid" tests ../tests/test_*.py
+
+test-grid: .venv/test root-files  ## the tests of files on servers of the grid: root://, https://, s3://, with proxies and tokens
+	$(PARTS) up xrootd
+	cd app && ../$(BIN)/pytest -m grid tests
 
 test-hostile: .venv/test  ## attacks, and how each ends now
 	cd app && ../$(BIN)/pytest -m hostile tests
@@ -190,5 +194,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: docs-img sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: docs-img sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-grid test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

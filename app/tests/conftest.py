@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import awkward as ak
@@ -9,6 +10,18 @@ import numpy as np
 import pytest
 import uproot
 from hypothesis import HealthCheck, settings
+
+from parts.xrootd import (
+    Bucket,
+    Pki,
+    Redirector,
+    XRootD,
+    gsi_origin,
+    plain_origin,
+    redirector,
+    s3,
+    token_origin,
+)
 
 # Neither chance nor the load of the machine decides what passes.
 settings.register_profile(
@@ -52,3 +65,43 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                     file["events"].extend(chunk)
         files.append(path)
     return files
+
+
+# Servers of remote files for the tests with the marker `grid`. Each starts once, when a test asks
+# for it, and has no files but those that tests put there, under names of their own.
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """The authority that the servers trust, and whose proxies and tokens they take."""
+    return Pki(tmp_path_factory.mktemp("grid") / "pki")
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[XRootD]:
+    with plain_origin() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gsi(pki: Pki) -> Iterator[XRootD]:
+    with gsi_origin(pki) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tokens(pki: Pki) -> Iterator[XRootD]:
+    with token_origin(pki) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redirecting(pki: Pki) -> Iterator[Redirector]:
+    with redirector(pki) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket(pki: Pki) -> Iterator[Bucket]:
+    with s3(pki) as server:
+        yield server

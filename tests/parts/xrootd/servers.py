@@ -53,14 +53,14 @@ class XRootD(Server):
         self.programs.append(self._program("cmsd", ready))
 
 
-def plain_origin() -> Server:
+def plain_origin() -> XRootD:
     """Without authentication."""
     server = XRootD("plain")
     server.own()
     return server
 
 
-def gsi_origin(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> Server:
+def gsi_origin(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> XRootD:
     """With X.509: only these users may read."""
     server = XRootD("gsi", "gsi")
     _accept(server, pki, users)

@@ -1,0 +1,115 @@
+"""The same events from real servers as from the local file, by each address and credential.
+
+XRootD's client keeps credentials as long as its process lives, so each test reads in a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from parts.xrootd import Pki, Redirector, XRootD
+from real.files import written
+
+pytestmark = pytest.mark.grid
+
+READ = """
+import hashlib, json, sys
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import Jagged
+from mlaas4hep.sources.root import RootFile
+
+def digest(values):
+    parts = (values.counts, values.content) if isinstance(values, Jagged) else (values,)
+    return [hashlib.sha256(part.tobytes()).hexdigest() for part in parts]
+
+for name, tree, branches in json.loads(sys.argv[1]):
+    try:
+        with RootFile(name, tree) as file:
+            found = file.read(branches)
+            print(json.dumps([file.uuid, {name: digest(found[name]) for name in branches}]))
+    except DataError as error:
+        print(json.dumps(str(error)))
+"""
+BRANCHES = {"events": ["x", "n", "Jet_pt"], "Events": ["event", "Jet_pt"]}
+
+
+def read(wanted: list[tuple[str, str]], **env: str | Path) -> list:
+    """UUID and digests of the branches of each (file, tree), or the error, by a new process."""
+    ours = ("X509_", "BEARER_", "AWS_", "XRD_", "XDG_RUNTIME_DIR", "SSL_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    asked = json.dumps([(name, tree, BRANCHES[tree]) for name, tree in wanted])
+    ended = subprocess.run(
+        [sys.executable, "-c", READ, asked],
+        env=clean | {name: str(value) for name, value in env.items()},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def expected(path: Path, tree: str) -> list:
+    """The same by uproot, of the local file."""
+    with uproot.open(path) as file:
+        arrays = {name: file[tree][name].array() for name in BRANCHES[tree]}
+        uuid = str(file.file.uuid)
+    return [uuid, {name: _digest(array) for name, array in arrays.items()}]
+
+
+def _digest(array: ak.Array) -> list[str]:
+    parts = (ak.num(array), ak.flatten(array)) if array.ndim > 1 else (array,)
+    return [
+        hashlib.sha256(np.ascontiguousarray(ak.to_numpy(p)).tobytes()).hexdigest() for p in parts
+    ]
+
+
+@pytest.fixture(scope="session")
+def rntuple() -> Path:
+    return written() / "nanoaod_rntuple.root"
+
+
+def test_with_a_proxy(
+    gsi: XRootD, redirecting: Redirector, pki: Pki, small_files: list[Path], rntuple: Path
+) -> None:
+    """Directly and by a redirector: of files on both its servers, and on one only; an RNTuple."""
+    first, second = small_files
+    on_one = redirecting.origins[1].put(second).rpartition("/")[2]
+    wanted = {
+        gsi.put(first): (first, "events"),
+        redirecting.put(first): (first, "events"),
+        f"{redirecting.url}/{on_one}": (second, "events"),
+        gsi.put(rntuple): (rntuple, "Events"),
+    }
+    credentials = {"X509_USER_PROXY": pki.proxy(), "X509_CERT_DIR": pki.ca_folder}
+    found = read([(url, tree) for url, (_, tree) in wanted.items()], **credentials)
+    assert found == [expected(*local) for local in wanted.values()]
+    assert not (redirecting.origins[0].data / on_one).exists()
+
+
+def test_one_of_two_servers_behind_a_redirector_is_gone(
+    redirecting: Redirector, pki: Pki, small_files: list[Path]
+) -> None:
+    url = redirecting.put(small_files[0], "on_both.root")
+    redirecting.origins[0].kill()
+    try:
+        credentials = {"X509_USER_PROXY": pki.voms_proxy(), "X509_CERT_DIR": pki.ca_folder}
+        assert read([(url, "events")], **credentials) == [expected(small_files[0], "events")]
+    finally:
+        redirecting.origins[0].start()
+
+
+def test_without_a_proxy(gsi: XRootD, pki: Pki, small_files: list[Path]) -> None:
+    url = gsi.put(small_files[0])
+    (error,) = read([(url, "events")], X509_CERT_DIR=pki.ca_folder, X509_USER_PROXY="/none")
+    assert f"{url} can't be read" in error
