@@ -23,7 +23,7 @@ import numpy as np
 import uproot
 from uproot.source.chunk import Chunk
 
-from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean, first_line
+from mlaas4hep.core.errors import DataError, FileError, MlaasError, did_you_mean, first_line
 from mlaas4hep.core.units import size
 from mlaas4hep.data import Events, FileRecord, Passing, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
@@ -38,6 +38,7 @@ from mlaas4hep.sources.columns import (
 from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
 from mlaas4hep.sources.reader import ALL, Fetch, Reader, SpreadReader
 from mlaas4hep.sources.rntuple import Fields
+from mlaas4hep.sources.traffic import Traffic
 from mlaas4hep.sources.ttree import Branches
 
 WINDOW_BYTES = 16 * 2**20
@@ -53,7 +54,10 @@ _COPY_AGAIN = "Copy the file again from where it came from, or take it off the l
 
 @contextmanager
 def reading(file: str, branch: str = "") -> Iterator[None]:
-    """Turn whatever fails in uproot and below it into a DataError that names the file."""
+    """Turn whatever fails in uproot and below it into a DataError that names the file.
+
+    A FileError, unless something else than the file is to blame.
+    """
     where = f"{file}: branch {branch}" if branch else file
     try:
         yield
@@ -67,19 +71,19 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
         if error.errno == errno.EISDIR:
             raise DataError(f"{file} is a folder", "Name ROOT files.") from None
         if error.errno == errno.EACCES:
-            raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+            raise FileError(f"{file}: {error.strerror}", "Give a file you may read.") from None
         _check_url(file)
         remedy = _COPY_AGAIN
         if is_url(file):
             remedy = "Check the address, and whether the server answers and lets you read."
-        raise DataError(f"{where} can't be read: {_of_server(error)}", remedy) from error
+        raise FileError(f"{where} can't be read: {_of_server(error)}", remedy) from error
     except ImportError as error:
         raise DataError(
             f"{where} can't be opened: {first_line(error)}", "Install that package."
         ) from error
     except Exception as error:
         _check_url(file)
-        raise DataError(
+        raise FileError(
             f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
         ) from error
 
@@ -129,9 +133,9 @@ def _check_local(path: Path) -> None:
         head = stream.read(20)
         length = os.fstat(stream.fileno()).st_size
     if not length:
-        raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
+        raise FileError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
     if not b"root".startswith(head[:4]) and head[:4] != b"root":
-        raise DataError(
+        raise FileError(
             f"{path} is not a ROOT file: it starts with {head[:4].decode('latin-1')!r}, not 'root'",
             "Give a ROOT file.",
         )
@@ -141,13 +145,13 @@ def _check_local(path: Path) -> None:
             (end,) = struct.unpack_from(">q", head, 12)
         _check_whole(str(path), length, end)
         return
-    raise DataError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
+    raise FileError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
 
 
 def _check_whole(name: str, length: int | None, end: int) -> None:
     """Compare a file's length with where it ends by its own account."""
     if length is not None and length < end:
-        raise DataError(
+        raise FileError(
             f"{name} is truncated: it has {size(length)}, {size(end - length)} less than it should",
             _COPY_AGAIN,
         )
@@ -221,7 +225,7 @@ def _open_table(file: Any, name: str, tree: str) -> Table:
         if kind and kind.startswith(_TREES):
             return Fields(file[tree]) if kind == _RNTUPLE else Branches(file[tree])
     if kind is None:
-        raise DataError(
+        raise FileError(
             f"{name}: no tree {tree!r}",
             f"{did_you_mean(tree, trees)} Name it as FILE:TREE, or for all files by `branch` in"
             " params.json (--branch of predict, --tree of inspect).",
@@ -245,7 +249,8 @@ class RootFile:
     ``name`` is the path or URL, with the tree if it was named so (FILE:TREE), ``uuid`` ROOT's own,
     ``size`` in bytes (None where the server doesn't tell), ``entries`` the number of events. Every
     failure is a DataError that names the file, and the branch if it is about one. ``friends`` are
-    other trees of as many entries, whose branches are the file's as ``FRIEND.branch``.
+    other trees of as many entries, whose branches are the file's as ``FRIEND.branch``. ``traffic``
+    counts what was read of it, without the friends.
     """
 
     def __init__(
@@ -265,7 +270,9 @@ class RootFile:
         self._path, named = split_tree(self.name)
         self.tree = tree = named or tree
         # By default uproot doesn't read what index a tree has.
+        self._opened_as = _state(self._path)
         self._file = open_file(self._path, minimal_ttree_metadata=not is_friend)
+        self.traffic = Traffic()
         self._descriptor = -1
         name = self._path
         try:
@@ -306,7 +313,8 @@ class RootFile:
         try:
             friend = self.friends[name] = RootFile(place, name, is_friend=True)
         except DataError as error:
-            raise DataError(f"friends: {name}: {error.message}", error.remedy) from None
+            kind = FileError if isinstance(error, FileError) else DataError
+            raise kind(f"friends: {name}: {error.message}", error.remedy) from None
         if friend.entries != self.entries:
             raise DataError(
                 f"friends: {self.name} has {self.entries} entries in the tree {self.tree}, its"
@@ -324,6 +332,38 @@ class RootFile:
                 "Write it without index, with an entry for each event in the events' order, such as"
                 " by RDataFrame(tree_with_its_friend).Snapshot(...).",
             )
+
+    def check_unchanged(self) -> None:
+        """FileError if somebody wrote into the file, or a friend, since it was opened.
+
+        What was read may then be of two versions. Of a file that another one replaced (``mv``), or
+        that was removed, the old content is still read: ``is_replaced``.
+        """
+        for file in (self, *self.friends.values()):
+            if file._descriptor >= 0 and _state(file._descriptor) != file._opened_as:
+                error = FileError(
+                    f"{file._path} was changed while it was read", "Train when it is complete."
+                )
+                error.file, error.source = self.name, self
+                raise error
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another file, or none, has its name by now, or that of a friend."""
+        return any(
+            file._descriptor >= 0 and _state(file._path) != file._opened_as
+            for file in (self, *self.friends.values())
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Name this file in a FileError, also in that of a friend."""
+        try:
+            yield
+        except FileError as error:
+            self.check_unchanged()
+            error.file, error.source = self.name, self
+            raise
 
     def _size(self) -> int | None:
         try:
@@ -344,7 +384,7 @@ class RootFile:
         The parts of an RNTuple's records are ``object.part``. Those of friends follow, as
         ``FRIEND.branch``.
         """
-        with reading(self._path):
+        with self._reading(), reading(self._path):
             found = self._table.infos()
         for name, friend in self.friends.items():
             for info in (each.of_friend(name) for each in friend.branches.values()):
@@ -361,7 +401,8 @@ class RootFile:
         """Events ``start:stop`` of the branches; memory is that of these events."""
         stop = self.entries if stop is None else min(stop, self.entries)
         start = min(start, stop)
-        return self.reader(branches, 1, start, stop).take(stop - start)
+        with self._reading():
+            return self.reader(branches, 1, start, stop).take(stop - start)
 
     def reader(
         self,
@@ -388,12 +429,14 @@ class RootFile:
         """
         if not ranges:
             return
-        reader = self.reader(branches, start=ranges[0][0], stop=ranges[-1][1])
-        for begin, end in ranges:
-            reader.position = begin
-            while (start := reader.position) < end:
-                events = reader.take(min(step, end - start))
-                yield start, reader.position, passing.of(events, start, reader.position)
+        with self._reading():
+            reader = self.reader(branches, start=ranges[0][0], stop=ranges[-1][1])
+            for begin, end in ranges:
+                reader.position = begin
+                while (start := reader.position) < end:
+                    events = reader.take(min(step, end - start))
+                    yield start, reader.position, passing.of(events, start, reader.position)
+            self.check_unchanged()
 
     def spread(
         self,
@@ -435,7 +478,8 @@ class RootFile:
         def read(start: int, stop: int) -> Reader:
             own = {name: copy(column) for name, column in columns.items()}
             reader = Reader(own, start, stop, WINDOW_BYTES, fetch, self._guard)
-            reader.load()
+            with self._reading():
+                reader.load()
             return reader
 
         return SpreadReader(
@@ -464,7 +508,7 @@ class RootFile:
                 "Use other branches.",
             )
         file = self._of_branch(name)
-        with reading(file._path, name):
+        with self._reading(), reading(file._path, name):
             return file._table.column(info.own_name)
 
     def _fetch(self) -> Fetch:
@@ -493,6 +537,8 @@ class RootFile:
                 buffer = np.empty(total, np.uint8)
             chunks, used = [], 0
             with reading(self._path):
+                self.traffic.bytes += total
+                self.traffic.requests += len(spans)
                 for start, stop in spans:
                     view = buffer[used : used + stop - start]
                     self._read_into(view, start)
@@ -504,6 +550,8 @@ class RootFile:
         def remote(ranges: list[Place]) -> Iterator[Any]:
             with reading(self._path):
                 once = list(dict.fromkeys(ranges))
+                self.traffic.bytes += sum(stop - start for start, stop in once)
+                self.traffic.requests += len(once)
                 chunks = self._file.file.source.chunks(once, queue.Queue())
                 at = dict(zip(once, chunks, strict=True))
                 return iter([at[place] for place in ranges])
@@ -517,6 +565,17 @@ class RootFile:
             if not count:
                 raise OSError(f"the file ends at byte {start + filled}, within a basket")
             filled += count
+
+
+def _state(file: str | int) -> tuple[int, int, int, int] | None:
+    """What changes when a local file, by path or descriptor, is replaced or written to."""
+    if isinstance(file, str) and is_url(file):
+        return None
+    try:
+        found = os.fstat(file) if isinstance(file, int) else Path(file).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _join_near(ranges: list[Place]) -> list[Place]:
