@@ -98,11 +98,11 @@ def ledger_of(result: TrainResult) -> dict[str, Any]:
 def essence(result: TrainResult) -> dict[str, Any]:
     """What two trainings on the same events have in common, bit by bit."""
     names = ("specs.json", "metrics.json", "history.json")
-    found: dict[str, Any] = {name: (result.bundle / name).read_bytes() for name in names}
+    found: dict[str, Any] = {name: (result.bundle / name).read_text() for name in names}
     columns = len(json.loads((result.bundle / "columns.json").read_text()))
     rows = np.random.default_rng(0).uniform(0, 1, (99, columns)).astype(np.float32)
     session = onnxruntime.InferenceSession(result.bundle / "1/model.onnx")
-    found["answers"] = session.run(["outputs"], {"inputs": rows})[0].tobytes()
+    found["answers"] = session.run(["outputs"], {"inputs": rows})[0].tobytes().hex()
     ledger = ledger_of(result)
     found["used"] = {each["file"]: each["used"] for each in ledger["files"] if each["used"]}
     return found
