@@ -245,6 +245,7 @@ class RemoteSource(Source):  # type: ignore[misc]
                 done = action(connection)
             except DeniedError as error:
                 self._disconnect()
+                self._note(error.token)
                 if not self._is_renewed(error.token):
                     raise
                 self.traffic.retries += 1
