@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parts.xrootd import Bucket, Pki, Server, XRootD
 
+from parts.xrootd import Bucket, Pki, Server, XRootD
 from training.cut import Cut
 from training.faults import EVENTS, LABELS, essence, flip, four, trained
 from training.root_files import content, write

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import LedgerError
 from mlaas4hep.core.units import many
 from mlaas4hep.data import TEST, Passing, Range
+from mlaas4hep.sources.remote import Traffic
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.traffic import Traffic
 from mlaas4hep.training.prepare import Task
 from mlaas4hep.training.skipping import BadFile
 

@@ -11,8 +11,8 @@ from mlaas4hep.core.errors import DataError, FileError, UsageError
 from mlaas4hep.core.units import many
 from mlaas4hep.sources.friends import raise_all
 from mlaas4hep.sources.names import local, resolve, split_tree
+from mlaas4hep.sources.remote import Traffic
 from mlaas4hep.sources.root import RootFile
-from mlaas4hep.sources.traffic import Traffic
 
 _SHOWN = 10  # files that an error names
 T = TypeVar("T")

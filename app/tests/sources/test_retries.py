@@ -1,0 +1,273 @@
+"""What a web server does wrong while a file is read, and what comes of it."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources import web
+from mlaas4hep.sources.remote import Patience
+from mlaas4hep.sources.root import RootFile
+from sources.plain import assert_same
+
+
+class Server:
+    """Serves one file in ranges; ``fault`` may answer a request in its place (True if it did)."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.etag = content, '"1"'
+        self.fault: Callable[[http.server.BaseHTTPRequestHandler, int], bool] = lambda *_: False
+        self.requests = 0
+        self.headers: list[dict[str, str]] = []
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                """Keep quiet."""
+
+            def do_GET(self) -> None:
+                server.requests += 1
+                server.headers.append(dict(self.headers))
+                if server.fault(self, server.requests):
+                    return
+                found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
+                assert found
+                first, last = int(found[1]), min(int(found[2]), len(server.content) - 1)
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(server.content)}")
+                self.send_header("Content-Length", str(last + 1 - first))
+                if server.etag:
+                    self.send_header("ETag", server.etag)
+                self.end_headers()
+                self.wfile.write(server.content[first : last + 1])
+
+        self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.web.server_port}/a.root"
+        threading.Thread(target=self.web.serve_forever).start()
+
+    def close(self) -> None:
+        self.web.shutdown()
+        self.web.server_close()
+
+
+@pytest.fixture
+def server(small_files: list[Path]) -> Iterator[Server]:
+    made = Server(small_files[0].read_bytes())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(small_files: list[Path]) -> Iterator[Server]:
+    made = Server(small_files[0].read_bytes())
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience(connect=2, request=1, retries=2, pause=0.05, renewal=5)
+    monkeypatch.setattr(Patience, "of_environment", lambda: patience)
+    for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", "XDG_RUNTIME_DIR", "X509_USER_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def answer(status: int, **headers: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    def send(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in ({"Content-Length": "0"} | headers).items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+
+    return send
+
+
+def cut(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+
+
+def hang(handler: http.server.BaseHTTPRequestHandler) -> None:
+    time.sleep(1.5)
+    handler.close_connection = True
+
+
+def cut_body(handler: http.server.BaseHTTPRequestHandler) -> None:
+    answer(206, Content_Length="1024", Content_Range="bytes 0-1023/99999", ETag='"1"')(handler)
+    handler.wfile.write(b"root")
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    "fault", [hang, cut_body, answer(503), answer(429, Retry_After="0"), answer(500)]
+)
+def test_what_passes_is_tried_again(server: Server, small_files: list[Path], fault: object) -> None:
+    with RootFile(server.url, "events") as file:
+        failed = server.requests + 1
+        server.fault = lambda handler, n: n == failed and (fault(handler), True)[1]
+        values = file.read(["x"])
+        assert_same(values["x"], small_files[0], "events", "x", 0, 700)
+        assert file.traffic.retries == 1
+        assert file.traffic.requests == server.requests
+
+
+def test_it_ends_when_it_does_not_pass(server: Server) -> None:
+    server.fault = lambda handler, _: (answer(503)(handler), True)[1]
+    with pytest.raises(DataError, match=f"{server.url} can't be read: 503 Service Unavailable"):
+        RootFile(server.url, "events")
+    assert server.requests == 3
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "no such file"), (403, "403 Forbidden"),
+                                              (400, "400 Bad Request")])  # fmt: skip
+def test_what_does_not_pass_fails_at_once(server: Server, status: int, said: str) -> None:
+    server.fault = lambda handler, _: (answer(status)(handler), True)[1]
+    with pytest.raises(DataError, match=said):
+        RootFile(server.url, "events")
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("etag", ['"1"', ""])
+def test_a_file_replaced_while_it_is_read(
+    server: Server, small_files: list[Path], etag: str
+) -> None:
+    """A server says so by the ETag; of one that has none, the head is read again."""
+    server.etag = etag
+    with RootFile(server.url, "events") as file:
+        file.read(["y"])
+        new = bytearray(server.content)
+        new[50] ^= 1  # within the UUID; the length is the same
+        server.content, server.etag = bytes(new), etag and '"2"'
+        with pytest.raises(DataError, match="was replaced while it was read"):
+            file.read(["x"])
+
+
+def test_a_replica_goes_on_where_another_failed(
+    server: Server, other: Server, small_files: list[Path]
+) -> None:
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        assert file.traffic.replica == server.url
+        server.fault = lambda handler, _: (cut(handler), True)[1]
+        values = file.read(["x"])
+        assert_same(values["x"], small_files[0], "events", "x", 0, 700)
+        assert (file.traffic.replica, file.traffic.retries) == (other.url, 1)
+
+
+def test_a_replica_that_is_another_file(
+    server: Server, other: Server, small_files: list[Path]
+) -> None:
+    other.content = small_files[1].read_bytes()
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        server.fault = lambda handler, _: (cut(handler), True)[1]
+        with pytest.raises(DataError, match=f"{server.url} was replaced.*now {other.url} is"):
+            file.read(["x"])
+
+
+def test_a_server_that_sends_other_bytes(server: Server) -> None:
+    with RootFile(server.url, "events") as file:
+        size = len(server.content)
+        server.fault = lambda handler, _: (
+            answer(206, Content_Range=f"bytes 0-9/{size}", ETag='"1"')(handler),
+            True,
+        )[1]
+        with pytest.raises(DataError, match="the server sent bytes 0 to 10 for"):
+            file.read(["x"])
+
+
+def token(path: Path, life: float) -> str:
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + life}).encode())
+    value = f"e30.{claims.rstrip(b'=').decode()}.c2ln"
+    new = path.with_suffix(".new")
+    new.write_text(value)
+    new.chmod(0o600)
+    new.rename(path)
+    return value
+
+
+@pytest.fixture
+def by_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are shown by https only; here a server of the test counts as one."""
+    monkeypatch.setattr(web, "_is_safe", lambda url: True)
+
+
+@pytest.mark.usefixtures("by_https")
+def test_a_read_over_three_lives_of_a_token(
+    server: Server, small_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token is good for five answers; the next comes only a while after it was refused."""
+    path = tmp_path / "token"
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(path))
+    issued = [token(path, 5)]
+    uses = 0
+
+    def renew() -> None:
+        nonlocal uses
+        uses = 0
+        issued.append(token(path, 5 + len(issued)))
+
+    def fault(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        nonlocal uses
+        shown = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+        uses += shown == issued[-1]
+        if shown == issued[-1] and uses <= 5:
+            return False
+        if uses == 6:
+            threading.Timer(0.5, renew).start()
+        answer(403)(handler)
+        return True
+
+    server.fault = fault
+    with RootFile(server.url, "events") as file:
+        for start in range(0, 700, 100):
+            values = file.read(["x"], start, start + 100)
+            assert_same(values["x"], small_files[0], "events", "x", start, start + 100)
+        assert file.traffic.renewals == len(issued) - 1 >= 2
+
+
+@pytest.mark.usefixtures("by_https")
+def test_a_valid_token_that_is_refused_fails_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token(tmp_path / "token", 3600)
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(tmp_path / "token"))
+    server.fault = lambda handler, _: (answer(403)(handler), True)[1]
+    with pytest.raises(DataError, match="403 Forbidden") as error:
+        RootFile(server.url, "events")
+    assert "check its audience and scope" in error.value.remedy
+    assert server.requests == 2
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_token_goes_only_where_it_is_asked_for_and_safe(
+    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, safe: bool
+) -> None:
+    """Nor does it follow a redirect to another server."""
+    monkeypatch.setenv("BEARER_TOKEN", "secret")
+    with RootFile(server.url, "events"):
+        assert not any("Authorization" in headers for headers in server.headers)
+    monkeypatch.setattr(web, "_is_safe", lambda url: safe)
+
+    def fault(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        known = handler.headers.get("Authorization") == "Bearer secret"
+        answer(307 if known else 401, Location=f"{other.url}?signed=1")(handler)
+        return True
+
+    server.fault = fault
+    if not safe:
+        with pytest.raises(DataError, match="401 Unauthorized"):
+            RootFile(server.url, "events")
+        return
+    with RootFile(server.url, "events") as file:
+        assert file.entries == 700
+    assert other.requests
+    assert not any("Authorization" in headers for headers in other.headers)
