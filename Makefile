@@ -102,8 +102,9 @@ soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings a
 	$(PARTS) up xrootd
 	cd app && MLAAS4HEP_TEST_FAULTS=all ../$(BIN)/pytest tests/training/test_faults.py
 
-bench: .venv/test  ## speed of the data path, of training and of serving, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
-	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/training.py &&) \
+bench: .venv/test  ## speed of the data path, of remote files, of training and of serving, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
+	$(if $(BASE),,$(PARTS) up xrootd)
+	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/remote.py && ../$(BIN)/python bench/training.py &&) \
 	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE))
 
 docs: .venv/app .venv-stack/made  ## generate docs/reference, the roles' READMEs and the templates from the code

@@ -1,4 +1,4 @@
-"""How the answers of a model depend on observers: branches that are no features."""
+"""How the answers of a model depend on observers: branches kept beside the features."""
 
 from __future__ import annotations
 

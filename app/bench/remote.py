@@ -1,0 +1,99 @@
+"""How fast events come from servers: ratios to the same file on the local disk.
+
+The servers run on this machine, so the ratios are what protocol and client cost, without the time
+that a network takes. Time is wall time, as a client mostly waits; each address is read by a new
+process, which is given its credentials, and opens the file before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import uproot
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+
+from data_path import SELECTION, TREE, chunks, write
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.data import Encoder
+from mlaas4hep.sources.root import RootFile
+from mlaas4hep.sources.scan import scan
+from parts.xrootd import Pki, plain_origin, s3, token_origin
+
+
+def passes(name: str, repeats: int) -> list[float]:
+    """Events a second of each pass from the file to normalised rows."""
+    speeds = []
+    with RootFile(name, TREE) as file:
+        encoder = Encoder(scan([file], SELECTION))
+        for _ in range(repeats):
+            start = time.perf_counter()
+            events = chunks([file], encoder)
+            speeds.append(events / (time.perf_counter() - start))
+    return speeds
+
+
+def measured(name: str, env: dict[str, str], repeats: int) -> list[float] | str:
+    """What `passes` gives in a new process, or why the file can't be read."""
+    command = [sys.executable, __file__, "--passes-of", name, "--repeats", str(repeats)]
+    ended = subprocess.run(
+        command, check=True, env=os.environ | env, stdout=subprocess.PIPE, text=True
+    )
+    found: list[float] | str = json.loads(ended.stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--passes-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.passes_of:
+        try:
+            print(json.dumps(passes(options.passes_of, options.repeats)))
+        except DataError as error:
+            print(json.dumps(str(error)))
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        file = write(folder / "lz4.root", options.events, 0, uproot.LZ4(4))
+        pki = Pki(folder / "pki")
+        plain, tokens, bucket = (
+            stack.enter_context(server) for server in (plain_origin(), token_origin(pki), s3(pki))
+        )
+        tokens.put(file)
+        web = {
+            "BEARER_TOKEN": pki.token(),
+            "X509_CERT_DIR": str(pki.ca_folder),
+            "SSL_CERT_FILE": str(pki.ca),
+        }
+        megabytes = file.stat().st_size / 1e6
+        print(f"remote files: {options.events} events, {megabytes:.0f} MB, lz4")
+        local = 0.0
+        for title, name, env in (
+            ("local", str(file), {}),
+            ("root://", plain.put(file), {}),
+            ("https://", f"{tokens.https}/{file.name}", web),
+            ("s3://", bucket.put(file), bucket.env),
+        ):
+            found = measured(name, env, options.repeats)
+            if isinstance(found, str):
+                print(f"  {title:9} {found}")
+                continue
+            speed = median(found)
+            local = local or speed
+            print(f"  {title:9} {speed / local:5.2f} x local  ({speed / 1000:.0f}k events/s here)")
+
+
+if __name__ == "__main__":
+    main()
