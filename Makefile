@@ -96,9 +96,11 @@ dodas-cli: .venv-im/made  ## whether the real command sends the same requests as
 lint: .venv/test  ## style, types, and which package may import which
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
-soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments, 10,000 damaged files and params.json
+soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments, 10,000 damaged files and params.json, servers of files that fail in each way (root)
 	cd app && MLAAS4HEP_TEST_FUZZ=10000 ../$(BIN)/pytest -s tests/sources/test_fuzz.py tests/training/test_fuzz.py
 	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py
+	$(PARTS) up xrootd
+	cd app && MLAAS4HEP_TEST_FAULTS=all ../$(BIN)/pytest tests/training/test_faults.py
 
 bench: .venv/test  ## speed of the data path, of remote files, of training and of serving, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
 	$(if $(BASE),,$(PARTS) up xrootd)

@@ -58,11 +58,39 @@ def test_a_job_leaves_progress_and_result(command, five_files, tmp_path):
     assert command("train", *FIVE, f"--job={job}", "--name=luca_1").code == 0
     result = json.loads((job / "result.json").read_text())
     assert result["state"] == "succeeded"
+    sums = result["ledger"]
+    assert sums["entries"] == sums["used"] + sums["cut"] + sums["lost"] > 0
     assert result["servable"] is True
     assert 0.5 < result["metrics"]["auc"] <= 1
     assert json.loads((job / "luca_1/bundle.json").read_text())["name"] == "luca_1"
     assert (job / "luca_1.tar.gz").is_file()
     assert json.loads((job / "progress.json").read_text())["phase"] == "publishing"
+
+
+def test_bad_files_are_left_out_and_the_ledger_says_so(command, five_files):
+    names = (five_files / "files.txt").read_text().splitlines()
+    (five_files / "files.txt").write_text("\n".join([*names, "gone.root"]))
+    labels = (five_files / "labels.txt").read_text().splitlines()
+    (five_files / "labels.txt").write_text("\n".join([*labels, labels[0]]))
+    ended = command(*FIVE, script="workflow.py")
+    assert ended.code == 1
+    assert "no such file" in ended.err
+    ended = command("train", *FIVE, "--skip-bad-files", "--allow-missing=10%")
+    assert ended.code == 1
+    assert "% of the events are missing, allowed are 10 % (allow_missing): no such" in ended.err
+    ended = command("train", *FIVE, "--skip-bad-files", "--allow-missing=50%", "--json")
+    assert ended.code == 0, ended.err
+    assert "left out as a whole: no such file" in ended.err
+    result = json.loads(ended.out)
+    assert result["bundle"].endswith("trained_model")
+    assert result["ledger"]["sum"]["skipped"] == 1
+    assert result["ledger"]["files"][-1]["skipped"].startswith("no such file")
+    assert result["ledger"] == json.loads(
+        (five_files / "trained_model/provenance/ledger.json").read_text()
+    )
+    ended = command("train", *FIVE, "--allow-missing=50%")
+    assert ended.code == 2
+    assert "without skip_bad_files" in ended.err
 
 
 def test_distributions_go_to_the_folder_that_hist_names(command, five_files):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import uproot
 
-from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.core.errors import DataError, FileError, LedgerError, UsageError
 from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files, score_file
 from mlaas4hep.models.bundle import Bundle
 from sources.plain import write_tree
@@ -69,6 +69,23 @@ def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"good\.root: no branch 'jet_pT' .* needs it") as error:
         list(predict_files([good], "Events", ["met", "jet_pT"], answer))
     assert "Did you mean 'jet_pt'" in error.value.remedy
+
+
+def test_a_file_that_is_written_to_while_it_is_predicted(tmp_path: Path) -> None:
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
+    path = write(tmp_path / "new.root", [2] * 10, [2] * 10)
+    scores = predict_files([path], "Events", NEEDED, answer)
+    next(scores)
+    Path(path).write_bytes(Path(path).read_bytes())
+    with pytest.raises(FileError, match=r"new\.root was changed while it was read"):
+        list(scores)
+
+
+def test_each_event_has_a_score(tmp_path: Path) -> None:
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
+    path = write(tmp_path / "new.root", [2] * 10, [2] * 10)
+    with pytest.raises(LedgerError, match=r"new\.root: 9 scores from event 0 on"):
+        list(predict_files([path], "Events", NEEDED, lambda *given: answer(*given)[:-1]))
 
 
 @pytest.mark.parametrize("name", ["scores.root", "scores.csv"])

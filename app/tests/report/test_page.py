@@ -12,6 +12,7 @@ from mlaas4hep.data import FileRecord, Target
 from mlaas4hep.report.metrics import measure
 from mlaas4hep.report.page import report_html
 from mlaas4hep.report.regression import measure_target
+from mlaas4hep.training.ledger import Account, Ledger
 
 PICTURES = {"roc": b"ROC", "scores": b"SCORES", "loss": b"LOSS"}
 
@@ -41,6 +42,13 @@ def values(**changes: Any) -> dict[str, Any]:
         "jagged": ["jet_pt"],
         "files": [FileRecord("a&b.root", "0123-uuid", 5, 43)],
         "labels": ["bkg"],
+        "ledger": Ledger(
+            [
+                Account("a&b.root", "0", "bkg", 43, 40, {"train": 40}, {"met > 5": 3}),
+                Account("c.root", "1", "bkg", 7, lost=7, skipped="c.root is <i>bad</i>"),
+                Account("d.root", "", "bkg", None, lost=None, skipped="no such file: d.root"),
+            ]
+        ),
         "best": 1,
         "epochs": 3,
         "seed": 21,
@@ -71,6 +79,17 @@ def test_the_page_holds_all_and_leads_nowhere() -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<script" not in page
     assert "<b>careful" not in page
+
+
+def test_the_ledger_is_open_when_something_is_lost() -> None:
+    page = report_html(values(), PICTURES)
+    line = "50 in 3 files: 40 used, 3 cut, 7 lost and those of 1 file that could not be opened"
+    assert f"<details open>\n<summary>The ledger: {line}</summary>" in page
+    assert "left out: c.root is &lt;i&gt;bad&lt;/i&gt;" in page
+    assert "<td>bkg</td><td>43</td><td>3</td><td>40</td><td>0</td>" in page
+    assert "<td>bkg</td><td>unknown</td><td>0</td><td>0</td><td>all</td>" in page
+    whole = Ledger([Account("a.root", "0", None, 4, 4, {"train": 4})])
+    assert "<details>\n<summary>" in report_html(values(ledger=whole, labels=[]), PICTURES)
 
 
 def test_weights_show_as_yields() -> None:

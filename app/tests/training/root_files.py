@@ -30,10 +30,13 @@ def content(events: int, seed: int, shift: float = 0.0) -> dict[str, Any]:
     }
 
 
-def write(path: Path, branches: dict[str, Any], tree: str = "Events") -> Path:
-    """The UUID, on which the parts of the events depend, comes from what is written."""
+def write(
+    path: Path, branches: dict[str, Any], tree: str = "Events", compression: Any = None
+) -> Path:
+    """By default zlib. The UUID, by which events have parts, comes from what is written."""
     uuid = uuid5(NAMESPACE_OID, f"{path.name} {branches}")
-    with uproot.recreate(path, uuid_function=lambda: uuid) as file:
+    compression = compression or uproot.ZLIB(1)
+    with uproot.recreate(path, uuid_function=lambda: uuid, compression=compression) as file:
         types = {
             name: f"var * {v.layout.content.dtype}" if isinstance(v, ak.Array) else v.dtype
             for name, v in branches.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,28 @@ def train(
             " bundle there is replaced."
         ),
     ] = None,
+    skip_bad_files: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-files",
+            help="Leave out files that can't be read, each as a whole; the ledger says what is"
+            " lost. By default they are an error. Also a key of params.json.",
+            rich_help_panel="Input",
+        ),
+    ] = False,
+    allow_missing: Annotated[
+        str,
+        typer.Option(
+            help="With --skip-bad-files: the share of all events that may be missing, such as 1%.",
+            rich_help_panel="Input",
+        ),
+    ] = "",
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the result as JSON: bundle, metrics, warnings, the ledger."
+        ),
+    ] = False,
     job: Annotated[Path | None, typer.Option(hidden=True)] = None,
     name: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -99,6 +122,8 @@ def train(
         dtype=dtype,
         cwd=Path.cwd(),
         name=name,
+        skip_bad_files=skip_bad_files,
+        allow_missing=allow_missing,
         is_job=job is not None,
     )
     if job:
@@ -107,6 +132,11 @@ def train(
     told: list[str] = []
     with Bars() as bars:
         result = run_training(request, bars, _telling(told))
+    if as_json:
+        paths = {"bundle": str(result.bundle), "archive": str(result.archive)}
+        outcome = paths | _outcome(result) | {"ledger": result.ledger.as_dict()}
+        typer.echo(json.dumps(outcome, indent=2))
+        return
     typer.echo(f"bundle   {result.bundle}")
     typer.echo(f"archive  {result.archive}")
     typer.echo(f"report   {result.bundle / 'report.html'}")
@@ -141,6 +171,18 @@ def _show_outcome(result: TrainResult, told: list[str]) -> None:
         warn(f"this model can't be served by TFaaS: {result.why_not}")
 
 
+def _outcome(result: TrainResult) -> dict[str, object]:
+    """What a program wants to know; of the ledger the sums, the bundle has all."""
+    return {
+        "metrics": result.metrics,
+        "servable": result.servable,
+        "why_not": result.why_not,
+        "warnings": result.warnings,
+        "cut_flow": result.cut_flow,
+        "ledger": result.ledger.sums,
+    }
+
+
 def _train_as_job(request: TrainRequest, job: Path) -> None:
     """Train for the server: progress and result go to files, the result as the last thing."""
     from mlaas4hep.training.train import train as run_training
@@ -156,14 +198,7 @@ def _train_as_job(request: TrainRequest, job: Path) -> None:
 
             result = run_training(request, progress, _telling(told))
         _show_outcome(result, told)
-        outcome = {
-            "state": "succeeded",
-            "metrics": result.metrics,
-            "servable": result.servable,
-            "why_not": result.why_not,
-            "warnings": result.warnings,
-            "cut_flow": result.cut_flow,
-        }
+        outcome = {"state": "succeeded"} | _outcome(result)
     except MlaasError as error:
         show(error)
         outcome = _failed(error.message, error.remedy)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from heapq import nlargest
 from itertools import islice
+from typing import Any
 
 
 class MlaasError(Exception):
@@ -34,6 +35,31 @@ class UsageError(MlaasError):
 
 class DataError(MlaasError):
     """A file, tree or branch can't be read or holds what can't be used."""
+
+
+class FileError(DataError):
+    """A file of the list can't be read: missing, truncated, damaged, or its server fails.
+
+    All else is as asked, so that a training may go on without it. ``file`` is its name, as that of
+    its RootFile; ``source`` is the latter, if it was open. ``others`` are those of further files
+    that were found with it.
+    """
+
+    def __init__(self, message: str, remedy: str = "", file: str = "") -> None:
+        super().__init__(message, remedy)
+        self.file = file
+        self.source: Any = None
+        self.others: list[FileError] = []
+
+
+class LedgerError(MlaasError):
+    """Events were read twice or not at all, or the sums over them don't agree: our own mistake."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"the events don't add up: {message}",
+            "Nothing was trained on wrong counts. Please report it, with this text.",
+        )
 
 
 class EventError(DataError):

@@ -109,10 +109,14 @@ class Keras(Framework):
         return KerasRegression(target)
 
     def set_up(self, seed: int) -> None:
-        """Import TensorFlow without its chatter, and seed Python, numpy and TensorFlow."""
+        """Import TensorFlow without its chatter, and seed Python, numpy and TensorFlow.
+
+        A training that begins again in this process is the same as in a new one.
+        """
         _quiet_import()
         import keras
 
+        keras.backend.clear_session()
         keras.utils.set_random_seed(seed % 2**32)
 
     def check(self, model: Any, width: int, n_classes: int, weighted: bool = False) -> None:

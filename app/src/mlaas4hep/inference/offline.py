@@ -12,7 +12,13 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
+from mlaas4hep.core.errors import (
+    DataError,
+    EventError,
+    LedgerError,
+    UsageError,
+    did_you_mean,
+)
 from mlaas4hep.core.files import beside
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Branch, Derivation, Encoder, Events, Jagged
@@ -176,9 +182,12 @@ def predict_files(
                     scores = answer(events, file, start)
                 except EventError as error:
                     raise error.after(start, file.name) from None
+                if len(scores) != reader.position - start:
+                    raise LedgerError(f"{file.name}: {len(scores)} scores from event {start} on")
                 done += len(scores)
                 progress("predicting", done, total)
                 yield scores, {name: _plain(events[name]) for name in observers}
+            file.check_unchanged()
 
 
 def _plain(values: Branch) -> NDArray[Any]:

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.core.errors import DataError, FileError, UsageError
 from mlaas4hep.data import Jagged
-from mlaas4hep.sources.names import PLACE, friends_of
+from mlaas4hep.sources.names import PLACE, friends_of, local
 from mlaas4hep.sources.root import RootFile
 
 _PLACES = ("dir", "stem", "file", "tree")
@@ -43,19 +43,30 @@ def open_files(
     identifier: Sequence[str],
     stack: ExitStack,
     find: Callable[[str], str] = str,
+    try_all: bool = False,
 ) -> list[RootFile]:
     """Open the files with their friends; ``stack`` closes them.
+
+    A file that can't be read is a FileError; with ``try_all`` it is raised after all were tried.
 
     ``find`` gives the path or URL of a friend that is named. Raises DataError as RootFile does;
     on one tree that would be the friend of several files, each of whose entries can't be those of
     all; and on an entry in which a branch of ``identifier`` that both have differs.
     """
     files: list[RootFile] = []
+    failed: list[FileError] = []
     users: dict[tuple[str, str, str], str] = {}
     for name in names:
         wanted = friends_of(name, tree, friends)
-        places = {k: _found(k, place, find) for k, place in wanted.items()}
-        file = stack.enter_context(RootFile(name, tree, places))
+        try:
+            places = {k: _found(k, place, find) for k, place in wanted.items()}
+            file = stack.enter_context(RootFile(name, tree, places))
+        except FileError as error:
+            error.file = local(name)
+            if not try_all:
+                raise
+            failed.append(error)
+            continue
         files.append(file)
         for alias, friend in file.friends.items():
             user = users.setdefault((alias, friend.uuid, friend.tree), file.name)
@@ -66,14 +77,23 @@ def open_files(
                     'Name a friend for each file, such as "{dir}/{stem}_friend.root".',
                 )
             _check_order(file, alias, friend, identifier)
+    raise_all(failed)
     return files
+
+
+def raise_all(failed: list[FileError]) -> None:
+    """Raise the first error, if any, with the others."""
+    if failed:
+        failed[0].others = failed[1:]
+        raise failed[0]
 
 
 def _found(alias: str, place: str, find: Callable[[str], str]) -> str:
     try:
         return find(place)
     except DataError as error:
-        raise DataError(f"friends: {alias}: {error.message}", error.remedy) from None
+        kind = FileError if isinstance(error, FileError) else DataError
+        raise kind(f"friends: {alias}: {error.message}", error.remedy) from None
 
 
 def _check_order(file: RootFile, alias: str, friend: RootFile, identifier: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, FileError
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 """What a friend's place has instead of its file's: ``{stem}``."""
@@ -72,7 +72,7 @@ def friends_of(name: str, tree: str, friends: Mapping[str, str]) -> dict[str, st
 
 def missing(name: str, remedy: str) -> DataError:
     """The error "no such file", with the reason where the name tells it, else ``remedy``."""
-    return misread(name) or DataError(f"no such file: {name}", remedy)
+    return misread(name) or FileError(f"no such file: {name}", remedy)
 
 
 def misread(name: str) -> DataError | None:
@@ -93,7 +93,7 @@ def resolve(name: str, redirector: str, cwd: Path) -> str:
       working directory, so that messages and provenance name it as the user did.
     - A name that starts with /store and doesn't exist here, or a relative one that doesn't, is
       asked of the ``redirector`` ("" = none).
-    - Any other missing path is DataError "no such file", at once.
+    - Any other missing path is FileError "no such file", at once.
     """
     file, tree = split_tree(local(name), cwd)
     return _resolve(file, redirector, cwd) + (tree and f":{tree}")
@@ -117,7 +117,7 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
             "Give a path that exists, or set redirector in params.json"
             " (for instance root://xrootd-cms.infn.it) if it lies on the grid."
         )
-    raise DataError(f"no such file: {path}", remedy)
+    raise FileError(f"no such file: {path}", remedy)
 
 
 def _exists(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import uproot
 
-from mlaas4hep.core.errors import DataError, MlaasError, first_line, nearest
+from mlaas4hep.core.errors import DataError, FileError, MlaasError, first_line, nearest
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
@@ -56,7 +56,10 @@ def opener(name: str) -> Connect:
 
 @contextmanager
 def reading(file: str, branch: str = "") -> Iterator[None]:
-    """Turn whatever fails in uproot and below it into a DataError that names the file."""
+    """Turn whatever fails in uproot and below it into a DataError that names the file.
+
+    A FileError, unless something else than the file is to blame.
+    """
     where = f"{file}: branch {branch}" if branch else file
     try:
         yield
@@ -70,10 +73,10 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
         if error.errno == errno.EISDIR:
             raise DataError(f"{file} is a folder", "Name ROOT files.") from None
         if error.errno == errno.EACCES:
-            raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
-        raise DataError(f"{where} can't be read: {first_line(error)}", _COPY_AGAIN) from error
+            raise FileError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+        raise FileError(f"{where} can't be read: {first_line(error)}", _COPY_AGAIN) from error
     except Exception as error:
-        raise DataError(
+        raise FileError(
             f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
         ) from error
 
@@ -104,9 +107,9 @@ def check_local(path: Path) -> None:
         head = stream.read(20)
         length = os.fstat(stream.fileno()).st_size
     if not length:
-        raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
+        raise FileError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
     if not b"root".startswith(head[:4]) and head[:4] != b"root":
-        raise DataError(
+        raise FileError(
             f"{path} is not a ROOT file: it starts with {head[:4].decode('latin-1')!r}, not 'root'",
             "Give a ROOT file.",
         )
@@ -116,13 +119,13 @@ def check_local(path: Path) -> None:
             (end,) = struct.unpack_from(">q", head, 12)
         check_whole(str(path), length, end)
         return
-    raise DataError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
+    raise FileError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
 
 
 def check_whole(name: str, length: int | None, end: int) -> None:
     """Compare a file's length with where it ends by its own account."""
     if length is not None and length < end:
-        raise DataError(
+        raise FileError(
             f"{name} is truncated: it has {size(length)}, {size(end - length)} less than it should",
             _COPY_AGAIN,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep.core.errors import LedgerError
 from mlaas4hep.data import Events, Jagged, Passing, Range
 from mlaas4hep.data.mixing import cut, scattered
 from mlaas4hep.sources.columns import Column, Place, SharedOffsets, UnreadableError
@@ -118,6 +119,9 @@ class Reader:
         if unreadable:
             reasons = {name: why for e in unreadable for name, why in e.branches.items()}
             raise UnreadableError(unreadable[0].file, reasons)
+        for name, column in self._columns.items():
+            if column.stop < until:
+                raise LedgerError(f"{name} was read up to entry {column.stop}, expected {until}")
         self._loaded = until
 
     def _end_of_window(self, stop: int) -> int:

@@ -20,7 +20,7 @@ from uuid import UUID
 import numpy as np
 from uproot.source.chunk import Chunk, Source
 
-from mlaas4hep.core.errors import DataError, first_line
+from mlaas4hep.core.errors import DataError, FileError, first_line
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
@@ -294,7 +294,7 @@ class RemoteSource(Source):  # type: ignore[misc]
 
     def _replaced(self, url: str, error: ReplacedError) -> DataError:
         was = f"it was {_described(self._size, self._head)}"
-        return DataError(
+        return FileError(
             f"{self._file_path} was replaced while it was read: {was}, now {url} is {error}",
             "Start again; if a replica differs from the others, take it off the list.",
         )
@@ -316,11 +316,19 @@ def _described(length: int | None, head: bytes) -> str:
 
 
 def _failure(failures: dict[str, Exception]) -> DataError:
-    """What to tell of a file that can't be read from any of its replicas."""
+    """What to tell of a file that can't be read from any of its replicas.
+
+    A FileError, unless credentials or the like are to blame: other files would fail, too.
+    """
     (url, error), *others = failures.items()
     if others:
         reasons = "; ".join(f"{url}: {_reason(error)}" for url, error in failures.items())
-        return DataError(
+        ours = any(
+            isinstance(each, DeniedError | DataError) and not isinstance(each, FileError)
+            for each in failures.values()
+        )
+        kind = DataError if ours else FileError
+        return kind(
             f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
             "Check the addresses, and whether the servers answer and let you read.",
         )
@@ -330,7 +338,7 @@ def _failure(failures: dict[str, Exception]) -> DataError:
         return missing(url, "Give a path or URL that exists.")
     if isinstance(error, DeniedError):
         return DataError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
-    return DataError(
+    return FileError(
         f"{url} can't be read: {_reason(error)}",
         "Check the address, and whether the server answers and lets you read.",
     )

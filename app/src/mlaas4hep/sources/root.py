@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from uproot.source.chunk import Chunk
 
-from mlaas4hep.core.errors import DataError, did_you_mean
+from mlaas4hep.core.errors import DataError, FileError, did_you_mean
 from mlaas4hep.data import Events, FileRecord, Passing, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
@@ -67,7 +69,7 @@ def _open_table(file: Any, name: str, tree: str) -> Table:
         if kind and kind.startswith(_TREES):
             return Fields(file[tree]) if kind == _RNTUPLE else Branches(file[tree])
     if kind is None:
-        raise DataError(
+        raise FileError(
             f"{name}: no tree {tree!r}",
             f"{did_you_mean(tree, trees)} Name it as FILE:TREE, or for all files by `branch` in"
             " params.json (--branch of predict, --tree of inspect).",
@@ -113,6 +115,7 @@ class RootFile:
         self._path, named = split_tree(self.name)
         self.tree = tree = named or tree
         # By default uproot doesn't read what index a tree has.
+        self._opened_as = _state(self._path)
         self._file = open_file(self._path, replicas, minimal_ttree_metadata=not is_friend)
         self._read = Traffic(replica=self._path)
         self._descriptor = -1
@@ -155,7 +158,8 @@ class RootFile:
         try:
             friend = self.friends[name] = RootFile(place, name, is_friend=True)
         except DataError as error:
-            raise DataError(f"friends: {name}: {error.message}", error.remedy) from None
+            kind = FileError if isinstance(error, FileError) else DataError
+            raise kind(f"friends: {name}: {error.message}", error.remedy) from None
         if friend.entries != self.entries:
             raise DataError(
                 f"friends: {self.name} has {self.entries} entries in the tree {self.tree}, its"
@@ -173,6 +177,39 @@ class RootFile:
                 "Write it without index, with an entry for each event in the events' order, such as"
                 " by RDataFrame(tree_with_its_friend).Snapshot(...).",
             )
+
+    def check_unchanged(self) -> None:
+        """FileError if somebody wrote into the local file, or a friend, since it was opened.
+
+        What was read may then be of two versions. Of a file that another one replaced (``mv``), or
+        that was removed, the old content is still read: ``is_replaced``. Of a remote file each
+        read checks it.
+        """
+        for file in (self, *self.friends.values()):
+            if file._descriptor >= 0 and _state(file._descriptor) != file._opened_as:
+                error = FileError(
+                    f"{file._path} was changed while it was read", "Train when it is complete."
+                )
+                error.file, error.source = self.name, self
+                raise error
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another file, or none, has its name by now, or that of a friend."""
+        return any(
+            file._descriptor >= 0 and _state(file._path) != file._opened_as
+            for file in (self, *self.friends.values())
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Name this file in a FileError, also in that of a friend."""
+        try:
+            yield
+        except FileError as error:
+            self.check_unchanged()
+            error.file, error.source = self.name, self
+            raise
 
     def _size(self) -> int | None:
         try:
@@ -206,7 +243,7 @@ class RootFile:
         The parts of an RNTuple's records are ``object.part``. Those of friends follow, as
         ``FRIEND.branch``.
         """
-        with reading(self._path):
+        with self._reading(), reading(self._path):
             found = self._table.infos()
         for name, friend in self.friends.items():
             for info in (each.of_friend(name) for each in friend.branches.values()):
@@ -223,7 +260,8 @@ class RootFile:
         """Events ``start:stop`` of the branches; memory is that of these events."""
         stop = self.entries if stop is None else min(stop, self.entries)
         start = min(start, stop)
-        return self.reader(branches, 1, start, stop).take(stop - start)
+        with self._reading():
+            return self.reader(branches, 1, start, stop).take(stop - start)
 
     def reader(
         self,
@@ -250,12 +288,14 @@ class RootFile:
         """
         if not ranges:
             return
-        reader = self.reader(branches, start=ranges[0][0], stop=ranges[-1][1])
-        for begin, end in ranges:
-            reader.position = begin
-            while (start := reader.position) < end:
-                events = reader.take(min(step, end - start))
-                yield start, reader.position, passing.of(events, start, reader.position)
+        with self._reading():
+            reader = self.reader(branches, start=ranges[0][0], stop=ranges[-1][1])
+            for begin, end in ranges:
+                reader.position = begin
+                while (start := reader.position) < end:
+                    events = reader.take(min(step, end - start))
+                    yield start, reader.position, passing.of(events, start, reader.position)
+            self.check_unchanged()
 
     def spread(
         self,
@@ -297,7 +337,8 @@ class RootFile:
         def read(start: int, stop: int) -> Reader:
             own = {name: copy(column) for name, column in columns.items()}
             reader = Reader(own, start, stop, WINDOW_BYTES, fetch, self._guard)
-            reader.load()
+            with self._reading():
+                reader.load()
             return reader
 
         return SpreadReader(
@@ -326,7 +367,7 @@ class RootFile:
                 "Use other branches.",
             )
         file = self._of_branch(name)
-        with reading(file._path, name):
+        with self._reading(), reading(file._path, name):
             return file._table.column(info.own_name)
 
     def _fetch(self) -> Fetch:
@@ -384,6 +425,17 @@ class RootFile:
             filled += count
             self._read.bytes += count
             self._read.requests += 1
+
+
+def _state(file: str | int) -> tuple[int, int, int, int] | None:
+    """What changes when a local file, by path or descriptor, is replaced or written to."""
+    if isinstance(file, str) and is_url(file):
+        return None
+    try:
+        found = os.fstat(file) if isinstance(file, int) else Path(file).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _join_near(ranges: list[Place], gap: int) -> list[Place]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlaas4hep.core.errors import DataError, EventError
+from mlaas4hep.core.errors import DataError, EventError, LedgerError
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import Derivation, EventsToUse, Preprocessing, Specs, SpecsScan
 from mlaas4hep.sources.columns import UnreadableError
@@ -82,6 +82,8 @@ def _scan(
             done += passing.count(start, stop)
             progress("specs", done, total)
     specs = replace(found.result(), left_out=chosen.left_out, observers=chosen.observers)
+    if specs.scanned != total:
+        raise LedgerError(f"{specs.scanned} events were scanned, expected {total}")
     _check_derived(specs)
     return specs
 

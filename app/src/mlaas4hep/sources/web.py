@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from fsspec.asyn import get_loop
 
-from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.errors import DataError, FileError
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token, ca_folder, x509_proxy
 from mlaas4hep.sources.remote import (
@@ -164,7 +164,7 @@ class WebConnection:
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         if self._version is None:
             if status == 416:
-                return DataError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
+                return FileError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
             self.size, self._version = size, version
         elif (size, version) != (self.size, self._version):
             return ReplacedError(f"another version of {size} bytes ({version})")

@@ -30,6 +30,7 @@ from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
 from mlaas4hep.frameworks.base import Block, Matrix, Truth
 from mlaas4hep.sources.reader import SpreadReader
 from mlaas4hep.training.ahead import ahead
+from mlaas4hep.training.ledger import Tally
 from mlaas4hep.training.observed import Observed
 from mlaas4hep.training.prepare import Task
 from mlaas4hep.training.sample import RowsToCompare, Sample
@@ -67,6 +68,8 @@ class FirstPass:
     sample: Sample
     observed: Observed
     warnings: list[str]
+    read: NDArray[np.int64]
+    """Events of each file in each part that became rows, of shape (files, 3)."""
 
 
 class Dataset:
@@ -76,7 +79,7 @@ class Dataset:
     classes, int64 of shape (n,), or normalised targets, float32, and, if events don't count alike,
     weights, float64 of shape (n,): scaled for the fit in training and validation, as they are in
     the test. The same task gives the same blocks in the same order. What can't be read is a
-    DataError that names the file.
+    DataError that names the file; a pass that doesn't give each event once is a LedgerError.
     """
 
     def __init__(self, task: Task) -> None:
@@ -111,7 +114,8 @@ class Dataset:
         to_compare = RowsToCompare(self.width, total)
         sample = Sample(task.specs, task.counts.sum(axis=1).tolist(), task.labels.dtype)
         observed = Observed(task.observers, self.test_events, task.params.seed)
-        chunks = self._chunks(readers, encoder, sample, distributions, observed)
+        tally = Tally(task)
+        chunks = self._chunks(readers, encoder, tally, sample, distributions, observed)
         for *block, parts in ahead(chunks):
             to_compare.add(block[0])
             for part, kept in cache.items():
@@ -128,7 +132,7 @@ class Dataset:
             warnings.append(
                 f"{encoder.truncated} values beyond the longest list of the specs were dropped"
             )
-        return FirstPass(to_compare.result(), sample, observed, warnings)
+        return FirstPass(to_compare.result(), sample, observed, warnings, tally.parts)
 
     @property
     def cached(self) -> set[int]:
@@ -174,7 +178,8 @@ class Dataset:
 
     def chunks(self) -> Iterator[Chunk]:
         """All events as chunks; what every epoch is made of."""
-        return self._chunks(self._readers(), Encoder(self.task.specs, dtype=np.float32))
+        encoder = Encoder(self.task.specs, dtype=np.float32)
+        return self._chunks(self._readers(), encoder, Tally(self.task))
 
     def _readers(self) -> list[SpreadReader]:
         task = self.task
@@ -197,6 +202,7 @@ class Dataset:
         self,
         readers: list[SpreadReader],
         encoder: Encoder,
+        tally: Tally,
         sample: Sample | None = None,
         distributions: Distributions | None = None,
         observed: Observed | None = None,
@@ -224,6 +230,7 @@ class Dataset:
                         raise error.at(entry, task.files[index].name) from None
                     groups = task.labels.groups_of(truth[piece])
                     parts[piece] = task.parts(index, start, stop, events)
+                    tally.add(index, start, parts[piece])
                     if observed is not None:
                         observed.add(events, parts[piece] == TEST)
                     if weights is not None and task.weights:
@@ -241,6 +248,9 @@ class Dataset:
             else:
                 factors = task.factors[task.labels.groups_of(truth), parts]
                 yield rows, truth, weights * factors, parts
+        for file in task.files:
+            file.check_unchanged()
+        tally.check()
 
     def _seen_in_order(self, readers: list[SpreadReader]) -> list[str]:
         """Warnings about files whose order mixing can't hide from the model."""

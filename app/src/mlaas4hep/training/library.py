@@ -19,7 +19,8 @@ from mlaas4hep.frameworks.base import Block, Matrix, Truth
 from mlaas4hep.training.dataset import BLOCK_BYTES, Dataset
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.params import Params
-from mlaas4hep.training.prepare import prepare
+from mlaas4hep.training.prepare import Task, prepare
+from mlaas4hep.training.skipping import Skipping
 
 PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 _ROWS = 8192  # read at once, at most
@@ -152,7 +153,8 @@ def open_data(
 
     A text instead of a list is what --files and --labels take: a name, names joined by commas, or
     a text file. ``params`` are those of params.json, or its path. Specs are found in one pass, or
-    those of the file ``specs``. Raises MlaasError as a training does.
+    those of the file ``specs``. Raises MlaasError as a training does. With ``skip_bad_files`` the
+    files that can't be read in that pass are left out; one that fails later is an error.
     """
     cwd = Path.cwd()
     if isinstance(params, str | Path):
@@ -161,8 +163,24 @@ def open_data(
         known, told = Params.parse(dict(params or {}), "params", cwd)
     files = read_files_option(str(files), cwd) if isinstance(files, str | Path) else files
     labels = read_labels_option(labels, cwd) if isinstance(labels, str) else labels
-    with ExitStack() as stack:
-        names = list(map(str, files))
-        task = prepare(names, list(map(str, labels)), known, cwd, stack, specs, progress, False)
-        task.warnings[:0] = told
-        return Data(Dataset(task), stack.pop_all())
+    names, given = list(map(str, files)), list(map(str, labels))
+    skipping = Skipping(known.allowed_missing)
+
+    def prepared() -> tuple[Task, ExitStack]:
+        with ExitStack() as stack:
+            task = prepare(
+                names,
+                given,
+                known,
+                cwd,
+                stack,
+                specs,
+                progress,
+                keep_specs=False,
+                skipping=skipping,
+            )
+            return task, stack.pop_all()
+
+    task, stack = skipping.run(prepared)
+    task.warnings[:0] = told + skipping.warnings
+    return Data(Dataset(task), stack)

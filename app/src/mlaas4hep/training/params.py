@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from mlaas4hep.data.preprocess import MOST_SENTINELS, is_bounds
 from mlaas4hep.frameworks.base import FitPlan
 from mlaas4hep.sources.friends import check_friends
 from mlaas4hep.sources.selection import IDENTIFIER, REGULAR
+from mlaas4hep.training.skipping import allowed_missing
 from mlaas4hep.training.weights import WeightsKey
 
 INSTEAD = {
@@ -50,6 +52,8 @@ INSTEAD = {
     **dict.fromkeys(("folds", "k_folds", "kfold", "k_fold", "kfolds", "cv"), "split"),
     "hists": "hist",
     "histograms": "hist",
+    **dict.fromkeys(("skipbadfiles", "skip_missing", "ignore_missing"), "skip_bad_files"),
+    **dict.fromkeys(("allowed_missing", "max_missing"), "allow_missing"),
     **dict.fromkeys(("friend", "friend_trees", "addfriend", "add_friend"), "friends"),
     "plots": "hist",
 }
@@ -239,6 +243,20 @@ class Params(BaseModel):
         "Events to use: one condition per event, of branches and new variables; empty means all."
         " Applied last; nevts, split and specs apply to what it leaves.",
     )
+    skip_bad_files: bool = _key(
+        False,
+        "true or false",
+        "Leave out a file that can't be read (missing, without the tree, damaged, its server"
+        " fails), whenever that is noticed, as a whole: the training is the same as if the list"
+        " hadn't named it, and says what is lost ([the ledger](../explanation/ledger.md)). By"
+        " default it is an error.",
+    )
+    allow_missing: float | str | None = _key(
+        None,
+        'a share from 0 to 1, such as "1%" or 0.01',
+        "With skip_bad_files: the share of all events that may be missing. A file that was never"
+        " opened counts as the largest of the others. null: any, as long as each class has a file.",
+    )
     redirector: str = _key(
         "",
         "the address of a server, such as root://xrootd-cms.infn.it",
@@ -270,6 +288,11 @@ class Params(BaseModel):
     def parts(self) -> Split:
         """``split`` as fractions."""
         return Split.parse(self.split)
+
+    @property
+    def allowed_missing(self) -> float | None:
+        """The share of the events that may be missing; None if a bad file is an error."""
+        return allowed_missing(self.skip_bad_files, self.allow_missing)
 
     @property
     def weights_key(self) -> WeightsKey | None:
@@ -307,12 +330,15 @@ class Params(BaseModel):
                     ) from None
 
     @classmethod
-    def load(cls, path: Path) -> tuple[Params, list[str]]:
-        """Read params.json: the parameters, and warnings about aliases.
+    def load(cls, path: Path, options: Mapping[str, Any] | None = None) -> tuple[Params, list[str]]:
+        """Read params.json: the parameters, and warnings about aliases; ``options`` replace keys.
 
         Raises UsageError naming the file, and line, key, value and what was expected.
         """
-        return cls.parse(_read(path), path.name, path.parent)
+        values = _read(path)
+        if options and isinstance(values, dict):
+            values |= options
+        return cls.parse(values, path.name, path.parent)
 
     @classmethod
     def parse(cls, values: Any, where: str, folder: Path) -> tuple[Params, list[str]]:
@@ -336,7 +362,7 @@ class Params(BaseModel):
             values["split"] = float(values["split"])
         try:
             params = cls(**values)
-            params.parts, params.weights_key, params.cuts  # noqa: B018  (checks them)
+            params.parts, params.weights_key, params.cuts, params.allowed_missing  # noqa: B018  (checks them)
             check_friends(params.friends)
         except ValidationError as error:
             key = str(error.errors()[0]["loc"][0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from mlaas4hep.sources.selection import (
 )
 from mlaas4hep.training.labels import Labels, by_pattern, label_branch
 from mlaas4hep.training.params import Params
+from mlaas4hep.training.skipping import BadFile, Skipping
 from mlaas4hep.training.targets import Targets
 from mlaas4hep.training.weights import Totals, Weights
 
@@ -90,6 +91,10 @@ class Task:
     cut_flow: CutFlow | None = None
     fold: int = 0
     """The fold that is the test part, if the split has folds."""
+    skipped: dict[int, BadFile] = field(default_factory=dict)
+    """Files that were left out, by their positions in the list."""
+    labels_of_list: Sequence[str] = ()
+    """The labels of all files of the list, also of these; none if a branch holds them."""
 
     def of_fold(self, fold: int) -> Task:
         """The same events, of which that fold is the test part; the events are counted again.
@@ -163,8 +168,11 @@ def prepare(
     specs_file: Path | None = None,
     progress: Progress = silent,
     keep_specs: bool = True,
+    skipping: Skipping | None = None,
 ) -> Task:
     """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
+
+    The files that ``skipping`` leaves out are as if they were not in the list.
 
     ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
     global-specs.json in ``cwd`` if they fit, else new ones, which are written there; without
@@ -180,8 +188,11 @@ def prepare(
             "Give a label per file, or the branch that holds the label. A regression names the"
             ' branch that it predicts in params.json: "target".',
         )
+    skipping = skipping or Skipping()
     labels = by_pattern(labels, names)
-    given = _opened(names, labels, params, cwd, stack, progress)
+    given = _opened(names, labels, params, cwd, stack, progress, skipping)
+    of_list = labels if len(labels) == len(names) else []
+    labels = skipping.left(labels) if of_list else labels
     branch, signal = given.selection.label_branch, str(params.signal)
     classes: Labels | Targets = given.targets or Labels.of(
         labels, branch, given.files, _labelled(given, branch), signal
@@ -189,6 +200,7 @@ def prepare(
     weights = None
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
+        key = key.without(skipping.bad, names)
         weights = key.of_files([file.name for file in given.files], labels_of_files)
     spread, reach = BranchRange(), BranchRange()
     totals = _count(given.files, given.use, classes, weights, params, reached=(spread, reach))
@@ -218,6 +230,8 @@ def prepare(
         factors=factors,
         warnings=[*given.warnings, *_warnings_of(specs, given), *told],
         cut_flow=given.cut_flow,
+        skipped=dict(skipping.bad),
+        labels_of_list=[] if branch else of_list,
     )
 
 
@@ -234,10 +248,16 @@ def scan_files(
     labels every branch may be one.
     """
     labels = by_pattern(labels, names)
-    with ExitStack() as stack:
-        given = _opened(names, labels, params, cwd, stack, progress)
-        specs = scan(given.files, given.selection, given.use, progress, given.derivation)
-        return specs, given.warnings + _warnings_of(specs, given)
+    skipping = Skipping(params.allowed_missing)
+
+    def scanned() -> tuple[Specs, list[str]]:
+        with ExitStack() as stack:
+            given = _opened(names, labels, params, cwd, stack, progress, skipping)
+            specs = scan(given.files, given.selection, given.use, progress, given.derivation)
+            return specs, given.warnings + _warnings_of(specs, given)
+
+    specs, warnings = skipping.run(scanned)
+    return specs, skipping.warnings + warnings
 
 
 def _opened(
@@ -247,13 +267,19 @@ def _opened(
     cwd: Path,
     stack: ExitStack,
     progress: Progress,
+    skipping: Skipping,
 ) -> _Input:
-    paths = [resolve(name, params.redirector, cwd) for name in names]
+    paths = skipping.resolved(names, params.redirector, cwd)
 
     def find(friend: str) -> str:
         return resolve(friend, params.redirector, cwd)
 
-    files = open_files(paths, params.branch, params.friends, params.identifier, stack, find)
+    files = open_files(
+        paths, params.branch, params.friends, params.identifier, stack, find, skipping.is_on
+    )
+    per_file = len(labels) == len(names) and label_branch(labels, files) is None
+    skipping.check(files, labels if per_file else [])
+    labels = skipping.left(labels) if per_file else labels
     _refuse_same(files)
     if labels and params.target:
         raise UsageError(

@@ -46,6 +46,7 @@ from mlaas4hep.report.plots import (
     roc_png,
     scores_png,
 )
+from mlaas4hep.training.ledger import Ledger
 from mlaas4hep.training.prepare import Task
 
 RTOL, ATOL = 1e-4, 1e-6
@@ -76,6 +77,7 @@ class Trained:
     metrics: dict[str, Any]
     seconds: dict[str, float]
     warnings: list[str]
+    ledger: Ledger
 
 
 @contextmanager
@@ -157,6 +159,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     shutil.copyfile(trained.params_file, provenance / "params.json")
     shutil.copyfile(trained.model_file, provenance / "model.py")
     write_json(provenance / "files.json", _files(task))
+    write_json(provenance / "ledger.json", trained.ledger.as_dict())
     write_json(provenance / "packages.json", _packages())
     write_json(provenance / "run.json", _run(trained))
     return seal(folder, manifest)
@@ -228,6 +231,7 @@ def _report(trained: Trained, manifest: Manifest, folder: Path) -> dict[str, Any
         "flat": specs.flat,
         "jagged": specs.jagged,
         "files": specs.files,
+        "ledger": trained.ledger,
         "labels": [labels.names[index] for index in labels.per_file],
         "best": trained.fit.best,
         "epochs": len(next(iter(trained.fit.history.values()), [])),

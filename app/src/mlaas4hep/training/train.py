@@ -26,11 +26,13 @@ from mlaas4hep.report.observers import measure_observers
 from mlaas4hep.report.regression import measure_target, weaknesses_of
 from mlaas4hep.training.dataset import Dataset, FirstPass, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
+from mlaas4hep.training.ledger import Ledger
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.observed import Observed
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import Task, prepare
 from mlaas4hep.training.publish import DISTRIBUTIONS, Trained, bundle_name, publish, staging
+from mlaas4hep.training.skipping import Skipping
 from mlaas4hep.training.suspects import warnings_about
 from mlaas4hep.training.targets import Targets
 
@@ -56,6 +58,9 @@ class TrainRequest:
     name: str | None = None
     cache_bytes: int | None = None
     """For rows that are kept in memory; None is what ``cache_size`` gives."""
+    skip_bad_files: bool = False
+    allow_missing: str = ""
+    """As the keys of params.json, which these two replace if given."""
     is_job: bool = False
     """Whether the bundle is all that is kept: then ``hist`` is a folder of it."""
 
@@ -70,6 +75,7 @@ class TrainResult:
     warnings: list[str]
     servable: bool
     why_not: str
+    ledger: Ledger
     cut_flow: list[dict[str, Any]] = field(default_factory=list)
     """How many events the conditions of the selection left, as CutFlow gives them."""
     summary: list[tuple[str, str]] = field(default_factory=list)
@@ -86,24 +92,70 @@ def train(
     """Train and publish. Phases: selection (if any), specs, reading, training, testing, publishing.
 
     ``tell`` gets the warnings that are known before the training, while it can still be stopped;
-    the result has them all. Raises MlaasError; then nothing is left but global-specs.json and the
-    folder of ``hist``.
+    the result has them all. With ``skip_bad_files`` all begins again without a file that can't be
+    read, whenever that is noticed. Raises MlaasError; then nothing is left but global-specs.json
+    and the folder of ``hist``.
     """
     _refuse_other_formats(request)
-    params, warnings = Params.load(request.cwd / request.params)
-    model_file = ModelFile.read(request.cwd / request.model)
+    given: dict[str, Any] = {}
+    if request.skip_bad_files:
+        given["skip_bad_files"] = True
+    if request.allow_missing:
+        given["allow_missing"] = request.allow_missing
+    params, warnings = Params.load(request.cwd / request.params, given)
     names = read_files_option(request.files, request.cwd)
     labels = read_labels_option(request.labels, request.cwd)
     target = request.cwd / (request.fout or DEFAULT_FOUT)
     name, told = bundle_name(request.name, target)
     warnings += told
-    clock = _Clock()
     plots = request.cwd / params.hist if params.hist and not request.is_job else None
     if plots:
         make_folder(plots, f"{request.params.name}: hist")
-    with staging(target) as folder, ExitStack() as stack:
+    told = []
+
+    def tell_once(warning: str) -> None:
+        if warning not in told:
+            told.append(warning)
+            tell(warning)
+
+    skipping = Skipping(params.allowed_missing, tell_once)
+    asked = _Asked(request, params, names, labels, target, name, plots, warnings, progress)
+    return skipping.run(lambda: _train(asked, skipping, tell_once))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, its options read."""
+
+    request: TrainRequest
+    params: Params
+    names: list[str]
+    labels: list[str]
+    target: Path
+    name: str
+    plots: Path | None
+    warnings: list[str]
+    progress: Progress
+
+
+def _train(asked: _Asked, skipping: Skipping, tell: Callable[[str], None]) -> TrainResult:
+    """Train without the files that ``skipping`` leaves out; FileError on another that is bad."""
+    request, params, plots, progress = asked.request, asked.params, asked.plots, asked.progress
+    model_file = ModelFile.read(request.cwd / request.model)
+    warnings = [*asked.warnings, *skipping.warnings]
+    clock = _Clock()
+    with staging(asked.target) as folder, ExitStack() as stack:
         with clock("specs and reading"):
-            task = prepare(names, labels, params, request.cwd, stack, request.specs, progress)
+            task = prepare(
+                asked.names,
+                asked.labels,
+                params,
+                request.cwd,
+                stack,
+                request.specs,
+                progress,
+                skipping=skipping,
+            )
         number = params.parts.folds
         tasks = [task, *(task.of_fold(fold) for fold in range(1, number))]
         work = _Work(request, params, model_file, progress, clock)
@@ -117,10 +169,11 @@ def train(
                 seen = data.first_pass(cache, progress, found)
             if found:
                 with clock("drawing"):
-                    within = plots or folder / target.name / DISTRIBUTIONS
+                    within = plots or folder / asked.target.name / DISTRIBUTIONS
                     warnings += _draw(found, within, progress)
             told = each.warnings if trainings else []
             if not trainings:
+                read = seen.read
                 told = [*told, *seen.warnings]
                 told += warnings_about(seen.sample, task.specs, task.classes, params, task.target)
                 set_up(model_file.imported, params.seed)
@@ -143,9 +196,11 @@ def train(
             framework = Ensemble(framework)
             model, fit = [one.model for one in trainings], together([t.fit for t in trainings])
         warnings += fit.warnings
+        warnings += _replaced(task)
+        ledger = Ledger.of(tasks, read)
         progress("publishing", 0, 1)
         trained = Trained(
-            name=name,
+            name=asked.name,
             task=task,
             to_compare=first.to_compare,
             framework=framework,
@@ -156,8 +211,9 @@ def train(
             metrics=metrics,
             seconds=clock.seconds,
             warnings=warnings,
+            ledger=ledger,
         )
-        bundle, archive, told = publish(trained, folder, target)
+        bundle, archive, told = publish(trained, folder, asked.target)
     progress("publishing", 1, 1)
     return TrainResult(
         bundle.path,
@@ -166,8 +222,9 @@ def train(
         warnings + told,
         bundle.manifest.servable,
         bundle.manifest.why_not,
+        ledger,
         task.cut_flow.as_list() if task.cut_flow else [],
-        _summary(task),
+        [*_summary(task), ("events", ledger.line)],
         plots or (bundle.path / DISTRIBUTIONS if params.hist else None),
     )
 
@@ -203,6 +260,15 @@ def _distributions(task: Task) -> Distributions:
         whole = all(info and not info.is_real for info in infos)
         target = task.target, Binning.of(*task.labels.reach, whole)
     return Distributions(task.specs, task.labels.shown, bool(task.weights), target=target)
+
+
+def _replaced(task: Task) -> list[str]:
+    return [
+        f"{file.name} was replaced or removed while it was read: the model was trained on what it"
+        f" held before (UUID {file.uuid})"
+        for file in task.files
+        if file.is_replaced
+    ]
 
 
 def _draw(found: Distributions, folder: Path, progress: Progress) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from reprlib import repr
 from typing import Any, Self
 
@@ -58,6 +58,23 @@ class WeightsKey:
         if isinstance(files, dict):
             return cls(branch, (), {name: _of_file(one, name) for name, one in files.items()})
         raise UsageError(f"weights: files is {repr(files)}, neither a list nor an object", _REMEDY)
+
+    def without(self, positions: Collection[int], names: Sequence[str]) -> WeightsKey:
+        """The key for what is left of the files ``names`` without those at ``positions``.
+
+        A name that fits none but these is left out, too.
+        """
+        if not positions or len(self.by_position) not in (0, len(names)):
+            return self
+        gone = [name for at, name in enumerate(names) if at in positions]
+        left = [name for at, name in enumerate(names) if at not in positions]
+        numbers = tuple(x for at, x in enumerate(self.by_position) if at not in positions)
+        by_name = {
+            key: number
+            for key, number in self.by_name.items()
+            if any(fits(key, name) for name in left) or not any(fits(key, name) for name in gone)
+        }
+        return replace(self, by_position=numbers, by_name=by_name)
 
     def of_files(self, names: Sequence[str], labels: Sequence[str]) -> Weights:
         """Those of the files; ``labels`` are theirs, none where a branch holds the label.
