@@ -133,7 +133,7 @@ lock-images:  ## the lock of each image, with the versions of app/locks/app.txt
 	  -c locks/app.txt --overrides <(echo 'tensorflow-cpu ; python_version < "3"') pyproject.toml - -o locks/job-gpu.txt
 
 lock-stack:  ## update the lock of the tools of the stack's tests
-	for name in stack core216 im node root; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
+	for name in stack core216 im node root s3; do $(LOCK_TO) $(UPGRADE) tests/locks/$$name.in -o tests/locks/$$name.txt; done
 	cd tests/stack && npm install --package-lock-only --silent
 
 deploy: .venv-stack/made build/collections  ## install the stack on this machine (root); ISSUER= DOMAIN= EMAIL= GROUPS=a,b open it to users

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import base
+import downloads
 import engine
 import packages
 import pki
@@ -36,6 +37,7 @@ def browser() -> None:
 
 def xrootd() -> None:
     packages.install(*packages.GRID)
+    downloads.seaweedfs()
 
 
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
@@ -55,7 +57,7 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "keycloak": ("identity provider https://iam.test/realms/mlaas4hep", places.keycloak),
     "pebble": ("ACME server https://acme.test/dir", places.pebble),
     "browser": ("Chromium of Debian", browser),
-    "xrootd": ("XRootD's programs; the tests run them as processes", xrootd),
+    "xrootd": ("programs of XRootD and SeaweedFS; the tests run them as processes", xrootd),
 }
 
 

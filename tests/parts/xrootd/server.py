@@ -65,10 +65,11 @@ class Program:
                 start_new_session=True,
             )
 
-    def wait(self) -> None:
+    def wait(self, ready: str = "") -> None:
+        """Until its log has this text, by default the one that says that it is there."""
         assert self.process
         end = time.monotonic() + PATIENCE
-        while self.ready.encode() not in (said := self._said()):
+        while (ready or self.ready).encode() not in (said := self._said()):
             ended = self.process.poll() is not None
             if ended or time.monotonic() > end:
                 how = f"ended with {self.process.returncode}" if ended else "does not start"
@@ -128,8 +129,6 @@ class Server:
 
     def stop(self) -> None:
         """Let it end; its files stay."""
-        for program in self.programs:
-            program.signal(signal.SIGTERM)
         for program in self.programs:
             program.end(signal.SIGTERM)
 

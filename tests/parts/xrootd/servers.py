@@ -1,4 +1,4 @@
-"""The servers that sites run, as small as they can be: XRootD with X.509, with tokens."""
+"""The servers that sites run, as small as can be: XRootD with X.509 or tokens, a redirector."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class XRootD(Server):
     def _program(self, name: str, ready: str) -> Program:
         env = {
             "X509_VOMS_DIR": str(self.folder / "vomsdir"),
+            "XRDHOST": "localhost",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
-        words = (name, "-c", self.configuration)
+        words = (name, "-I", "v4", "-c", self.configuration)
         return Program(words, self.folder / f"{name}.log", ready, env)
 
     def identify(self, pki: Pki) -> None:
@@ -46,6 +47,10 @@ class XRootD(Server):
         shutil.copy(key, self.folder / "host.key")
         shutil.copytree(pki.ca_folder, self.folder / "certificates")
         shutil.copytree(pki.vomsdir, self.folder / "vomsdir")
+
+    def cluster(self, ready: str) -> None:
+        """Run the daemon by which redirectors and their servers talk."""
+        self.programs.append(self._program("cmsd", ready))
 
 
 def plain_origin() -> Server:
@@ -96,3 +101,47 @@ def _remember_key(folder: Path, issuer: str, key: dict[str, str]) -> None:
         database.execute(f"CREATE TABLE keycache ({columns})")
         database.execute("INSERT INTO keycache VALUES (?, ?)", (issuer, json.dumps(kept)))
     database.close()
+
+
+class Redirector(XRootD):
+    """A redirector and the servers behind it (``origins``), which are started and stopped with it.
+
+    Clients ask ``url``; a file is put on one of the origins, or on several.
+    """
+
+    def __init__(self, pki: Pki, users: tuple[str, ...]) -> None:
+        port = free_port()
+        super().__init__("redirector", "gsi", "redirector", manager_port=port)
+        _accept(self, pki, users)
+        self.cluster(STARTED)
+        self.own()
+        self.origins: list[XRootD] = []
+        for number in (1, 2):
+            origin = XRootD(f"origin{number}", "gsi", "member", manager_port=port)
+            _accept(origin, pki, users)
+            origin.cluster("Logged into localhost")
+            origin.own()
+            self.origins.append(origin)
+
+    def start(self) -> None:
+        super().start()
+        for origin in self.origins:
+            origin.start()
+        # Before, it lets clients wait for 10 s.
+        self.programs[0].wait("Manager localhost resumed")
+
+    def put(self, file: Path, name: str = "") -> str:
+        """Copy a file to all its origins; its URL."""
+        for origin in self.origins:
+            origin.put(file, name)
+        return f"{self.url}/{name or file.name}"
+
+    def close(self) -> None:
+        for origin in self.origins:
+            origin.close()
+        super().close()
+
+
+def redirector(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> Redirector:
+    """With X.509, in front of two origins with X.509."""
+    return Redirector(pki, users)
