@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import queue
-import re
-import struct
-import sys
-import urllib.request
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
-import fsspec
 import numpy as np
-import uproot
 from uproot.source.chunk import Chunk
 
-from mlaas4hep.core.errors import DataError, MlaasError, did_you_mean, first_line
-from mlaas4hep.core.units import size
+from mlaas4hep.core.errors import DataError, did_you_mean
 from mlaas4hep.data import Events, FileRecord, Passing, Range
 from mlaas4hep.data.mixing import PLACES, cut, spans
 from mlaas4hep.sources.columns import (
     BranchInfo,
     Column,
-    NotUnderstoodError,
     Place,
     Table,
-    UnreadableError,
 )
-from mlaas4hep.sources.names import is_url, local, misread, missing, scheme_of, split_tree
+from mlaas4hep.sources.names import is_url, local, split_tree
+from mlaas4hep.sources.opening import check_whole, open_file, reading
 from mlaas4hep.sources.reader import ALL, Fetch, Reader, SpreadReader
+from mlaas4hep.sources.remote import RemoteSource, Traffic
 from mlaas4hep.sources.rntuple import Fields
 from mlaas4hep.sources.ttree import Branches
 
@@ -46,150 +36,8 @@ _PART_BYTES = 2**20
 """Bytes that are rather read at once than in parts."""
 _GAP = 64 * 1024
 """Bytes between two baskets that are rather read than jumped over."""
-_PATIENCE = 10
-"""Seconds to wait for a web server that is asked what it can do."""
-_COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
-
-
-@contextmanager
-def reading(file: str, branch: str = "") -> Iterator[None]:
-    """Turn whatever fails in uproot and below it into a DataError that names the file."""
-    where = f"{file}: branch {branch}" if branch else file
-    try:
-        yield
-    except MlaasError:
-        raise
-    except NotUnderstoodError as error:
-        raise UnreadableError(file, {branch: str(error)}) from error
-    except FileNotFoundError:
-        raise missing(file, "Give a path or URL that exists.") from None
-    except OSError as error:
-        if error.errno == errno.EISDIR:
-            raise DataError(f"{file} is a folder", "Name ROOT files.") from None
-        if error.errno == errno.EACCES:
-            raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
-        _check_url(file)
-        remedy = _COPY_AGAIN
-        if is_url(file):
-            remedy = "Check the address, and whether the server answers and lets you read."
-        raise DataError(f"{where} can't be read: {_of_server(error)}", remedy) from error
-    except ImportError as error:
-        raise DataError(
-            f"{where} can't be opened: {first_line(error)}", "Install that package."
-        ) from error
-    except Exception as error:
-        _check_url(file)
-        raise DataError(
-            f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
-        ) from error
-
-
-def _of_server(error: OSError) -> str:
-    """Its first line without what only programmers read."""
-    cause = getattr(error, "os_error", None)  # of aiohttp, whose own text is long
-    if isinstance(cause, OSError) and (error.errno or 0) > 0:
-        return f"no connection: {os.strerror(int(error.errno or 0))}"
-    return re.sub(r"Failed to submit <.*> request: ", "", first_line(error))
-
-
-def _check_url(name: str) -> None:
-    """After a failure: raise DataError if it lies in the URL, or in a server without ranges."""
-    if is_url(name) and (error := misread(name)):
-        raise error
-    if scheme_of(name) not in ("http", "https"):
-        return
-    part = urllib.request.Request(name, headers={"Range": "bytes=0-0"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(part, timeout=_PATIENCE) as answer:  # noqa: S310
-            whole = answer.status == 200
-    except (OSError, ValueError):
-        return
-    if whole:
-        host = name.split("/")[2]
-        raise DataError(
-            f"{name} can't be read: {host} doesn't answer range requests (HTTP Range)",
-            "Copy the file here, or ask for it by root:// or from a server that does.",
-        )
-
-
-_SCHEMES = {"davs": "https", "dav": "http", "xroot": "root", "xrootd": "root"}
-"""Schemes of the grid that are others by another name."""
-
-
-def _check_scheme(name: str) -> None:
-    scheme = scheme_of(name)
-    if scheme not in fsspec.available_protocols():
-        use = _SCHEMES.get(scheme, "root:// or https")
-        raise DataError(f"{name} can't be opened: {scheme}:// is not supported", f"Use {use}://.")
-
-
-def _check_local(path: Path) -> None:
-    """Say at once what is wrong with a local file: none, empty, not ROOT, truncated."""
-    with path.open("rb") as stream:
-        head = stream.read(20)
-        length = os.fstat(stream.fileno()).st_size
-    if not length:
-        raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
-    if not b"root".startswith(head[:4]) and head[:4] != b"root":
-        raise DataError(
-            f"{path} is not a ROOT file: it starts with {head[:4].decode('latin-1')!r}, not 'root'",
-            "Give a ROOT file.",
-        )
-    if len(head) == 20:
-        version, end = struct.unpack_from(">i4xi", head, 4)
-        if version >= 1_000_000:
-            (end,) = struct.unpack_from(">q", head, 12)
-        _check_whole(str(path), length, end)
-        return
-    raise DataError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
-
-
-def _check_whole(name: str, length: int | None, end: int) -> None:
-    """Compare a file's length with where it ends by its own account."""
-    if length is not None and length < end:
-        raise DataError(
-            f"{name} is truncated: it has {size(length)}, {size(end - length)} less than it should",
-            _COPY_AGAIN,
-        )
-
-
-XROOTD_PATIENCE = {
-    "XRD_CONNECTIONWINDOW": "15",
-    "XRD_CONNECTIONRETRY": "2",
-    "XRD_REQUESTTIMEOUT": "60",
-    "XRD_TIMEOUTRESOLUTION": "1",
-}
-"""Seconds and tries after which a dead server is an error; by itself XRootD waits for minutes, or
-half an hour for one that hangs. What the environment says already is kept."""
-
-
-def open_file(name: str, **options: Any) -> Any:
-    """The uproot file of that path or URL; DataError says why it can't be opened.
-
-    ``options`` are uproot's.
-    """
-    name = local(name)
-    with reading(name):
-        if not is_url(name):
-            _check_local(Path(name))
-        elif name.startswith(("root://", "roots://")):
-            _prepare_xrootd(name)
-        else:
-            _check_scheme(name)
-        return uproot.open({name: None}, **options)  # in this form a colon is part of the name
-
-
-def _prepare_xrootd(name: str) -> None:
-    """Say how patient XRootD's client is to be, before it is loaded."""
-    if "XRootD" in sys.modules:
-        return
-    if "tensorflow" in sys.modules:
-        # Seen with xrootd 6.2.1 and tensorflow 2.21; the other way round both work.
-        raise DataError(
-            f"{name} can't be opened: XRootD's client, loaded after TensorFlow, crashes Python",
-            "Open a root:// file, or import XRootD, before importing tensorflow or keras.",
-        )
-    os.environ.update(XROOTD_PATIENCE | os.environ)
+_GAP_REMOTE = 256 * 1024
+"""The same between ranges of a remote file."""
 
 
 def known_trees(name: str) -> list[str]:
@@ -252,18 +100,21 @@ class RootFile:
         tree: str = "Events",
         friends: Mapping[str, str] | None = None,
         is_friend: bool = False,
+        replicas: Sequence[str] = (),
     ) -> None:
         """``tree`` is the one to open unless ``name`` is FILE:TREE.
 
         ``friends`` are given by name, each as FILE:TREE, or FILE if the tree has that name. A tree
-        to be one (``is_friend``) is refused if it has an index.
+        to be one (``is_friend``) is refused if it has an index. ``replicas`` are other URLs of a
+        remote file, which are tried in order when ``name`` can't be read.
         """
         self.name = local(name)
         self.friends: dict[str, RootFile] = {}
         self._path, named = split_tree(self.name)
         self.tree = tree = named or tree
         # By default uproot doesn't read what index a tree has.
-        self._file = open_file(self._path, minimal_ttree_metadata=not is_friend)
+        self._file = open_file(self._path, replicas, minimal_ttree_metadata=not is_friend)
+        self._read = Traffic(replica=self._path)
         self._descriptor = -1
         name = self._path
         try:
@@ -275,7 +126,7 @@ class RootFile:
             with reading(name):
                 self.uuid = str(self._file.file.uuid)
                 self.size = self._size()
-                _check_whole(name, self.size, int(self._file.file.fEND))
+                check_whole(name, self.size, int(self._file.file.fEND))
                 if not is_url(name):
                     self._descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
             for friend, place in (friends or {}).items():
@@ -328,6 +179,19 @@ class RootFile:
             return int(self._file.file.source.num_bytes)
         except Exception:
             return None
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was read of the file so far, without friends; of a local one, too."""
+        source = self._file.file.source
+        if isinstance(source, RemoteSource):
+            return source.traffic
+        read, opening = self._read, source.performance_counters
+        return replace(
+            read,
+            bytes=read.bytes + opening.num_requested_bytes,
+            requests=read.requests + opening.num_requests,
+        )
 
     @property
     def record(self) -> FileRecord:
@@ -483,30 +347,33 @@ class RootFile:
         """Bytes of this file: a local one by position into one buffer that is used again."""
         buffer = np.empty(0, np.uint8)
 
-        def local(ranges: list[Place]) -> Iterator[Any]:
+        def local(spans: list[Place]) -> Iterator[np.ndarray]:
             nonlocal buffer
-            spans = _join_near(ranges)
             total = sum(stop - start for start, stop in spans)
             if total > len(buffer):
                 buffer = np.empty(total, np.uint8)
-            chunks, used = [], 0
-            with reading(self._path):
-                for start, stop in spans:
-                    view = buffer[used : used + stop - start]
-                    self._read_into(view, start)
-                    chunks.append(Chunk.wrap(self._file.file.source, view, start))
-                    used += stop - start
+            used = 0
+            for start, stop in spans:
+                view = buffer[used : used + stop - start]
+                self._read_into(view, start)
+                yield view
+                used += stop - start
+
+        def remote(spans: list[Place]) -> Iterator[np.ndarray]:
+            return (np.frombuffer(data, np.uint8) for data in source.read(spans))
+
+        source = self._file.file.source
+        read, gap = (remote, _GAP_REMOTE) if is_url(self._path) else (local, _GAP)
+
+        def fetch(ranges: list[Place]) -> Iterator[Any]:
+            spans = _join_near(ranges, gap)
             firsts = [start for start, _ in spans]
+            with reading(self._path):
+                found = zip(read(spans), firsts, strict=True)
+                chunks = [Chunk.wrap(source, data, start) for data, start in found]
             return (chunks[bisect_right(firsts, start) - 1] for start, _ in ranges)
 
-        def remote(ranges: list[Place]) -> Iterator[Any]:
-            with reading(self._path):
-                once = list(dict.fromkeys(ranges))
-                chunks = self._file.file.source.chunks(once, queue.Queue())
-                at = dict(zip(once, chunks, strict=True))
-                return iter([at[place] for place in ranges])
-
-        return remote if is_url(self._path) else local
+        return fetch
 
     def _read_into(self, view: np.ndarray, start: int) -> None:
         filled = 0
@@ -515,13 +382,15 @@ class RootFile:
             if not count:
                 raise OSError(f"the file ends at byte {start + filled}, within a basket")
             filled += count
+            self._read.bytes += count
+            self._read.requests += 1
 
 
-def _join_near(ranges: list[Place]) -> list[Place]:
+def _join_near(ranges: list[Place], gap: int) -> list[Place]:
     """The byte ranges sorted, with those that lie close together as one."""
     spans: list[Place] = []
     for start, stop in sorted(ranges):
-        if spans and start - spans[-1][1] <= _GAP:
+        if spans and start - spans[-1][1] <= gap:
             spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
         else:
             spans.append((start, stop))

@@ -1,0 +1,128 @@
+"""Opening files wherever they are: a scheme has an opener; failures have a remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import uproot
+
+from mlaas4hep.core.errors import DataError, MlaasError, first_line, nearest
+from mlaas4hep.core.units import size
+from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
+from mlaas4hep.sources.names import is_url, local, missing, scheme_of
+from mlaas4hep.sources.remote import Connect, Connection, Patience, RemoteSource, Traffic
+
+_COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
+_WEB, _XROOTD = "web:WebConnection", "xrootd:XRootDConnection"
+OPENERS = {
+    "root": _XROOTD,
+    "roots": _XROOTD,
+    "xroot": _XROOTD,
+    "xroots": _XROOTD,
+    "xrootd": _XROOTD,
+    "http": _WEB,
+    "https": _WEB,
+    "dav": _WEB,
+    "davs": _WEB,
+}
+"""The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed."""
+
+
+def opener(name: str) -> Connect:
+    """What opens a URL; DataError for a scheme that isn't known."""
+    scheme = scheme_of(name)
+    if scheme not in OPENERS:
+        close = nearest(scheme, OPENERS, 1)
+        raise DataError(
+            f"{name} can't be opened: {scheme}:// is not supported",
+            f"Use {' or '.join(f'{near}://' for near in close or ('root', 'https'))}.",
+        )
+    module, found = OPENERS[scheme].split(":")
+    try:
+        connect: Connect = getattr(import_module(f"mlaas4hep.sources.{module}"), found)
+    except ImportError as error:
+        raise DataError(
+            f"{name} can't be opened: {first_line(error)}", "Install that package."
+        ) from error
+    return connect
+
+
+@contextmanager
+def reading(file: str, branch: str = "") -> Iterator[None]:
+    """Turn whatever fails in uproot and below it into a DataError that names the file."""
+    where = f"{file}: branch {branch}" if branch else file
+    try:
+        yield
+    except MlaasError:
+        raise
+    except NotUnderstoodError as error:
+        raise UnreadableError(file, {branch: str(error)}) from error
+    except FileNotFoundError:
+        raise missing(file, "Give a path or URL that exists.") from None
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise DataError(f"{file} is a folder", "Name ROOT files.") from None
+        if error.errno == errno.EACCES:
+            raise DataError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+        raise DataError(f"{where} can't be read: {first_line(error)}", _COPY_AGAIN) from error
+    except Exception as error:
+        raise DataError(
+            f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN
+        ) from error
+
+
+def _connect(url: str, patience: Patience, traffic: Traffic) -> Connection:
+    return opener(url)(url, patience, traffic)
+
+
+def open_file(name: str, replicas: Sequence[str] = (), **options: Any) -> Any:
+    """The uproot file of that path or URL; DataError says why it can't be opened.
+
+    ``replicas`` are other URLs of the same file, for when this one fails. ``options`` are uproot's.
+    """
+    name = local(name)
+    with reading(name):
+        if not is_url(name):
+            check_local(Path(name))
+        else:
+            for url in (name, *replicas):
+                opener(url)
+            options |= {"handler": RemoteSource, "connect": _connect, "replicas": replicas}
+        return uproot.open({name: None}, **options)  # in this form a colon is part of the name
+
+
+def check_local(path: Path) -> None:
+    """Say at once what is wrong with a local file: none, empty, not ROOT, truncated."""
+    with path.open("rb") as stream:
+        head = stream.read(20)
+        length = os.fstat(stream.fileno()).st_size
+    if not length:
+        raise DataError(f"{path} is empty: 0 bytes", _COPY_AGAIN)
+    if not b"root".startswith(head[:4]) and head[:4] != b"root":
+        raise DataError(
+            f"{path} is not a ROOT file: it starts with {head[:4].decode('latin-1')!r}, not 'root'",
+            "Give a ROOT file.",
+        )
+    if len(head) == 20:
+        version, end = struct.unpack_from(">i4xi", head, 4)
+        if version >= 1_000_000:
+            (end,) = struct.unpack_from(">q", head, 12)
+        check_whole(str(path), length, end)
+        return
+    raise DataError(f"{path} is truncated: it has {size(length)}", _COPY_AGAIN)
+
+
+def check_whole(name: str, length: int | None, end: int) -> None:
+    """Compare a file's length with where it ends by its own account."""
+    if length is not None and length < end:
+        raise DataError(
+            f"{name} is truncated: it has {size(length)}, {size(end - length)} less than it should",
+            _COPY_AGAIN,
+        )

@@ -1,0 +1,361 @@
+"""Reading remote files: deadlines, retries, replicas and renewed credentials, for every protocol.
+
+A protocol is a Connection (``web.py``, ``xrootd.py``, ``bucket.py``), which tries each thing once
+and says by its error what may help: PassingError another try, DeniedError a renewed token, anything
+else nothing. RemoteSource, through which uproot gets every byte, acts on that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from queue import Queue
+from typing import Any, Protocol, Self, TypeVar
+from uuid import UUID
+
+import numpy as np
+from uproot.source.chunk import Chunk, Source
+
+from mlaas4hep.core.errors import DataError, first_line
+from mlaas4hep.core.units import size
+from mlaas4hep.sources.columns import Place
+from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
+from mlaas4hep.sources.names import missing
+
+T = TypeVar("T")
+
+HEAD_BYTES = 1024
+"""Bytes from the start that are read with the opening: what uproot reads first is among them."""
+_IDENTITY_BYTES = 100
+"""Bytes from the start in which ROOT keeps the file's UUID and where it ends."""
+_CLOCKS = 10
+"""Seconds by which clocks may differ: a token refused so long before its end counts as expired."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds for a connection and for a request, further tries, and seconds before the first.
+
+    Each further pause is twice as long, but no longer than ``renewal``, the seconds by which a
+    token's renewal may be late.
+    """
+
+    connect: int = 15
+    request: int = 60
+    retries: int = 4
+    pause: float = 1
+    renewal: float = 60
+
+    @classmethod
+    def of_environment(cls) -> Patience:
+        """With what the variables of XRootD's client say, for all protocols."""
+        usual = cls()
+        return cls(
+            connect=_number("XRD_CONNECTIONWINDOW", usual.connect),
+            request=_number("XRD_REQUESTTIMEOUT", usual.request),
+            retries=_number("XRD_CONNECTIONRETRY", usual.retries),
+        )
+
+
+def _number(variable: str, usual: int) -> int:
+    try:
+        return int(os.environ[variable])
+    except (KeyError, ValueError):
+        return usual
+
+
+class PassingError(Exception):
+    """What may pass by itself: a cut connection, a busy server; ``wait`` is what it asks for."""
+
+    def __init__(self, message: str, wait: float = 0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class DeniedError(Exception):
+    """The server refuses; ``token`` is what it was shown, if anything."""
+
+    def __init__(self, message: str, token: Bearer | None = None) -> None:
+        super().__init__(message)
+        self.token = token
+
+
+class ReplacedError(Exception):
+    """The file at the server isn't the one that was opened; the message says what it is."""
+
+
+@dataclass
+class Traffic:
+    """What was read of a file since it was opened, and what got in the way.
+
+    ``retries`` are further tries after failures, ``renewals`` how often another token was found
+    than before, ``replica`` the URL or path that is being read.
+    """
+
+    bytes: int = 0
+    requests: int = 0
+    retries: int = 0
+    renewals: int = 0
+    replica: str = ""
+
+
+class Connection(Protocol):
+    """A file that is open at a server.
+
+    ``size`` is in bytes, None where the server doesn't tell; ``head`` are the first HEAD_BYTES;
+    ``versioned`` whether each ``read`` raises ReplacedError if the file was replaced; ``token``
+    what the server was shown last.
+    """
+
+    size: int | None
+    head: bytes
+    versioned: bool
+    token: Bearer | None
+
+    def read(self, ranges: Sequence[Place]) -> list[bytes]:
+        """The bytes of each range."""
+
+    def close(self) -> None:
+        """Give the connection back; never fails."""
+
+
+Connect = Callable[[str, Patience, Traffic], Connection]
+"""Opens a URL; each request that is sent is counted in the Traffic."""
+
+
+class RemoteSource(Source):  # type: ignore[misc]
+    """A remote file as uproot's source; the first of its replicas that can be read.
+
+    Another is used only in place of the same file: one of the same size and UUID. Failures are
+    DataErrors that name the URL.
+    """
+
+    def __init__(
+        self, file_path: str, connect: Connect, replicas: Sequence[str] = (), **_: Any
+    ) -> None:
+        super().__init__()
+        self._file_path = file_path
+        self._urls = list(dict.fromkeys((file_path, *replicas)))
+        self._connect, self._patience = connect, Patience.of_environment()
+        self._connection: Connection | None = None
+        self._size: int | None = None
+        self._head = b""
+        self._token: Bearer | None = None
+        self._closed = False
+        self.traffic = Traffic(replica=file_path)
+        self._persist(lambda connection: None)
+
+    def __repr__(self) -> str:
+        return f"<RemoteSource {self._file_path}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._disconnect()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed; uproot asks."""
+        return self._closed
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The file's size; None where the server doesn't tell."""
+        return self._size
+
+    def chunk(self, start: int, stop: int) -> Chunk:
+        """A range of bytes, as uproot asks for metadata; it may reach beyond the end."""
+        if self._size is not None:
+            stop = max(start, min(stop, self._size))
+        data = self._head[start:stop]
+        if len(data) < stop - start:
+            (data,) = self.read([(start, stop)], check=False)
+        return Chunk.wrap(self, np.frombuffer(data, np.uint8), start)
+
+    def chunks(self, ranges: list[Place], notifications: Queue[Chunk]) -> list[Chunk]:
+        """Several ranges of bytes."""
+        found = [
+            Chunk.wrap(self, np.frombuffer(data, np.uint8), start)
+            for data, (start, _) in zip(self.read(ranges), ranges, strict=True)
+        ]
+        for chunk in found:
+            notifications.put(chunk)
+        return found
+
+    def read(self, ranges: Sequence[Place], check: bool = True) -> list[bytes]:
+        """The bytes of each range; with ``check`` they are of the file that was opened.
+
+        A range that reaches beyond the end is an error. Metadata needn't be checked: what is read
+        by them is.
+        """
+
+        def once(connection: Connection) -> list[bytes]:
+            found = connection.read(ranges)
+            for data, (start, stop) in zip(found, ranges, strict=True):
+                if len(data) != stop - start:
+                    raise OSError(f"{len(data)} bytes came for bytes {start} to {stop}")
+            self.traffic.bytes += sum(map(len, found))
+            if check and not connection.versioned:
+                own = self._head[:_IDENTITY_BYTES]
+                (head,) = connection.read([(0, len(own))])
+                if head != own:
+                    raise ReplacedError(_described(None, head))
+            return found
+
+        return self._persist(once)
+
+    def _persist(self, action: Callable[[Connection], T]) -> T:
+        """Do something by each replica in turn until one can; by those that may, after a pause."""
+        current = self._urls.index(self.traffic.replica)
+        urls = self._urls[current:] + self._urls[:current]
+        failures: dict[str, Exception] = {}
+        for turn in range(self._patience.retries + 1):
+            if turn:
+                time.sleep(self._pause(turn, failures))
+            for url in list(urls):
+                self.traffic.retries += bool(failures)
+                try:
+                    return self._by(url, action)
+                except ReplacedError as error:
+                    raise self._replaced(url, error) from None
+                except PassingError as error:
+                    failures[url] = error
+                except Exception as error:
+                    failures[url] = error
+                    urls.remove(url)
+                self._disconnect()
+            if not urls:
+                break
+        raise _failure(failures) from failures[self.traffic.replica]
+
+    def _pause(self, turn: int, failures: dict[str, Exception]) -> float:
+        asked = max(e.wait for e in failures.values() if isinstance(e, PassingError))
+        return min(max(self._patience.pause * 2.0 ** (turn - 1), asked), self._patience.renewal)
+
+    def _by(self, url: str, action: Callable[[Connection], T]) -> T:
+        while True:
+            try:
+                connection = self._opened(url)
+                done = action(connection)
+            except DeniedError as error:
+                self._disconnect()
+                if not self._is_renewed(error.token):
+                    raise
+                self.traffic.retries += 1
+            else:
+                self._note(connection.token)
+                return done
+
+    def _opened(self, url: str) -> Connection:
+        if self._connection and self.traffic.replica == url:
+            return self._connection
+        self._disconnect()
+        connection = self._connect(url, self._patience, self.traffic)
+        first, self._connection = not self._head, connection
+        if first:
+            self._size, self._head = connection.size, connection.head
+        elif (connection.size, connection.head) != (self._size, self._head):
+            raise ReplacedError(_described(connection.size, connection.head))
+        self.traffic.replica = url
+        self.traffic.bytes += len(connection.head)
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _note(self, token: Bearer | None) -> None:
+        if token and self._token and token.value != self._token.value:
+            self.traffic.renewals += 1
+        self._token = token or self._token
+
+    def _is_renewed(self, token: Bearer | None) -> bool:
+        """Whether there is another token now; after its expiry, wait for one that is late."""
+        if not token or not token.file:
+            return False
+        has_expired = token.expires is not None and token.expires < time.time() + _CLOCKS
+        end = time.monotonic() + (self._patience.renewal if has_expired else 0)
+        while True:
+            with suppress(DataError):  # such as a file that is just being written
+                found = bearer_token()
+                if found and found.value != token.value and not _has_expired(found):
+                    return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.2)
+
+    def _replaced(self, url: str, error: ReplacedError) -> DataError:
+        was = f"it was {_described(self._size, self._head)}"
+        return DataError(
+            f"{self._file_path} was replaced while it was read: {was}, now {url} is {error}",
+            "Start again; if a replica differs from the others, take it off the list.",
+        )
+
+
+def _has_expired(token: Bearer) -> bool:
+    return token.expires is not None and token.expires <= time.time()
+
+
+def _described(length: int | None, head: bytes) -> str:
+    """Size and UUID of a ROOT file, as far as they are known."""
+    large = head[4:8] >= (1_000_000).to_bytes(4, "big")
+    start = 59 if large else 47
+    found = head[start : start + 16]
+    parts = [size(length)] if length is not None else []
+    if head[:4] == b"root" and len(found) == 16:
+        parts.append(f"UUID {UUID(bytes=found)}")
+    return ", ".join(parts) or "no ROOT file"
+
+
+def _failure(failures: dict[str, Exception]) -> DataError:
+    """What to tell of a file that can't be read from any of its replicas."""
+    (url, error), *others = failures.items()
+    if others:
+        reasons = "; ".join(f"{url}: {_reason(error)}" for url, error in failures.items())
+        return DataError(
+            f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
+            "Check the addresses, and whether the servers answer and let you read.",
+        )
+    if isinstance(error, DataError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return missing(url, "Give a path or URL that exists.")
+    if isinstance(error, DeniedError):
+        return DataError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
+    return DataError(
+        f"{url} can't be read: {_reason(error)}",
+        "Check the address, and whether the server answers and lets you read.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, DataError):
+        return error.message
+    if not isinstance(error, PassingError | DeniedError | OSError) or not str(error):
+        return first_line(error)
+    return str(error).strip().splitlines()[0]
+
+
+def _advice(token: Bearer | None) -> str:
+    """What to do about a refusal, by what the server was shown."""
+    if token and _has_expired(token):
+        ended = datetime.fromtimestamp(token.expires or 0, UTC)
+        renew = "" if token.file else " Name its file in BEARER_TOKEN_FILE."
+        return f"The token in {token.where} expired at {ended:%F %T} UTC: get a new one.{renew}"
+    if token:
+        return f"The token in {token.where} isn't good for it: check its audience and scope."
+    if proxy := x509_proxy():
+        return (
+            f"Check the proxy certificate {proxy.path} (voms-proxy-info), or get a bearer token"
+            " (BEARER_TOKEN_FILE)."
+        )
+    return "Get a proxy certificate (voms-proxy-init) or a bearer token (BEARER_TOKEN_FILE)."

@@ -1,0 +1,243 @@
+"""Files behind web servers: http(s)://, and dav(s):// of grid sites."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import ssl
+from collections.abc import Coroutine, Sequence
+from email.utils import parsedate_to_datetime
+from itertools import pairwise
+from pathlib import Path
+from time import time
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from fsspec.asyn import get_loop
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.sources.columns import Place
+from mlaas4hep.sources.credentials import Bearer, bearer_token, ca_folder, x509_proxy
+from mlaas4hep.sources.remote import (
+    HEAD_BYTES,
+    DeniedError,
+    PassingError,
+    Patience,
+    ReplacedError,
+    Traffic,
+)
+
+T = TypeVar("T")
+PART_BYTES = 4 * 2**20
+"""Bytes that are asked for at once, at most; several such requests are sent side by side."""
+AT_ONCE = 8
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+"""Status codes of what may pass."""
+_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, in the thread in which all remote files are read."""
+    return asyncio.run_coroutine_threadsafe(coroutine, get_loop()).result()
+
+
+def parts(ranges: Sequence[Place]) -> list[list[Place]]:
+    """Each range as consecutive ones of PART_BYTES at most."""
+    return [
+        list(pairwise([*range(start, stop, PART_BYTES), stop])) or [(start, stop)]
+        for start, stop in ranges
+    ]
+
+
+class WebConnection:
+    """A file at a web server; ranges are asked for side by side.
+
+    A bearer token is shown only by https, and only to servers that refuse to answer without one.
+    On a redirect to another server it stays behind, as curl and davix do it: the address has what
+    that server wants. A proxy certificate is shown to servers that ask for one.
+    """
+
+    def __init__(self, url: str, patience: Patience, traffic: Traffic) -> None:
+        scheme, rest = url.split("://", 1)
+        self._url = f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
+        self._patience, self._traffic = patience, traffic
+        self._version: str | None = None
+        self._with_token = False
+        self.size: int | None = None
+        self.token: Bearer | None = None
+        self._session = wait_for(self._start(tls_context()))
+        try:
+            self.head = wait_for(self._get((0, HEAD_BYTES)))
+        except BaseException:
+            self.close()
+            raise
+        self.versioned = bool(self._version)
+
+    async def _start(self, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=tls),
+            timeout=aiohttp.ClientTimeout(
+                total=self._patience.request, sock_connect=self._patience.connect
+            ),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            trust_env=True,  # the proxies that the environment names
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        with contextlib.suppress(Exception):
+            wait_for(self._session.close())
+
+    def read(self, ranges: Sequence[Place]) -> list[bytes]:
+        """The bytes of each range."""
+        return wait_for(self._read(ranges))
+
+    async def _read(self, ranges: Sequence[Place]) -> list[bytes]:
+        split = parts(ranges)
+        tasks = [asyncio.ensure_future(self._get(part)) for each in split for part in each]
+        try:
+            found = iter(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return [b"".join([next(found) for _ in each]) for each in split]
+
+    async def _get(self, place: Place) -> bytes:
+        try:
+            return await self._ask(place)
+        except DeniedError as error:
+            if error.token or not self._url.startswith("https:") or not bearer_token():
+                raise
+        self._with_token = True
+        return await self._ask(place)
+
+    async def _ask(self, place: Place) -> bytes:
+        start, stop = place
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        token = bearer_token() if self._with_token else None
+        if token:
+            headers["Authorization"] = f"Bearer {token.value}"
+            self.token = token
+        self._traffic.requests += 1
+        try:
+            async with self._session.get(self._url, headers=headers) as answer:
+                problem = self._problem(answer, place, token)
+                found = b"" if problem else await answer.read()
+        except aiohttp.ClientHttpProxyError as error:
+            raise OSError(f"the proxy {_proxy()} refuses: {error.status} {error.message}") from None
+        except TimeoutError as error:
+            raise PassingError(f"no answer within {self._patience.request:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _understood(error) from error
+        if problem:
+            raise problem
+        return found
+
+    def _problem(
+        self, answer: aiohttp.ClientResponse, place: Place, token: Bearer | None
+    ) -> Exception | None:
+        """What the answer's head says against reading it; of the first, note size and version."""
+        host, status = urlsplit(self._url).netloc, answer.status
+        said = f"{answer.status} {answer.reason}"
+        found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if status == 200:
+            return DataError(
+                f"{self._url} can't be read: {host} doesn't answer range requests (HTTP Range)",
+                "Copy the file here, or ask for it by root:// or from a server that does.",
+            )
+        if status in (404, 410):
+            return FileNotFoundError(self._url)
+        if status in (401, 403):
+            return DeniedError(f"{answer.url.host} refuses: {said}", token)
+        if status in _BUSY:
+            return PassingError(said, _retry_after(answer.headers.get("Retry-After", "")))
+        if status not in (206, 416) or (status == 206 and (not found or not found[1])):
+            return OSError(f"unexpected answer of the server: {said}")
+        size = int(found[3]) if found and found[3].isdigit() else None
+        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if self._version is None:
+            if status == 416:
+                return DataError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
+            self.size, self._version = size, version
+        elif (size, version) != (self.size, self._version):
+            return ReplacedError(f"another version of {size} bytes ({version})")
+        if status == 416:
+            return OSError(f"the file ends before byte {place[0]}")
+        first, last = int(found[1]), int(found[2])  # type: ignore[index]
+        stop = place[1] if size is None else min(place[1], size)
+        if (first, last + 1) != (place[0], stop) and size != 0:
+            return OSError(f"the server sent bytes {first} to {last + 1} for {place[0]} to {stop}")
+        return None
+
+
+def tls_context() -> ssl.SSLContext:
+    """Trusts the system's CAs, the grid's and those that the environment names; has the proxy.
+
+    Made anew for each file: a proxy certificate may have been renewed.
+    """
+    context = ssl.create_default_context()  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if named := os.environ.get(variable):
+            is_folder = Path(named).is_dir()
+            try:
+                context.load_verify_locations(**{"capath" if is_folder else "cafile": named})
+            except OSError as error:
+                raise DataError(
+                    f"{variable} {named} can't be read: {error.strerror or error}",
+                    "Name a file of CA certificates, or unset the variable.",
+                ) from None
+    if ca_folder().is_dir():
+        context.load_verify_locations(capath=ca_folder())
+    if proxy := x509_proxy():
+        # Servers that want a certificate say so; others are not to fail for a stale variable.
+        with contextlib.suppress(OSError):
+            context.load_cert_chain(proxy.path, password="")  # never ask for one
+    return context
+
+
+def _proxy() -> str:
+    for variable in ("https_proxy", "HTTPS_PROXY"):
+        if named := os.environ.get(variable):
+            return urlsplit(named).netloc.rpartition("@")[2]
+    return ""
+
+
+def _understood(error: Exception) -> Exception:
+    """What a failure of aiohttp means, in a text without its details."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return OSError("the address is not valid")
+    cause: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    elif isinstance(error.__cause__, ssl.SSLError):
+        cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return OSError(
+            f"its certificate is not accepted: {cause.verify_message}"
+            " (CAs: X509_CERT_DIR, SSL_CERT_FILE)"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return OSError(f"no connection by TLS: {cause.reason or cause}")
+    if isinstance(cause, socket.gaierror):
+        text = f"the host is not known: {cause.strerror}"
+        return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
+    if isinstance(cause, OSError) and cause.errno:
+        return PassingError(f"no connection: {os.strerror(cause.errno)}")
+    return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
+
+
+def _retry_after(value: str) -> float:
+    """Seconds of the header Retry-After: a number or a date."""
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return 0.0
