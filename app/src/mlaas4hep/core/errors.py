@@ -36,6 +36,10 @@ class DataError(MlaasError):
     """A file, tree or branch can't be read or holds what can't be used."""
 
 
+class UnreachedError(DataError):
+    """A server, or each of several, can't be reached or doesn't give a file; why is open."""
+
+
 class EventError(DataError):
     """An event contradicts itself; ``event`` counts from the first of those looked at."""
 

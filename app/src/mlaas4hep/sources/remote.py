@@ -20,7 +20,7 @@ from uuid import UUID
 import numpy as np
 from uproot.source.chunk import Chunk, Source
 
-from mlaas4hep.core.errors import DataError, first_line
+from mlaas4hep.core.errors import DataError, UnreachedError, first_line
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
@@ -319,7 +319,7 @@ def _failure(failures: dict[str, Exception]) -> DataError:
     (url, error), *others = failures.items()
     if others:
         reasons = "; ".join(f"{url}: {_reason(error)}" for url, error in failures.items())
-        return DataError(
+        return UnreachedError(
             f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
             "Check the addresses, and whether the servers answer and let you read.",
         )
@@ -328,8 +328,8 @@ def _failure(failures: dict[str, Exception]) -> DataError:
     if isinstance(error, FileNotFoundError):
         return missing(url, "Give a path or URL that exists.")
     if isinstance(error, DeniedError):
-        return DataError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
-    return DataError(
+        return UnreachedError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
+    return UnreachedError(
         f"{url} can't be read: {_reason(error)}",
         "Check the address, and whether the server answers and lets you read.",
     )

@@ -79,10 +79,12 @@ def _ask_bucket(url: str, seconds: int) -> bool:
 
 def _open(name: str) -> None:
     from mlaas4hep.core.errors import DataError
-    from mlaas4hep.sources.root import known_trees
+    from mlaas4hep.sources.opening import open_file
+    from mlaas4hep.sources.root import tree_names
 
     try:
-        _say(trees=known_trees(name))
+        with open_file(name, explained=False) as file:
+            _say(trees=tree_names(file))
     except DataError as error:
         _say(error=error.message, remedy=error.remedy)
 

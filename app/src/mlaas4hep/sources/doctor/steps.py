@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 PATIENCE = 4.0
 """Seconds that a server has for each answer."""
 
+_OF_FILE = ("address", "access", "file", "ROOT")
+"""Steps whose failure says nothing of other files of the server."""
 _SKEW = 60
 """Seconds by which clocks may differ before credentials are refused."""
 
@@ -83,7 +85,7 @@ class Diagnosis:
     @property
     def of_server(self) -> bool:
         """Whether the reason holds for every file of that server, not for this one alone."""
-        return self.failed is not None and self.failed.what not in ("file", "ROOT")
+        return self.failed is not None and self.failed.what not in _OF_FILE
 
     def document(self) -> dict[str, Any]:
         """What ``mlaas4hep doctor --json`` prints."""

@@ -26,6 +26,7 @@ from mlaas4hep.sources.doctor.content import HEAD, attempt, look_at_head, look_a
 from mlaas4hep.sources.doctor.secure import secure
 from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, connect, look_at_clock
 from mlaas4hep.sources.doctor.tokens import explain_refusal, look_at_token
+from mlaas4hep.sources.web import tls_context
 
 _SECONDS = 15
 _REDIRECTS = 5
@@ -148,11 +149,9 @@ def _ask(
 def _secure(
     diagnosis: Diagnosis, host: str, first: socket, again: partial[socket], known: Authorities
 ) -> ssl.SSLSocket:
-    context = ssl.create_default_context()
     if known.folder.is_dir():
         look_at_authorities(diagnosis, known)
-        context.load_verify_locations(capath=str(known.folder))
-    ready = [first]
+    ready, context = [first], tls_context()
     trusted = f"this machine's CAs and those in {known.folder}"
     return secure(diagnosis, host, lambda: ready.pop() if ready else again(), context, trusted)
 
