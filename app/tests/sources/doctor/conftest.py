@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def tokens(pki: Pki, small_files: list[Path]) -> Iterator[Server]:
     """With tokens, by root:// and https://; the same files."""
     with token_origin(pki) as server:
         _fill(server, small_files[0])
+        _wait_for(int(server.https.split(":")[2].partition("/")[0]))
         yield server
 
 
@@ -48,6 +51,18 @@ def redirecting(pki: Pki) -> Iterator[Redirector]:
 def bucket(pki: Pki) -> Iterator[Bucket]:
     with s3(pki) as server:
         yield server
+
+
+def _wait_for(port: int) -> None:
+    """The port for HTTPS is opened a moment after the one that the server is waited for by."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 5).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def _fill(server: Server, file: Path) -> None:
