@@ -55,7 +55,9 @@ class Bucket(Server):
         shutil.copy(WEED, self.folder / "weed")
         (self.folder / "store").mkdir()
         who = {"name": "alice", "credentials": [{"accessKey": KEY, "secretKey": SECRET}]}
-        allowed = {"identities": [who | {"actions": ["Read:data", "List:data", "Write:data"]}]}
+        # May read in a bucket that doesn't exist, too: else that would be "access denied".
+        actions = ["Read:data", "List:data", "Write:data", "Read:missing"]
+        allowed = {"identities": [who | {"actions": actions}]}
         (self.folder / "s3.json").write_text(json.dumps(allowed))
         self.own()
         options: dict[str, object] = {

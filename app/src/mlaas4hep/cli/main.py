@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlaas4hep import __version__
-from mlaas4hep.cli import admin, data, demo, expire, export, predict, services, token, train
+from mlaas4hep.cli import admin, data, demo, doctor, expire, export, predict, services, token, train
 from mlaas4hep.cli.errors import EPILOG, run
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def _options(
 
 for panel, commands in {
     "Try it": (demo.demo,),
-    "Look at files": (data.inspect, data.specs, export.export),
+    "Look at files": (data.inspect, doctor.doctor, data.specs, export.export),
     "Train and predict": (train.train, predict.predict),
     "Use a service": (token.token,),
     "Run the services": (

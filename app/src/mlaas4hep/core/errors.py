@@ -52,6 +52,14 @@ class FileError(DataError):
         self.others: list[FileError] = []
 
 
+class UnreachedError(FileError):
+    """A server, or each of several, can't be reached or doesn't give a file; why is open."""
+
+
+class RefusedError(DataError):
+    """A server refuses a file, as it would others: the credential is to blame; why is open."""
+
+
 class LedgerError(MlaasError):
     """Events were read twice or not at all, or the sums over them don't agree: our own mistake."""
 

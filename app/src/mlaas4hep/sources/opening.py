@@ -13,7 +13,15 @@ from typing import Any
 
 import uproot
 
-from mlaas4hep.core.errors import DataError, FileError, MlaasError, first_line, nearest
+from mlaas4hep.core.errors import (
+    DataError,
+    FileError,
+    MlaasError,
+    RefusedError,
+    UnreachedError,
+    first_line,
+    nearest,
+)
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
@@ -85,12 +93,27 @@ def _connect(url: str, patience: Patience, traffic: Traffic) -> Connection:
     return opener(url)(url, patience, traffic)
 
 
-def open_file(name: str, replicas: Sequence[str] = (), **options: Any) -> Any:
+def open_file(
+    name: str, replicas: Sequence[str] = (), *, explained: bool = True, **options: Any
+) -> Any:
     """The uproot file of that path or URL; DataError says why it can't be opened.
 
-    ``replicas`` are other URLs of the same file, for when this one fails. ``options`` are uproot's.
+    ``replicas`` are other URLs of the same file, for when this one fails. With ``explained`` the
+    reason is looked for as ``mlaas4hep doctor`` does it, once for each server, which takes some
+    seconds more. ``options`` are uproot's.
     """
     name = local(name)
+    try:
+        return _open_file(name, replicas, options)
+    except (UnreachedError, RefusedError) as error:
+        if not explained:
+            raise
+        from mlaas4hep.sources.doctor import explain  # only where something is wrong
+
+        raise explain(error, (name, *replicas)) from error
+
+
+def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> Any:
     with reading(name):
         if not is_url(name):
             check_local(Path(name))

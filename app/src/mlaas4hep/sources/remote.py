@@ -20,7 +20,13 @@ from uuid import UUID
 import numpy as np
 from uproot.source.chunk import Chunk, Source
 
-from mlaas4hep.core.errors import DataError, FileError, first_line
+from mlaas4hep.core.errors import (
+    DataError,
+    FileError,
+    RefusedError,
+    UnreachedError,
+    first_line,
+)
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
@@ -278,17 +284,17 @@ class RemoteSource(Source):  # type: ignore[misc]
         self._token = token or self._token
 
     def _is_renewed(self, token: Bearer | None) -> bool:
-        """Whether there is another token now; after its expiry, wait for one that is late."""
+        """Whether there is another token now, or soon enough after its expiry."""
         if not token or not token.file:
             return False
-        has_expired = token.expires is not None and token.expires < time.time() + _CLOCKS
-        end = time.monotonic() + (self._patience.renewal if has_expired else 0)
+        # After its expiry, wait for one that is late, but not for one that nobody renews.
+        end = (token.expires or 0) + self._patience.renewal if _has_expired(token, _CLOCKS) else 0
         while True:
             with suppress(DataError):  # such as a file that is just being written
                 found = bearer_token()
                 if found and found.value != token.value and not _has_expired(found):
                     return True
-            if time.monotonic() >= end:
+            if time.time() >= end:
                 return False
             time.sleep(0.2)
 
@@ -300,8 +306,8 @@ class RemoteSource(Source):  # type: ignore[misc]
         )
 
 
-def _has_expired(token: Bearer) -> bool:
-    return token.expires is not None and token.expires <= time.time()
+def _has_expired(token: Bearer, early: float = 0) -> bool:
+    return token.expires is not None and token.expires <= time.time() + early
 
 
 def _described(length: int | None, head: bytes) -> str:
@@ -327,7 +333,7 @@ def _failure(failures: dict[str, Exception]) -> DataError:
             isinstance(each, DeniedError | DataError) and not isinstance(each, FileError)
             for each in failures.values()
         )
-        kind = DataError if ours else FileError
+        kind = RefusedError if ours else UnreachedError
         return kind(
             f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
             "Check the addresses, and whether the servers answer and let you read.",
@@ -337,8 +343,8 @@ def _failure(failures: dict[str, Exception]) -> DataError:
     if isinstance(error, FileNotFoundError):
         return missing(url, "Give a path or URL that exists.")
     if isinstance(error, DeniedError):
-        return DataError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
-    return FileError(
+        return RefusedError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
+    return UnreachedError(
         f"{url} can't be read: {_reason(error)}",
         "Check the address, and whether the server answers and lets you read.",
     )

@@ -1,0 +1,64 @@
+"""The entry: which steps a name needs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.units import size
+from mlaas4hep.sources.doctor.bucket import diagnose_bucket
+from mlaas4hep.sources.doctor.content import HEAD, attempt, look_at_head, look_at_trees
+from mlaas4hep.sources.doctor.steps import BrokenError, Diagnosis
+from mlaas4hep.sources.doctor.web import diagnose_web
+from mlaas4hep.sources.doctor.xrootd import diagnose_xrootd
+from mlaas4hep.sources.names import local, missing, scheme_of, split_tree
+
+_SECONDS = 15
+
+
+def diagnose(name: str) -> Diagnosis:
+    """Find out whether a file (path or URL, or FILE:TREE) can be read, and if not, why."""
+    file, _ = split_tree(local(name))
+    diagnosis = Diagnosis(file)
+    with suppress(BrokenError):
+        try:
+            _take_steps(diagnosis, file)
+        except DataError as error:  # such as a variable that names no file
+            diagnosis.fail("environment", error.message, error.remedy)
+    diagnosis.end()
+    return diagnosis
+
+
+def _take_steps(diagnosis: Diagnosis, file: str) -> None:
+    scheme = scheme_of(file)
+    if not scheme:
+        _diagnose_path(diagnosis, file)
+    elif scheme in ("root", "roots", "xroot", "xroots", "xrootd"):
+        diagnose_xrootd(diagnosis, file)
+    elif scheme in ("http", "https", "dav", "davs"):
+        diagnose_web(diagnosis, file)
+    elif scheme == "s3":
+        diagnose_bucket(diagnosis, file)
+    else:
+        diagnosis.fail("address", f"{scheme}:// is not supported: {diagnosis.name}",
+                       "Use root://, https:// or s3://.")  # fmt: skip
+
+
+def _diagnose_path(diagnosis: Diagnosis, name: str) -> None:
+    path = Path(name)
+    try:
+        with path.open("rb") as stream:
+            head, length = stream.read(HEAD), os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        error = missing(name, "Give a path that exists, or a URL such as root://HOST//PATH.")
+        diagnosis.fail("file", error.message, error.remedy)
+    except IsADirectoryError:
+        diagnosis.fail("file", f"{name} is a folder", "Name ROOT files.")
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        diagnosis.fail("file", f"{name} can't be read: {why}", "Name a file that you may read.")
+    diagnosis.ok("file", f"{path.absolute()}, {size(length)}", size=length)
+    look_at_head(diagnosis, head, length)
+    look_at_trees(diagnosis, attempt(name, _SECONDS))
