@@ -61,6 +61,12 @@ class Server:
         self.web.server_close()
 
 
+@pytest.fixture(autouse=True)
+def undiagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the source itself asks and says: the diagnosis of failures (test_reasons) asks more."""
+    monkeypatch.setattr("mlaas4hep.sources.doctor.explain", lambda error, urls: error)
+
+
 @pytest.fixture
 def server(small_files: list[Path]) -> Iterator[Server]:
     made = Server(small_files[0].read_bytes())
