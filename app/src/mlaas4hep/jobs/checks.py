@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import stat
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -14,7 +15,7 @@ from mlaas4hep.core.files import walk
 from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
-from mlaas4hep.sources.names import split_tree
+from mlaas4hep.sources.names import is_url, scheme_of, split_tree
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
@@ -109,12 +110,31 @@ def check_files(root: Path, asked: Names) -> None:
     inside(root, asked.model, "model")
     inside(root, asked.params, "params")
     for name in dict.fromkeys(_parts(asked.files, "files")):
-        if "://" not in name and not name.startswith("/store/"):
-            inside(root, split_tree(name, root)[0], "files")
+        if scheme_of(name) == "file" or not (is_url(name) or name.startswith("/store/")):
+            _check_listed(root, split_tree(name, root)[0])
     labels = _parts(asked.labels, "labels") if asked.labels.strip() else []  # of a regression
     for name in labels:
         if "/" in name or (len(labels) == 1 and name.lower().endswith(_TABLE)):
             inside(root, name, "labels")
+
+
+def _check_listed(root: Path, name: str) -> None:
+    """UsageError unless it is a file of the folder, or a wildcard or a folder for some of them.
+
+    The training finds which these are; here no link is followed.
+    """
+    try:
+        inside(root, name, "files")
+    except UsageError:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or len(name) > 1024:
+            raise
+        loosely = str(path).replace("**/", "*")  # * goes across folders
+        for found in walk(root):
+            in_it = PurePosixPath(found.path).parent == path and found.path.endswith(".root")
+            if found.is_file and (in_it or fnmatchcase(found.path, loosely)):
+                return
+        raise
 
 
 def _parts(text: str, what: str) -> list[str]:

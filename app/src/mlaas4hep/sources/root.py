@@ -179,6 +179,21 @@ def open_file(name: str, **options: Any) -> Any:
         return uproot.open({name: None}, **options)  # in this form a colon is part of the name
 
 
+def list_folder(url: str) -> list[str]:
+    """Names of the files in the folder at that URL, without those of its subfolders.
+
+    A web server must send a page of links. Raises DataError as ``open_file``.
+    """
+    with reading(url):
+        if url.startswith(("root://", "roots://")):
+            _prepare_xrootd(url)
+        else:
+            _check_scheme(url)
+        files, path = fsspec.core.url_to_fs(url)
+        found = files.ls(path, detail=True)
+        return [str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "file"]
+
+
 def _prepare_xrootd(name: str) -> None:
     """Say how patient XRootD's client is to be, before it is loaded."""
     if "XRootD" in sys.modules:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ from mlaas4hep.data import (
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
+from mlaas4hep.sources.filelist import FileList, Listed
 from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
 from mlaas4hep.sources.selection import Selected, Selection, by_branch, check_role, select
-from mlaas4hep.training.labels import Labels, by_pattern, label_branch
+from mlaas4hep.training.labels import Labels, by_dataset, by_pattern, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.targets import Targets
 from mlaas4hep.training.weights import Totals, Weights
@@ -82,6 +83,8 @@ class Task:
     cut_flow: CutFlow | None = None
     fold: int = 0
     """The fold that is the test part, if the split has folds."""
+    listed: FileList = field(default_factory=lambda: FileList([]))
+    """What the list said of the files, in the same order."""
 
     def of_fold(self, fold: int) -> Task:
         """The same events, of which that fold is the test part; the events are counted again.
@@ -139,7 +142,7 @@ class Task:
 
 
 def prepare(
-    names: Sequence[str],
+    names: FileList | Sequence[str],
     labels: Sequence[str],
     params: Params,
     cwd: Path,
@@ -150,22 +153,23 @@ def prepare(
 ) -> Task:
     """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
 
-    ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
-    global-specs.json in ``cwd`` if they fit, else new ones, which are written there; without
-    ``keep_specs`` that file is neither read nor written. The same files, labels and parameters give
-    the same task.
+    ``stack`` closes the files. Without labels those of a fileset are labelled by dataset. Specs are
+    those of ``specs_file`` (relative to ``cwd``), else of global-specs.json in ``cwd`` if they fit,
+    else new ones, which are written there; without ``keep_specs`` that file is neither read nor
+    written. The same files, labels and parameters give the same task.
 
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
+    listed = FileList.of(names)
+    labels = by_pattern(labels, listed) or ([] if params.target else by_dataset(listed))
     if not labels and not params.target:
         raise UsageError(
             "--labels is missing",
             "Give a label per file, or the branch that holds the label. A regression names the"
             ' branch that it predicts in params.json: "target".',
         )
-    labels = by_pattern(labels, names)
-    given = _opened(names, labels, params, cwd, stack, progress)
+    given = _opened(listed, labels, params, cwd, stack, progress)
     branch, signal = given.selection.label_branch, str(params.signal)
     classes: Labels | Targets = given.targets or Labels.of(
         labels, branch, given.files, _labelled(given, branch), signal
@@ -173,7 +177,8 @@ def prepare(
     weights = None
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
-        weights = key.of_files([file.name for file in given.files], labels_of_files)
+        paths = [file.name for file in given.files]
+        weights = key.of_files(paths, labels_of_files, listed.datasets)
     spread = BranchRange()
     totals = _count(given.files, given.use, classes, weights, params, spread=spread)
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
@@ -202,11 +207,12 @@ def prepare(
         factors=factors,
         warnings=[*given.warnings, *_warnings_of(specs, given), *told],
         cut_flow=given.cut_flow,
+        listed=listed,
     )
 
 
 def scan_files(
-    names: Sequence[str],
+    names: FileList | Sequence[str],
     labels: Sequence[str],
     params: Params,
     cwd: Path,
@@ -217,27 +223,30 @@ def scan_files(
     They are those of ``prepare`` with the same labels: a label branch is not a feature. Without
     labels every branch may be one.
     """
-    labels = by_pattern(labels, names)
+    listed = FileList.of(names)
+    labels = by_pattern(labels, listed)
     with ExitStack() as stack:
-        given = _opened(names, labels, params, cwd, stack, progress)
+        given = _opened(listed, labels, params, cwd, stack, progress)
         specs = scan(given.files, given.selection, given.use, progress, given.derivation)
         return specs, given.warnings + _warnings_of(specs, given)
 
 
 def _opened(
-    names: Sequence[str],
+    listed: FileList,
     labels: Sequence[str],
     params: Params,
     cwd: Path,
     stack: ExitStack,
     progress: Progress,
 ) -> _Input:
-    paths = [resolve(name, params.redirector, cwd) for name in names]
+    paths = [_found(file, params.redirector, cwd) for file in listed.files]
 
     def find(friend: str) -> str:
         return resolve(friend, params.redirector, cwd)
 
     files = open_files(paths, params.branch, params.friends, params.identifier, stack, find)
+    for file, said in zip(files, listed.files, strict=True):
+        _check_listed(file, said)
     _refuse_same(files)
     if labels and params.target:
         raise UsageError(
@@ -302,6 +311,30 @@ def _opened(
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing if flow else [])
     warnings = [*selected.warnings, *warnings]
     return _Input(files, use, selection, selected, derivation, targets, flow, warnings)
+
+
+def _found(file: Listed, redirector: str, cwd: Path) -> str:
+    """The path or URL to open; DataError says where in the list it stood."""
+    try:
+        return resolve(file.name, redirector, cwd)
+    except DataError as error:
+        where = f"{file.where}: " if file.where else ""
+        raise DataError(f"{where}{error.message}", error.remedy) from None
+
+
+def _check_listed(file: RootFile, said: Listed) -> None:
+    """DataError where the file isn't what the list says, such as how many entries it has."""
+    for what, expected, found in (
+        ("entries", said.entries, file.entries),
+        ("bytes", said.bytes, file.size),
+        ("as UUID", said.uuid and said.uuid.lower(), file.uuid),
+    ):
+        if None not in (expected, found) and expected != found:
+            raise DataError(
+                f"{file.name} has {found} {what}, but {expected} by {said.where}",
+                "It was replaced since the list was made, or copied in part: make the list again,"
+                " or name the file without one.",
+            )
 
 
 def _told(flow: CutFlow) -> str:

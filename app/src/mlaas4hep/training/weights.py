@@ -30,7 +30,7 @@ class WeightsKey:
     branch: str | None = None
     by_position: tuple[float, ...] = ()
     by_name: Mapping[str, float] = field(default_factory=dict)
-    """By a file's name, wildcard or label."""
+    """By a file's name, its dataset, a wildcard for these, or its label."""
 
     @classmethod
     def parse(cls, value: Any) -> Self | None:
@@ -59,8 +59,12 @@ class WeightsKey:
             return cls(branch, (), {name: _of_file(one, name) for name, one in files.items()})
         raise UsageError(f"weights: files is {repr(files)}, neither a list nor an object", _REMEDY)
 
-    def of_files(self, names: Sequence[str], labels: Sequence[str]) -> Weights:
+    def of_files(
+        self, names: Sequence[str], labels: Sequence[str], datasets: Sequence[str] = ()
+    ) -> Weights:
         """Those of the files; ``labels`` are theirs, none where a branch holds the label.
+
+        ``datasets`` are those of a fileset.
 
         Raises UsageError naming a file without a weight or with two, or a name that matches none.
         """
@@ -74,13 +78,14 @@ class WeightsKey:
             return Weights(self.branch, list(self.by_position))
         if not self.by_name:
             return Weights(self.branch, [1.0] * len(names))
+        none = [""] * len(names)
         fitting = [
-            [key for key in self.by_name if _fits(key, name, label)]
-            for name, label in zip(names, labels or [""] * len(names), strict=True)
+            [key for key in self.by_name if _fits(key, name, label, dataset)]
+            for name, label, dataset in zip(names, labels or none, datasets or none, strict=True)
         ]
         for key in self.by_name:
             if not any(key in keys for keys in fitting):
-                known = [*names, *dict.fromkeys(labels)]
+                known = [*names, *dict.fromkeys([*labels, *datasets])]
                 raise UsageError(f"weights: {key!r} matches no file", did_you_mean(key, known))
         for name, keys in zip(names, fitting, strict=True):
             if len(keys) != 1:
@@ -221,5 +226,5 @@ def _is_number(value: Any) -> bool:
     return is_number and 1e-100 < abs(value) < 1e100
 
 
-def _fits(key: str, name: str, label: str) -> bool:
-    return key == label or fits(key, name)
+def _fits(key: str, name: str, label: str, dataset: str) -> bool:
+    return key == label or fits(key, name) or bool(dataset and fits(key, dataset))
