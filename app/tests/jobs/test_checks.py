@@ -36,6 +36,14 @@ def test_next_to_no_core_is_refused_naming_the_least(service: Service, cpus: str
         ({"files": " , "}, "files is empty"),
         ({"files": "a\nb"}, "files holds control characters"),
         ({"files": "deep"}, "files: the folder has no file 'deep'"),
+        ({"files": "deep/*.root"}, r"files: the folder has no file 'deep/\*.root'"),
+        ({"files": "deep/x.t?t,no*.root"}, r"files: the folder has no file 'no\*.root'"),
+        ({"files": "../*.root"}, "files: .* leads outside"),
+        ({"files": "deep/../../*"}, "files: .* leads outside"),
+        ({"files": "/etc/*"}, "files: .* leads outside"),
+        ({"files": "file:///etc/passwd"}, "files: the folder has no file 'file:///etc/passwd'"),
+        ({"files": "~/*.root"}, "files: the folder has no file '~/"),
+        ({"files": "*a" * 600}, "files: .* is not a file name"),
         ({"labels": "../../etc/passwd"}, "labels: .* leads outside"),
         ({"labels": "lables.txt"}, "labels: the folder has no file"),
         ({"model": "model.py;rm -rf ~"}, "model: the folder has no file"),
@@ -66,6 +74,12 @@ def test_what_can_not_be_trained_is_refused_by_name(
     [
         {"files": "files.txt"},
         {"files": "deep/a.root"},
+        {"files": "deep"},
+        {"files": "deep/"},
+        {"files": "deep/*.root,https://example.org/b.root"},
+        {"files": "**/a.root:TreeS"},
+        {"files": "*/?.root"},
+        {"files": "root://eos.example.org//store/"},
         {"files": "deep/a.root:TreeS,deep/a.root:dir/TreeB"},
         {"files": "root://eos.example.org//a.root, https://example.org/b.root,deep/a.root"},
         {"files": "/store/user/a.root"},
@@ -124,6 +138,15 @@ def test_a_link_that_a_training_left_leads_nowhere(service: Service) -> None:
     (service.folders.path(folder.version) / "model2.py").symlink_to("/etc/passwd")
     with pytest.raises(UsageError, match=r"no file 'model2\.py'"):
         service.submit("luca", model="model2.py")
+
+
+@pytest.mark.hostile("a wildcard that reads the host's files through a link")
+@pytest.mark.parametrize("files", ["link/*", "link", "**/passwd", "link/**/passwd"])
+def test_wildcards_follow_no_link_that_a_training_left(service: Service, files: str) -> None:
+    folder = service.upload("luca")
+    (service.folders.path(folder.version) / "link").symlink_to("/etc")
+    with pytest.raises(UsageError, match="the folder has no file"):
+        service.submit("luca", files=files)
 
 
 ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}

@@ -9,6 +9,8 @@ import pytest
 import uproot
 
 from mlaas4hep.core.errors import DataError, MlaasError, UsageError
+from mlaas4hep.sources.filelist import FileList, Listed
+from mlaas4hep.training.library import open_data
 from training.root_files import content, two, write
 from training.tasks import prepared, streamed
 
@@ -52,6 +54,56 @@ def test_patterns_give_each_file_one_label(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         prepared(stack, two(tmp_path), labels)
+
+
+def fileset(folder: Path, *datasets: str) -> FileList:
+    """The two files, each of the dataset of that name."""
+    files = zip(two(folder), datasets, strict=False)
+    return FileList([Listed(str(file), dataset=dataset) for file, dataset in files])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "per_file"),
+    [
+        ("", ["/DY=50/NANO", "TT"], [1, 0]),
+        ("TT=s,/DY*=b", ["b", "s"], [1, 0]),
+        ("*signal*=s,TT=b", ["b", "s"], [0, 1]),
+        ("kind", ["-1", "0", "1"], []),
+        ("1,0", ["0", "1"], [1, 0]),
+    ],
+)
+def test_datasets_are_labels(
+    tmp_path: Path, labels: str, classes: list[str], per_file: list[int]
+) -> None:
+    files = fileset(tmp_path, "TT", "/DY=50/NANO")
+    weights = {"files": {"/DY*/NANO": 3, "background.root": 2}}
+    params = {"selected_branches": ["met", "jet_pt"], "weights": weights}
+    with open_data(files, labels.split(",") if labels else (), params) as data:
+        assert data.classes == classes
+        of_files: dict[int, set[int]] = {}
+        for rows in data.rows():
+            assert set(rows.w.tolist()) == {(2, 3)[rows.file]}
+            of_files.setdefault(rows.file, set()).update(rows.y.tolist())
+        assert not per_file or of_files == {at: {label} for at, label in enumerate(per_file)}
+
+
+@pytest.mark.parametrize(
+    ("datasets", "labels", "said"),
+    [
+        (("TT", "TT"), (), "all files are of the dataset 'TT': there is only one class"),
+        (("met",), (), "all files are of the dataset 'met'"),  # which is a branch, too
+        (("TT", ""), (), "--labels is missing"),
+        (("TT", "QCD"), ("TT=s", "QDC=b"), "'QDC' matches no file\n.*'QCD'"),
+        (("TT", "QCD"), ("TT=s", "*T=b"), "of the dataset 'TT' gets the labels 's' and 'b'"),
+        (("TT", "QCD"), ("TT=s",), "of the dataset 'QCD' gets no label"),
+        (("TT",), ("TT=met",), "TT=met gives the only file one class"),
+    ],
+)
+def test_datasets_that_give_no_labels(
+    tmp_path: Path, datasets: tuple[str, ...], labels: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_data(fileset(tmp_path, *datasets), labels)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import uproot
 
 from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.data import TRAIN, Encoder, file_key, membership
+from mlaas4hep.sources.filelist import FileList, Listed
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import prepare, scan_files
 from real.files import RealFile, each, outcome, written
@@ -536,3 +538,24 @@ def test_weights_of_files_are_what_rdataframe_finds(tmp_path: Path, stack: ExitS
     labels = np.array(root["labels"])[root["selected"]]
     expected = [[f * values[labels == k].sum() for k in "01"] for f in (0.5, 3)]
     np.testing.assert_allclose(task.totals.weights.sum(axis=2), expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("listed", "match"),
+    [
+        ({"entries": 599}, "signal.root has 600 entries, but 599 by line 2 of x.json"),
+        ({"bytes": 10}, r"signal.root has \d+ bytes, but 10 by"),
+        ({"uuid": "0-1"}, "signal.root has .* as UUID, but 0-1 by"),
+        ({"name": "none.root"}, "line 2 of x.json: no such file: .*none.root"),
+    ],
+)
+def test_files_that_are_not_what_the_list_says(
+    tmp_path: Path, stack: ExitStack, listed: dict[str, Any], match: str
+) -> None:
+    said = [Listed(str(file), "line 2 of x.json") for file in two(tmp_path)]
+    right = FileList([said[0], replace(said[1], entries=600)])
+    params, _ = Params.parse({}, "params.json", tmp_path)
+    assert prepare(right, ["0", "1"], params, tmp_path, stack).listed is right
+    wrong = FileList([said[0], replace(said[1], **listed)])
+    with pytest.raises(DataError, match=match):
+        prepare(wrong, ["0", "1"], params, tmp_path, stack)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlaas4hep.core.errors import DataError, FileError, UsageError
+from mlaas4hep.sources.filelist import FileList, Listed
 from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.library import open_data
 from mlaas4hep.training.params import Params
@@ -302,3 +303,27 @@ def test_a_share_needs_skip_bad_files() -> None:
     with pytest.raises(UsageError, match="without skip_bad_files"):
         allowed_missing(False, "1%")
     assert allowed_missing(False, None) is None
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda file: write(file, content(299, 2))])
+def test_what_the_list_says_of_a_file_counts(
+    tmp_path: Path, stack: ExitStack, harm: Callable[[Path], object]
+) -> None:
+    """Its entries are known though it was never opened; one of other entries is a bad file."""
+    harm(four(tmp_path) / "b2.root")
+    listed = FileList(
+        [
+            Listed(name, "line 2", f"set{label}", entries=EVENTS[name])
+            for name, label in LABELS.items()
+        ]
+    )
+    parsed, _ = Params.parse({"weights": {"files": {"set*": 2}}}, "params.json", tmp_path)
+    skipping = Skipping(1)
+    task = skipping.run(lambda: prepare(listed, [], parsed, tmp_path, stack, skipping=skipping))
+    (bad,) = task.skipped.values()
+    assert "line 2" in bad.reason
+    assert bad.entries == (299 if (tmp_path / "b2.root").exists() else 300)
+    assert [file.name for file in task.listed.files] == ["b1.root", "s1.root", "s2.root"]
+    assert task.labels_of_list == ["set0", "set0", "set1", "set1"]
+    assert task.weights
+    assert task.weights.per_file == [2, 2, 2]

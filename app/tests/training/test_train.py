@@ -166,6 +166,26 @@ def test_from_five_files_to_a_bundle(tmp_path: Path) -> None:
     }
 
 
+def test_the_list_of_files_is_in_the_bundle_and_trains_again(tmp_path: Path) -> None:
+    two(tmp_path)
+    datasets = {
+        "QCD": {"files": ["background.root"], "metadata": {"xsec": 1.9e9}},
+        "TT": {"files": {"sig*.root": "Events"}},
+    }
+    (tmp_path / "fileset.json").write_text(json.dumps(datasets))
+    first = run(tmp_path, "fileset.json", "", SKLEARN)
+    listed = json.loads((first.bundle / "provenance/files.json").read_text())
+    assert [(one["name"], one["tree"], one["dataset"], one["label"]) for one in listed] == [
+        (f"{tmp_path}/background.root", "Events", "QCD", "QCD"),
+        (f"{tmp_path}/signal.root:Events", "Events", "TT", "TT"),
+    ]
+    ran = json.loads((first.bundle / "provenance/run.json").read_text())
+    assert ran["files"] == "fileset.json"
+    assert ran["datasets"] == {"QCD": {"metadata": {"xsec": 1.9e9}}}
+    again = run(tmp_path, "luca_1/provenance/files.json", "", SKLEARN, fout="luca_2")
+    assert again.metrics == first.metrics
+
+
 @each("zmumu")
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
 def test_three_classes_from_a_string_branch(tmp_path: Path, real: RealFile, loss: str) -> None:

@@ -75,6 +75,15 @@ def test_each_form(value: Any, numbers: list[float]) -> None:
     assert found.branch == ("gen" if "gen" in str(value) else None)
 
 
+def test_numbers_by_dataset() -> None:
+    key = WeightsKey.parse({"files": {"/TT*": 3, "data": 2}})
+    assert key is not None
+    files = ["a_1.root", "a_2.root", "b.root"]
+    assert key.of_files(files, [], ["/TT_1", "/TT_2", "data"]).per_file == [3, 3, 2]
+    with pytest.raises(UsageError, match=r"'data' matches no file\n.*'date'"):
+        key.of_files(files, [], ["/TT_1", "/TT_2", "date"])
+
+
 @pytest.mark.parametrize(
     ("value", "match"),
     [

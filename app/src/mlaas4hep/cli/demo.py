@@ -13,10 +13,10 @@ from mlaas4hep.core.errors import UsageError
 def demo(
     files: Annotated[
         str,
-        typer.Option(help="Your ROOT files, joined by commas; none: simulated events."),
+        typer.Option(help="Your ROOT files, of this machine, as for train; none: simulated."),
     ] = "",
     labels: Annotated[
-        str, typer.Option(help="A label per file, joined by commas, or a label branch.")
+        str, typer.Option(help="As for train; the datasets of a fileset are labels.")
     ] = "",
     branch: Annotated[str, typer.Option(help="The tree in your files.")] = "events",
     model: Annotated[Path | None, typer.Option(help="Your model file.")] = None,
@@ -32,14 +32,19 @@ def demo(
     events of a third file to TFaaS, and prints how well the answers separate the two.
     """
     from mlaas4hep.demo.run import EXAMPLE, Inputs, run
+    from mlaas4hep.sources.names import local
+    from mlaas4hep.training.inputs import read_files_option, read_labels_option
+    from mlaas4hep.training.labels import by_dataset, by_pattern
 
     own = None
     if files:
-        if not labels:
+        listed = read_files_option(files, Path.cwd())
+        given = by_pattern(read_labels_option(labels, Path.cwd()), listed) or by_dataset(listed)
+        if not given:
             raise UsageError("--files without --labels", "Give a label per file: LABELS=1,0")
         own = Inputs(
-            [Path(name) for name in files.split(",")],
-            labels.split(","),
+            [Path(local(name)) for name in listed.names],
+            given,
             branch,
             model or EXAMPLE / "model.py",
             params or EXAMPLE / "params.json",

@@ -38,11 +38,11 @@ def export(
     from mlaas4hep.training.inputs import read_files_option, read_labels_option, refuse_input
     from mlaas4hep.training.library import open_data
 
-    names = read_files_option(files, Path.cwd())
-    refuse_input("--out", out, names)
+    listed = read_files_option(files, Path.cwd())
+    refuse_input("--out", out, listed.names)
     check(out)
     of_files = read_labels_option(labels, Path.cwd())
-    with Bars() as bars, open_data(names, of_files, params, bars, specs) as data:
+    with Bars() as bars, open_data(listed, of_files, params, bars, specs) as data:
         for warning in data.warnings:
             warn(warning)
         events = write(data, out, bars)

@@ -59,7 +59,7 @@ def predict(
     from mlaas4hep.sources.names import friends_of
     from mlaas4hep.training.inputs import read_files_option, read_friends_option, refuse_input
 
-    inputs = read_files_option(files, Path.cwd())
+    inputs = read_files_option(files, Path.cwd()).names
     if fout:
         refuse_input("--fout", fout, inputs)
     with opened(model) as bundle:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 Files = Annotated[
     str,
     typer.Option(
-        help="ROOT files: a text file with one name per line, or names joined by commas;"
-        " FILE:TREE names a file's tree.",
+        help="ROOT files, joined by commas: paths, URLs, wildcards ('data/*.root'), folders, or"
+        " lists of them: a text with one name per line, a fileset of coffea, replicas of Rucio."
+        " FILE:TREE names a file's tree. docs/how-to/data.md describes each.",
         rich_help_panel="Input",
     ),
 ]
@@ -48,10 +49,12 @@ def train(
         str,
         typer.Option(
             help="A label per file (numbers or class names: a text file, or joined by commas),"
-            " PATTERN=LABEL for files by name or wildcard (`*ttbar*=signal,*qcd*=background`),"
+            " PATTERN=LABEL for files by name, dataset or wildcard"
+            " (`*ttbar*=signal,*qcd*=background`),"
             " or the name of the branch that holds the label. Of two classes, the score is the"
             " probability of the second in the order of numbers or names; `signal` in params.json"
-            " chooses the other. None with `target` in params.json.",
+            " chooses the other. Without, the datasets of a fileset are the labels. None with"
+            " `target` in params.json.",
             rich_help_panel="Input",
         ),
     ] = "",

@@ -189,6 +189,9 @@ def five_files(folder: Path, inputs: Inputs) -> list[Path]:
     Whatever else is in the folder stays: somebody may work there.
     """
     folder.mkdir(exist_ok=True)
+    names = [file.name for file in inputs.files]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two files are named {twice}", "The demo puts them into one folder.")
     for file in inputs.files:
         if not file.is_file():
             raise DataError(f"no such file: {file}", "Give FILES= as paths joined by commas.")
@@ -211,7 +214,7 @@ def five_files(folder: Path, inputs: Inputs) -> list[Path]:
             " the folds.",
         )
     texts = {
-        "files.txt": "".join(f"{file.name}\n" for file in inputs.files),
+        "files.txt": "".join(f"{name}\n" for name in names),
         "labels.txt": "".join(f"{label}\n" for label in inputs.labels),
         "model.py": inputs.model.read_text(),
         "params.json": json.dumps(params, indent=4) + "\n",
@@ -219,8 +222,7 @@ def five_files(folder: Path, inputs: Inputs) -> list[Path]:
     for name, text in texts.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_text(text)
-    names = dict.fromkeys([*(file.name for file in inputs.files), *texts])
-    return [folder / name for name in names]
+    return [folder / name for name in dict.fromkeys([*names, *texts])]
 
 
 def of_example(error: MlaasError, model: Path) -> MlaasError:

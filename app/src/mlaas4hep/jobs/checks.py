@@ -7,6 +7,7 @@ import math
 import re
 import stat
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -16,7 +17,7 @@ from mlaas4hep.core.files import open_plain, walk
 from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
-from mlaas4hep.sources.names import PLACE, friends_of, split_tree
+from mlaas4hep.sources.names import PLACE, friends_of, is_url, scheme_of, split_tree
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
@@ -115,7 +116,7 @@ def check_files(root: Path, asked: Names) -> None:
     files = list(dict.fromkeys(_parts(asked.files, "files")))
     for name in files:
         if not _is_elsewhere(name):
-            inside(root, split_tree(name, root)[0], "files")
+            _check_listed(root, split_tree(name, root)[0])
     _check_friends(root, params, files)
     labels = _parts(asked.labels, "labels") if asked.labels.strip() else []  # of a regression
     for name in labels:
@@ -124,7 +125,7 @@ def check_files(root: Path, asked: Names) -> None:
 
 
 def _is_elsewhere(name: str) -> bool:
-    return "://" in name or name.startswith("/store/")
+    return name.startswith("/store/") or (is_url(name) and scheme_of(name) != "file")
 
 
 def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
@@ -149,6 +150,25 @@ def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
                 continue
             if not redirector or _leads_out(place):  # it is asked for what isn't here
                 inside(root, split_tree(place, root)[0], f"params: friends: {alias}")
+
+
+def _check_listed(root: Path, name: str) -> None:
+    """UsageError unless it is a file of the folder, or a wildcard or a folder for some of them.
+
+    The training finds which these are; here no link is followed.
+    """
+    try:
+        inside(root, name, "files")
+    except UsageError:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or len(name) > 1024:
+            raise
+        loosely = str(path).replace("**/", "*")  # * goes across folders
+        for found in walk(root):
+            in_it = PurePosixPath(found.path).parent == path and found.path.endswith(".root")
+            if found.is_file and (in_it or fnmatchcase(found.path, loosely)):
+                return
+        raise
 
 
 def _parts(text: str, what: str) -> list[str]:

@@ -44,8 +44,11 @@ def open_files(
     stack: ExitStack,
     find: Callable[[str], str] = str,
     try_all: bool = False,
+    replicas: Mapping[str, Sequence[str]] | None = None,
 ) -> list[RootFile]:
     """Open the files with their friends; ``stack`` closes them.
+
+    ``replicas`` are other URLs of a file, by its name.
 
     A file that can't be read is a FileError; with ``try_all`` it is raised after all were tried.
 
@@ -60,7 +63,8 @@ def open_files(
         wanted = friends_of(name, tree, friends)
         try:
             places = {k: _found(k, place, find) for k, place in wanted.items()}
-            file = stack.enter_context(RootFile(name, tree, places))
+            others = (replicas or {}).get(name, ())
+            file = stack.enter_context(RootFile(name, tree, places, replicas=others))
         except FileError as error:
             error.file = local(name)
             if not try_all:

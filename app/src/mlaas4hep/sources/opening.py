@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import uproot
 
 from mlaas4hep.core.errors import (
@@ -41,6 +42,8 @@ OPENERS = {
     "davs": _WEB,
 }
 """The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed."""
+_PLAIN = {"dav": "http", "davs": "https"}
+"""The schemes by which fsspec knows them."""
 
 
 def opener(name: str) -> Connect:
@@ -122,6 +125,22 @@ def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> A
                 opener(url)
             options |= {"handler": RemoteSource, "connect": _connect, "replicas": replicas}
         return uproot.open({name: None}, **options)  # in this form a colon is part of the name
+
+
+def list_folder(url: str) -> list[str]:
+    """Names of the files in the folder at that URL, without those of its subfolders.
+
+    A web server must send a page of links. Raises DataError as ``open_file``.
+    """
+    scheme, rest = url.split("://", 1)
+    with reading(url):
+        opener(url)
+        if OPENERS[scheme.lower()] == _XROOTD:
+            import_module("mlaas4hep.sources.xrootd").load(url)
+            scheme = "root"
+        files, path = fsspec.core.url_to_fs(f"{_PLAIN.get(scheme.lower(), scheme)}://{rest}")
+        found = files.ls(path, detail=True)
+    return [str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "file"]
 
 
 def check_local(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options --files and --labels: a text file, or names joined by commas."""
+"""The options --files, --labels and --friends."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlaas4hep.core.errors import UsageError, did_you_mean
+from mlaas4hep.sources.filelist import FileList
 from mlaas4hep.sources.friends import check_friends
+from mlaas4hep.sources.listing import Given, list_files
 from mlaas4hep.sources.names import local, split_tree
 
 _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
 
 
-def read_files_option(text: str, cwd: Path) -> list[str]:
-    """Names of ROOT files from --files.
-
-    ``text`` is a text file with one name per line (blank lines and ``#`` lines are dropped), or
-    names joined by commas. A ROOT file itself is a list of one. A name may be FILE:TREE. Raises
-    UsageError.
-    """
-    names = _read(text, cwd, "--files")
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(
-            f"--files names {twice!r} twice",
-            "Its events would be in training and test at once. Two trees of one file are FILE:TREE"
-            " each.",
-        )
-    return names
+def read_files_option(given: FileList | Given, cwd: Path) -> FileList:
+    """The ROOT files that --files names, as ``list_files`` reads it; raises UsageError."""
+    return given if isinstance(given, FileList) else list_files(given, cwd, "--files")
 
 
 def read_labels_option(text: str, cwd: Path) -> list[str]:
@@ -58,16 +48,11 @@ def read_friends_option(text: str, trained: object) -> dict[str, str]:
 
 
 def _read(text: str, cwd: Path, option: str) -> list[str]:
-    if not text.strip():
-        raise UsageError(
-            f"{option} is empty", "Give a text file with one per line, or a list joined by commas."
-        )
-    single = "," not in text and "://" not in text and "\0" not in text
+    single = "," not in text and "\0" not in text
     file = cwd / local(text.strip())
     items = text.split(",")
     if single and file.is_file():
-        if not _is_root(file):
-            items = _lines(file, option)
+        items = _lines(file, option)
     elif single and file.suffix in _TEXT:
         raise UsageError(f"{option}: no such file: {text}", f"Looked in {cwd}.")
     names = [item.strip() for item in items]
@@ -75,14 +60,6 @@ def _read(text: str, cwd: Path, option: str) -> list[str]:
     if not names:
         raise UsageError(f"{option}: {text} names nothing", "Write one name per line.")
     return names
-
-
-def _is_root(file: Path) -> bool:
-    if file.suffix == ".root":
-        return True
-    with file.open("rb") as stream:
-        head = stream.read(5)
-    return head[:4] == b"root" and head != b"root:"  # a list may begin with a root:// address
 
 
 def _lines(file: Path, option: str) -> list[str]:

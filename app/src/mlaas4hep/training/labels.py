@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import DataError, UsageError, did_you_mean
 from mlaas4hep.core.units import many
 from mlaas4hep.data import Events, EventsToUse, Jagged
+from mlaas4hep.sources.filelist import FileList, Listed
 from mlaas4hep.sources.names import fits
 from mlaas4hep.sources.root import RootFile
 
@@ -146,21 +147,45 @@ class Labels:
         return len(self.names) - 1 - found if self.is_reversed else found
 
 
-def by_pattern(labels: Sequence[str], names: Sequence[str]) -> list[str]:
+def by_dataset(files: FileList) -> list[str]:
+    """The datasets of the files as their labels; none if the list has none.
+
+    Raises UsageError where there is one only.
+    """
+    if len(names := set(files.labels)) == 1:
+        raise UsageError(
+            f"all files are of the dataset {names.pop()!r}: there is only one class",
+            "Give --labels: PATTERN=LABEL by file or dataset, or the name of a label branch.",
+        )
+    return files.labels
+
+
+def by_pattern(labels: Sequence[str], files: FileList) -> list[str]:
     """A label per file where they are given as PATTERN=LABEL; others as they are.
 
-    A pattern is a file's name, with its folder or without, or a wildcard (``*ttbar*``). Raises
-    UsageError naming a file that none or several fit, or a pattern that matches no file.
+    A pattern is a file's name, with its folder or without, its dataset, or a wildcard (``*ttbar*``)
+    for one of these. Raises UsageError naming a file that none or several fit, or a pattern that
+    matches no file, and where there is but one file.
     """
     if not labels or not all("=" in label for label in labels):
         return list(labels)
+    if len(files) == 1:
+        raise UsageError(
+            f"--labels: {', '.join(labels)} gives the only file one class", "Give more files."
+        )
     patterns = [tuple(label.rsplit("=", 1)) for label in labels]
+
+    def fit(pattern: str, file: Listed) -> bool:
+        return fits(pattern, file.name) or bool(file.dataset and fits(pattern, file.dataset))
+
     for pattern, _ in patterns:
-        if not any(fits(pattern, name) for name in names):
-            raise UsageError(f"--labels: {pattern!r} matches no file", did_you_mean(pattern, names))
+        if not any(fit(pattern, file) for file in files.files):
+            known = [*filter(None, dict.fromkeys(files.datasets)), *files.names]
+            raise UsageError(f"--labels: {pattern!r} matches no file", did_you_mean(pattern, known))
     found = []
-    for name in names:
-        own = list(dict.fromkeys(label for pattern, label in patterns if fits(pattern, name)))
+    for file in files.files:
+        name = f"{file.name} of the dataset {file.dataset!r}" if file.dataset else file.name
+        own = list(dict.fromkeys(label for pattern, label in patterns if fit(pattern, file)))
         if len(own) != 1:
             what = f"gets the labels {' and '.join(map(repr, own))}" if own else "gets no label"
             raise UsageError(f"--labels: the file {name} {what}", "Each file needs exactly one.")

@@ -16,6 +16,7 @@ from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, Specs
 from mlaas4hep.data.encode import Mask
 from mlaas4hep.data.mixing import block_sizes, in_blocks
 from mlaas4hep.frameworks.base import Block, Matrix, Truth
+from mlaas4hep.sources.filelist import FileList
 from mlaas4hep.training.dataset import BLOCK_BYTES, Dataset
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.params import Params
@@ -141,7 +142,7 @@ class Data:
 
 
 def open_data(
-    files: Sequence[str | Path] | str | Path,
+    files: FileList | Sequence[str | Path] | str | Path,
     labels: Sequence[str | int] | str = (),
     params: Mapping[str, Any] | str | Path | None = None,
     progress: Progress = silent,
@@ -151,25 +152,24 @@ def open_data(
 
     No labels are given if ``params`` name a target.
 
-    A text instead of a list is what --files and --labels take: a name, names joined by commas, or
-    a text file. ``params`` are those of params.json, or its path. Specs are found in one pass, or
-    those of the file ``specs``. Raises MlaasError as a training does. With ``skip_bad_files`` the
-    files that can't be read in that pass are left out; one that fails later is an error.
+    A text is what --files and --labels take: a name, names joined by commas, or a list; so is each
+    of several names. ``params`` are those of params.json, or its path. Specs are found in one pass,
+    or those of the file ``specs``. Raises MlaasError as a training does. With ``skip_bad_files``
+    the files that can't be read in that pass are left out; one that fails later is an error.
     """
     cwd = Path.cwd()
     if isinstance(params, str | Path):
         known, told = Params.load(Path(params))
     else:
         known, told = Params.parse(dict(params or {}), "params", cwd)
-    files = read_files_option(str(files), cwd) if isinstance(files, str | Path) else files
+    listed = read_files_option(files, cwd)
     labels = read_labels_option(labels, cwd) if isinstance(labels, str) else labels
-    names, given = list(map(str, files)), list(map(str, labels))
-    skipping = Skipping(known.allowed_missing)
+    given, skipping = list(map(str, labels)), Skipping(known.allowed_missing)
 
     def prepared() -> tuple[Task, ExitStack]:
         with ExitStack() as stack:
             task = prepare(
-                names,
+                listed,
                 given,
                 known,
                 cwd,

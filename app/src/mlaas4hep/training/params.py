@@ -184,7 +184,7 @@ class Params(BaseModel):
         'a branch, a list with a number per file, or {"branch", "files"}',
         'What an event counts in fit, metrics and report: a branch (`"genWeight"`), a number per'
         ' file (`[1, 0.3]`), or both, which are multiplied: `{"branch": ..., "files": ...}`;'
-        " `files` may also be numbers by a file's name, wildcard or label, or"
+        " `files` may also be numbers by a file's name, dataset, wildcard or label, or"
         ' `{"cross_section", "luminosity", "sum_of_weights"}`, from which'
         " cross_section x luminosity / sum_of_weights is the number.",
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, FileError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
@@ -33,7 +33,8 @@ from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
-from mlaas4hep.sources.friends import open_files
+from mlaas4hep.sources.filelist import FileList, Listed
+from mlaas4hep.sources.friends import open_files, raise_all
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
@@ -45,7 +46,7 @@ from mlaas4hep.sources.selection import (
     cleaner_of,
     select,
 )
-from mlaas4hep.training.labels import Labels, by_pattern, label_branch
+from mlaas4hep.training.labels import Labels, by_dataset, by_pattern, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.skipping import BadFile, Skipping
 from mlaas4hep.training.targets import Targets
@@ -95,6 +96,8 @@ class Task:
     """Files that were left out, by their positions in the list."""
     labels_of_list: Sequence[str] = ()
     """The labels of all files of the list, also of these; none if a branch holds them."""
+    listed: FileList = field(default_factory=lambda: FileList([]))
+    """What the list said of the files, in the same order."""
 
     def of_fold(self, fold: int) -> Task:
         """The same events, of which that fold is the test part; the events are counted again.
@@ -160,7 +163,7 @@ class Task:
 
 
 def prepare(
-    names: Sequence[str],
+    names: FileList | Sequence[str],
     labels: Sequence[str],
     params: Params,
     cwd: Path,
@@ -172,16 +175,17 @@ def prepare(
 ) -> Task:
     """Open the files, select, find classes and specs, and count; phases "selection" and "specs".
 
-    The files that ``skipping`` leaves out are as if they were not in the list.
-
-    ``stack`` closes the files. Specs are those of ``specs_file`` (relative to ``cwd``), else of
-    global-specs.json in ``cwd`` if they fit, else new ones, which are written there; without
-    ``keep_specs`` that file is neither read nor written. The same files, labels and parameters give
-    the same task.
+    ``stack`` closes the files; those that ``skipping`` leaves out are as if they were not in the
+    list. Without labels those of a fileset are labelled by dataset. Specs are those of
+    ``specs_file`` (relative to ``cwd``), else of global-specs.json in ``cwd`` if they fit, else new
+    ones, which are written there; without ``keep_specs`` that file is neither read nor written. The
+    same files, labels and parameters give the same task.
 
     Raises UsageError or DataError on files that can't be read, on a selection, labels or specs that
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
+    whole = FileList.of(names)
+    labels = by_pattern(labels, whole) or ([] if params.target else by_dataset(whole))
     if not labels and not params.target:
         raise UsageError(
             "--labels is missing",
@@ -189,10 +193,10 @@ def prepare(
             ' branch that it predicts in params.json: "target".',
         )
     skipping = skipping or Skipping()
-    labels = by_pattern(labels, names)
-    given = _opened(names, labels, params, cwd, stack, progress, skipping)
-    of_list = labels if len(labels) == len(names) else []
+    given = _opened(whole, labels, params, cwd, stack, progress, skipping)
+    of_list = labels if len(labels) == len(whole) else []
     labels = skipping.left(labels) if of_list else labels
+    listed = replace(whole, files=skipping.left(whole.files)) if skipping.bad else whole
     branch, signal = given.selection.label_branch, str(params.signal)
     classes: Labels | Targets = given.targets or Labels.of(
         labels, branch, given.files, _labelled(given, branch), signal
@@ -200,8 +204,9 @@ def prepare(
     weights = None
     if key := params.weights_key:
         labels_of_files = [classes.names[index] for index in classes.per_file]
-        key = key.without(skipping.bad, names)
-        weights = key.of_files([file.name for file in given.files], labels_of_files)
+        key = key.without(skipping.bad, whole.files)
+        paths = [file.name for file in given.files]
+        weights = key.of_files(paths, labels_of_files, listed.datasets)
     spread, reach = BranchRange(), BranchRange()
     totals = _count(given.files, given.use, classes, weights, params, reached=(spread, reach))
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
@@ -232,11 +237,12 @@ def prepare(
         cut_flow=given.cut_flow,
         skipped=dict(skipping.bad),
         labels_of_list=[] if branch else of_list,
+        listed=listed,
     )
 
 
 def scan_files(
-    names: Sequence[str],
+    names: FileList | Sequence[str],
     labels: Sequence[str],
     params: Params,
     cwd: Path,
@@ -247,12 +253,13 @@ def scan_files(
     They are those of ``prepare`` with the same labels: a label branch is not a feature. Without
     labels every branch may be one.
     """
-    labels = by_pattern(labels, names)
+    listed = FileList.of(names)
+    labels = by_pattern(labels, listed)
     skipping = Skipping(params.allowed_missing)
 
     def scanned() -> tuple[Specs, list[str]]:
         with ExitStack() as stack:
-            given = _opened(names, labels, params, cwd, stack, progress, skipping)
+            given = _opened(listed, labels, params, cwd, stack, progress, skipping)
             specs = scan(given.files, given.selection, given.use, progress, given.derivation)
             return specs, given.warnings + _warnings_of(specs, given)
 
@@ -261,7 +268,7 @@ def scan_files(
 
 
 def _opened(
-    names: Sequence[str],
+    listed: FileList,
     labels: Sequence[str],
     params: Params,
     cwd: Path,
@@ -269,15 +276,25 @@ def _opened(
     progress: Progress,
     skipping: Skipping,
 ) -> _Input:
-    paths = skipping.resolved(names, params.redirector, cwd)
+    paths = skipping.resolved(listed.files, params.redirector, cwd)
 
     def find(friend: str) -> str:
         return resolve(friend, params.redirector, cwd)
 
+    left = skipping.left(listed.files)
     files = open_files(
-        paths, params.branch, params.friends, params.identifier, stack, find, skipping.is_on
+        paths,
+        params.branch,
+        params.friends,
+        params.identifier,
+        stack,
+        find,
+        skipping.is_on,
+        {path: file.replicas for path, file in zip(paths, left, strict=True)},
     )
-    per_file = len(labels) == len(names) and label_branch(labels, files) is None
+    said = zip(files, left, strict=True)
+    raise_all([error for each in said if (error := _unlike_listed(*each))])
+    per_file = len(labels) == len(listed) and label_branch(labels, files) is None
     skipping.check(files, labels if per_file else [])
     labels = skipping.left(labels) if per_file else labels
     _refuse_same(files)
@@ -344,6 +361,25 @@ def _opened(
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing if flow else [])
     warnings = [*selected.warnings, *warnings]
     return _Input(files, use, selection, selected, derivation, targets, flow, warnings)
+
+
+def _unlike_listed(file: RootFile, said: Listed) -> FileError | None:
+    """The error where the file isn't what the list says, such as how many entries it has."""
+    for what, expected, found in (
+        ("entries", said.entries, file.entries),
+        ("bytes", said.bytes, file.size),
+        ("as UUID", said.uuid and said.uuid.lower(), file.uuid),
+    ):
+        if None not in (expected, found) and expected != found:
+            error = FileError(
+                f"{file.name} has {found} {what}, but {expected} by {said.where}",
+                "It was replaced since the list was made, or copied in part: make the list again,"
+                " or name the file without one.",
+                file.name,
+            )
+            error.source = file
+            return error
+    return None
 
 
 def _told(flow: CutFlow) -> str:

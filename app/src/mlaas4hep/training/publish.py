@@ -248,12 +248,19 @@ def _expressions(task: Task) -> list[tuple[str, str, Any]]:
 
 
 def _files(task: Task) -> list[dict[str, Any]]:
-    """The ROOT files, each with its label; null where files have none."""
-    labels = task.labels
+    """The ROOT files, each with its label; null where files have none.
+
+    Also its dataset and other URLs, if the list named any: as ``--files`` it is the same list.
+    """
+    labels, listed = task.labels, task.listed
+    more = zip(listed.datasets, (list(file.replicas) for file in listed.files), strict=True)
     return [
         record.to_json()
         | {"label": labels.names[labels.per_file[index]] if labels.per_file else None}
-        for index, record in enumerate(task.specs.files)
+        | {key: value for key, value in (("dataset", dataset), ("replicas", replicas)) if value}
+        for index, (record, (dataset, replicas)) in enumerate(
+            zip(task.specs.files, more, strict=True)
+        )
     ]
 
 
@@ -278,6 +285,8 @@ def _run(trained: Trained) -> dict[str, Any]:
         "target": task.target and task.target.branch,
         "weight_branch": task.weights and task.weights.branch,
         "split_by": task.split_by,
+        "files": task.listed.source,
+        "datasets": task.listed.metadata,
         "yields": task.yields,
         "events": {
             name: dict(zip(("train", "validation", "test"), row, strict=True))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from mlaas4hep.core.errors import DataError, FileError, UsageError
 from mlaas4hep.core.units import many
+from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.friends import raise_all
 from mlaas4hep.sources.names import local, resolve, split_tree
 from mlaas4hep.sources.remote import Traffic
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that was left out, and why; ``entries`` is None where it was never opened."""
+    """A file that was left out, and why; ``entries`` is None where nobody says how many."""
 
     name: str
     reason: str
@@ -45,6 +46,7 @@ class Skipping:
         self._allowed = allowed
         self._tell = tell
         self._positions: dict[str, int] = {}
+        self._listed: Sequence[Listed] = ()
 
     @property
     def is_on(self) -> bool:
@@ -73,7 +75,8 @@ class Skipping:
                 if split_tree(name)[0] != path or position in self.bad:
                     continue  # all trees of a file are left out with it
                 source: RootFile | None = each.source if name == each.file else None
-                bad = BadFile(name, each.message)
+                said = self._listed[position]
+                bad = BadFile(name, each.message, said.uuid or "", said.entries)
                 if source:
                     bad = BadFile(name, each.message, source.uuid, source.entries, source.traffic)
                 self.bad[position] = bad
@@ -85,26 +88,31 @@ class Skipping:
         """Those of the files that aren't left out."""
         return [each for position, each in enumerate(of_files) if position not in self.bad]
 
-    def resolved(self, names: Sequence[str], redirector: str, cwd: Path) -> list[str]:
-        """Paths or URLs of the files that are left of the list; DataError if none is."""
+    def resolved(self, files: Sequence[Listed], redirector: str, cwd: Path) -> list[str]:
+        """Paths or URLs of the files that are left of the list; DataError if none is.
+
+        An error says where in the list the file stood.
+        """
+        self._listed = files
         paths: list[str] = []
         failed: list[FileError] = []
-        for position, name in enumerate(names):
+        for position, file in enumerate(files):
             if position in self.bad:
                 continue
-            path = name
+            path, where = file.name, f"{file.where}: " if file.where else ""
             try:
-                path = resolve(name, redirector, cwd)
+                path = resolve(file.name, redirector, cwd)
                 paths.append(path)
             except FileError as error:
-                error.file = local(path)
+                failed.append(FileError(f"{where}{error.message}", error.remedy, local(path)))
                 if not self.is_on:
-                    raise
-                failed.append(error)
+                    break
+            except DataError as error:
+                raise DataError(f"{where}{error.message}", error.remedy) from None
             self._positions[local(path)] = position
         raise_all(failed)
         if not paths:
-            raise DataError(f"none of {many(len(names), 'file')} can be read: {self._reasons()}")
+            raise DataError(f"none of {many(len(files), 'file')} can be read: {self._reasons()}")
         return paths
 
     def check(self, files: Sequence[RootFile], labels: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from mlaas4hep.report.distributions import make_folder, write_distributions
 from mlaas4hep.report.metrics import measure, score_of, weaknesses
 from mlaas4hep.report.observers import measure_observers
 from mlaas4hep.report.regression import measure_target, weaknesses_of
+from mlaas4hep.sources.filelist import FileList
 from mlaas4hep.training.dataset import Dataset, FirstPass, cache_size
 from mlaas4hep.training.inputs import read_files_option, read_labels_option
 from mlaas4hep.training.ledger import Ledger
@@ -129,7 +130,7 @@ class _Asked:
 
     request: TrainRequest
     params: Params
-    names: list[str]
+    names: FileList
     labels: list[str]
     target: Path
     name: str

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.units import many
 from mlaas4hep.data import TRAIN, VALIDATION, Events, Jagged
+from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.names import fits
 
 _REMEDY = (
@@ -30,7 +31,7 @@ class WeightsKey:
     branch: str | None = None
     by_position: tuple[float, ...] = ()
     by_name: Mapping[str, float] = field(default_factory=dict)
-    """By a file's name, wildcard or label."""
+    """By a file's name, its dataset, a wildcard for these, or its label."""
 
     @classmethod
     def parse(cls, value: Any) -> Self | None:
@@ -59,25 +60,35 @@ class WeightsKey:
             return cls(branch, (), {name: _of_file(one, name) for name, one in files.items()})
         raise UsageError(f"weights: files is {repr(files)}, neither a list nor an object", _REMEDY)
 
-    def without(self, positions: Collection[int], names: Sequence[str]) -> WeightsKey:
-        """The key for what is left of the files ``names`` without those at ``positions``.
+    def without(self, positions: Collection[int], files: Sequence[Listed]) -> WeightsKey:
+        """The key for what is left of the ``files`` without those at ``positions``.
 
         A name that fits none but these is left out, too.
         """
-        if not positions or len(self.by_position) not in (0, len(names)):
+        if not positions or len(self.by_position) not in (0, len(files)):
             return self
-        gone = [name for at, name in enumerate(names) if at in positions]
-        left = [name for at, name in enumerate(names) if at not in positions]
+
+        def fit(key: str, is_gone: bool) -> bool:
+            return any(
+                _fits(key, file.name, "", file.dataset)
+                for at, file in enumerate(files)
+                if (at in positions) == is_gone
+            )
+
         numbers = tuple(x for at, x in enumerate(self.by_position) if at not in positions)
         by_name = {
             key: number
             for key, number in self.by_name.items()
-            if any(fits(key, name) for name in left) or not any(fits(key, name) for name in gone)
+            if fit(key, False) or not fit(key, True)
         }
         return replace(self, by_position=numbers, by_name=by_name)
 
-    def of_files(self, names: Sequence[str], labels: Sequence[str]) -> Weights:
+    def of_files(
+        self, names: Sequence[str], labels: Sequence[str], datasets: Sequence[str] = ()
+    ) -> Weights:
         """Those of the files; ``labels`` are theirs, none where a branch holds the label.
+
+        ``datasets`` are those of a fileset.
 
         Raises UsageError naming a file without a weight or with two, or a name that matches none.
         """
@@ -91,13 +102,14 @@ class WeightsKey:
             return Weights(self.branch, list(self.by_position))
         if not self.by_name:
             return Weights(self.branch, [1.0] * len(names))
+        none = [""] * len(names)
         fitting = [
-            [key for key in self.by_name if _fits(key, name, label)]
-            for name, label in zip(names, labels or [""] * len(names), strict=True)
+            [key for key in self.by_name if _fits(key, name, label, dataset)]
+            for name, label, dataset in zip(names, labels or none, datasets or none, strict=True)
         ]
         for key in self.by_name:
             if not any(key in keys for keys in fitting):
-                known = [*names, *dict.fromkeys(labels)]
+                known = [*names, *dict.fromkeys([*labels, *datasets])]
                 raise UsageError(f"weights: {key!r} matches no file", did_you_mean(key, known))
         for name, keys in zip(names, fitting, strict=True):
             if len(keys) != 1:
@@ -238,5 +250,5 @@ def _is_number(value: Any) -> bool:
     return is_number and 1e-100 < abs(value) < 1e100
 
 
-def _fits(key: str, name: str, label: str) -> bool:
-    return key == label or fits(key, name)
+def _fits(key: str, name: str, label: str, dataset: str) -> bool:
+    return key == label or fits(key, name) or bool(dataset and fits(key, dataset))

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.core.errors import UsageError
+from mlaas4hep.sources.filelist import Listed
+from mlaas4hep.sources.listing import list_files
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """data/{b,a10,a9}.root, data/deep/c.root, which begin as ROOT files do, and other files."""
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    for name in ("b.root", "a10.root", "a9.root", "deep/c.root", ".hidden.root", "pool.root.1"):
+        (tmp_path / "data" / name).write_bytes(b"root\0\1\2")
+    (tmp_path / "data" / "notes.txt").write_text("notes\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def names(text: str, folder: Path) -> list[str]:
+    return list_files(text, folder, "--files").names
+
+
+def test_names_joined_by_commas(folder: Path) -> None:
+    text = "data/b.root, root://h//b.root,"
+    assert names(text, folder) == ["data/b.root", "root://h//b.root"]
+    assert names("http://h/a,b", folder) == ["http://h/a", "b"]
+    assert names("data/b.root:dir/T", folder) == ["data/b.root:dir/T"]
+    assert list_files(text, folder, "--files").source == text
+
+
+def test_a_root_file_is_a_list_of_one(folder: Path) -> None:
+    assert names("data/b.root", folder) == ["data/b.root"]
+    assert names("data/pool.root.1", folder) == ["data/pool.root.1"]
+    (folder / "with,comma[1].root").touch()
+    assert names("with,comma[1].root", folder) == ["with,comma[1].root"]
+
+
+def test_wildcards_are_sorted_by_name(folder: Path) -> None:
+    assert names("data/a*.root", folder) == ["data/a10.root", "data/a9.root"]
+    assert names("data/[ab]*.root", folder) == ["data/a10.root", "data/a9.root", "data/b.root"]
+    assert names("data/**/?.root", folder) == ["data/b.root", "data/deep/c.root"]
+    assert names("data/a?.root:dir/T", folder) == ["data/a9.root:dir/T"]
+    assert names(f"file://{folder}/data/a?.root", Path("/")) == [f"{folder}/data/a9.root"]
+    assert names("~/data/a?.root", Path("/")) == [f"{folder}/data/a9.root"]
+
+
+def test_a_folder_is_its_root_files_sorted(folder: Path) -> None:
+    wanted = [f"data/{name}.root" for name in ("a10", "a9", "b")]
+    assert names("data", folder) == wanted
+    assert names("data/", folder) == wanted
+
+
+def test_a_list_keeps_its_order_and_its_lines_may_be_wildcards(folder: Path) -> None:
+    (folder / "files.txt").write_text("data/b.root\ndata/a*.root\nroot://h//c.root\n~/data/deep\n")
+    listed = list_files("files.txt", folder, "--files")
+    assert listed.files == [
+        Listed("data/b.root", "line 1 of files.txt"),
+        Listed("data/a10.root", "line 2 of files.txt"),
+        Listed("data/a9.root", "line 2 of files.txt"),
+        Listed("root://h//c.root", "line 3 of files.txt"),
+        Listed(f"{folder}/data/deep/c.root", "line 4 of files.txt"),
+    ]
+    assert names("~/files.txt", folder) == listed.names
+
+
+def test_lists_can_be_joined_and_given_one_by_one(folder: Path) -> None:
+    (folder / "s.json").write_text(json.dumps({"signal": ["data/b.root"]}))
+    (folder / "b.json").write_text(json.dumps({"other": {"files": ["data/a*"], "x": 1}}))
+    listed = list_files("s.json,b.json", folder, "--files")
+    assert listed.labels == ["signal", "other", "other"]
+    assert listed.metadata == {"other": {"x": 1}}
+    assert list_files([folder / "s.json", "b.json"], folder, "f").names == listed.names
+    mixed = list_files("s.json,data/a9.root", folder, "--files")
+    assert (mixed.datasets, mixed.labels) == (["signal", ""], [])
+
+
+def test_a_list_from_another_command(folder: Path) -> None:
+    """What bash's --files <(dasgoclient ...) gives: a pipe, which is read once."""
+    reader, writer = os.pipe()
+    os.write(writer, b"root://h//a.root\nroot://h//b.root\n")
+    os.close(writer)
+    assert names(f"/dev/fd/{reader}", folder) == ["root://h//a.root", "root://h//b.root"]
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (",", "names nothing"),
+        ("none.txt", "no such file: none.txt"),
+        ("none.json", "no such file: none.json"),
+        ("data/x*.root", "no file matches data/x[*].root\n.* holds .*a10.root"),
+        ("none/*.root", "no file matches none/[*].root\n.*There is no folder"),
+        ("/store/user/*.root", "no file matches .*\n.*root://HOST//store/user/"),
+        ("empty", "the folder empty holds no [*].root"),
+        ("C:\\data\\a.root", "is a path of Windows\n.*/mnt/c"),
+        ("data/b.root,data/*.root", "it names 'data/b.root' twice"),
+        ("data/b.root,data/a9.root,data/b.root", "it names 'data/b.root' twice"),
+    ],
+)
+def test_what_is_wrong_is_named(folder: Path, text: str, match: str) -> None:
+    with pytest.raises(UsageError, match=f"--files: .*{match}"):
+        names(text, folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (
+            "Error: the proxy has expired",
+            "'Error: .*expired' is not the name of a file",
+        ),
+        ("data/b.root,signal", "is not the name of a file"),
+        ("root://h//a.root,signal", "is not the name of a file"),
+        ("root://h//a.root\t1234\tadler32:1", "is not the name of a file"),
+        ("| mc16 | a.root | 1 GB |", "is a line of a table\n.*--pfns"),
+        ("\\\\server\\a.root", "is a path of Windows"),
+        ("/store/\x07.root", "is not the name of a file"),
+        ("data/none*.root", "no file matches"),
+        ("empty", "the folder empty holds no"),
+        ("data/notes.txt", "data/notes.txt is a list in a list"),
+        ("/store/7.root", "it names '/store/7.root' twice: line 8 of das.txt and line 1000 of"),
+    ],
+)
+def test_one_odd_line_of_a_thousand(folder: Path, line: str, match: str) -> None:
+    lines = [f"/store/{number}.root" for number in range(1000)]
+    lines[999] = line
+    (folder / "das.txt").write_text("\n".join(lines))
+    where = "" if "twice" in match else "line 1000 of das.txt: .*"
+    with pytest.raises(UsageError, match=f"--files: {where}{match}"):
+        names("das.txt", folder)
+
+
+def test_a_csv_is_no_list(folder: Path) -> None:
+    (folder / "events.csv").write_text("pt,eta\n1,2\n")
+    with pytest.raises(UsageError, match=r"line 1 of events\.csv: 'pt,eta' is not the name"):
+        names("events.csv", folder)
+
+
+def test_what_is_said_of_one_file_can_not_be_of_several(folder: Path) -> None:
+    (folder / "f.json").write_text(
+        json.dumps({"a": {"data/*.root": {"object_path": "T", "num_entries": 3}}})
+    )
+    with pytest.raises(UsageError, match="described as one file, but names several"):
+        names("f.json", folder)
