@@ -26,6 +26,7 @@ SOURCES = {
 ELSEWHERE = {
     "no branch 'mett' in a.root", "ValueError: ...", "the training failed; see its log",
     "not started: ...", "device driver", "state", "succeeded", "servable", "is empty",
+    "root://... can't be read: ...", "https://", "s3://",
 }  # fmt: skip
 """What the table's first column and texts quote besides: examples of trainings' own messages."""
 

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import uproot
 
-from parts.xrootd import Pki, Redirector, XRootD
+from mlaas4hep.core.errors import FileError
+from mlaas4hep.sources.root import RootFile
+from parts.xrootd import Bucket, Pki, Redirector, XRootD
 from real.files import written
 
 pytestmark = pytest.mark.grid
@@ -39,6 +41,13 @@ for name, tree, branches in json.loads(sys.argv[1]):
             print(json.dumps([file.uuid, {name: digest(found[name]) for name in branches}]))
     except DataError as error:
         print(json.dumps(str(error)))
+"""
+LIST = """
+import json, sys
+from pathlib import Path
+from mlaas4hep.training.inputs import read_files_option
+
+print(json.dumps([read_files_option(text, Path()).names for text in sys.argv[1:]]))
 """
 BRANCHES = {"events": ["x", "n", "Jet_pt"], "Events": ["event", "Jet_pt"]}
 
@@ -109,7 +118,94 @@ def test_one_of_two_servers_behind_a_redirector_is_gone(
         redirecting.origins[0].start()
 
 
+def test_with_a_token(tokens: XRootD, pki: Pki, small_files: list[Path], rntuple: Path) -> None:
+    """By root://, https:// and davs://, from a server whose certificate is of the grid's CA."""
+    wanted = {
+        tokens.put(small_files[0]): (small_files[0], "events"),
+        f"{tokens.https}/a.root": (small_files[0], "events"),
+        f"{tokens.https}/a.root".replace("https:", "davs:"): (small_files[0], "events"),
+        tokens.put(rntuple).replace(tokens.url, tokens.https): (rntuple, "Events"),
+    }
+    credentials = {"BEARER_TOKEN": pki.token(), "X509_CERT_DIR": pki.ca_folder}
+    found = read([(url, tree) for url, (_, tree) in wanted.items()], **credentials)
+    assert found == [expected(*local) for local in wanted.values()]
+
+
+def test_with_a_token_for_something_else(tokens: XRootD, pki: Pki, small_files: list[Path]) -> None:
+    url = tokens.put(small_files[0])
+    credentials = {
+        "BEARER_TOKEN": pki.token(aud="https://other.test"),
+        "X509_CERT_DIR": pki.ca_folder,
+    }
+    web = f"{tokens.https}/a.root"
+    errors = read([(url, "events"), (web, "events")], **credentials)
+    for name, error in zip((url, web), errors, strict=True):
+        assert f"{name} can't be read" in error
+
+
 def test_without_a_proxy(gsi: XRootD, pki: Pki, small_files: list[Path]) -> None:
     url = gsi.put(small_files[0])
     (error,) = read([(url, "events")], X509_CERT_DIR=pki.ca_folder, X509_USER_PROXY="/none")
     assert f"{url} can't be read" in error
+
+
+def test_in_a_bucket(bucket: Bucket, pki: Pki, small_files: list[Path], rntuple: Path) -> None:
+    """By http and https, with keys."""
+    wanted = {
+        bucket.put(small_files[0], "in/a.root"): (small_files[0], "events"),
+        bucket.put(rntuple): (rntuple, "Events"),
+    }
+    for endpoint in (bucket.endpoint, bucket.https):
+        env = bucket.env | {"AWS_ENDPOINT_URL": endpoint, "AWS_CA_BUNDLE": str(pki.ca)}
+        found = read([(url, tree) for url, (_, tree) in wanted.items()], **env)
+        assert found == [expected(*local) for local in wanted.values()]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "doesn't know the access key nobody"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "the secret of the access key alice is wrong"),
+    ],
+)
+def test_in_a_bucket_with_a_wrong_key(
+    bucket: Bucket, small_files: list[Path], wrong: dict[str, str], said: str
+) -> None:
+    url = bucket.put(small_files[0])
+    (error,) = read([(url, "events")], **bucket.env | wrong)
+    assert f"{url} can't be read" in error
+    assert said in error
+    assert bucket.env["AWS_SECRET_ACCESS_KEY"] not in error
+
+
+def test_what_a_bucket_does_not_have(bucket: Bucket) -> None:
+    missing, other = read(
+        [("s3://data/none.root", "events"), ("s3://missing/a.root", "events")], **bucket.env
+    )
+    assert "no such file" in missing
+    assert "there is no bucket missing" in other
+
+
+def test_an_object_that_is_replaced_while_it_is_read(
+    bucket: Bucket, small_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    url = bucket.put(small_files[0], "replaced.root")
+    with RootFile(url, "events") as file:
+        file.read(["x"], 0, 100)
+        bucket.put(small_files[1], "replaced.root")
+        with pytest.raises(FileError, match=f"{url} was replaced while it was read"):
+            file.read(["y"])
+
+
+def test_a_folder_of_a_server(plain: XRootD, small_files: list[Path], tmp_path: Path) -> None:
+    urls = [plain.put(file, f"folder/{file.name}") for file in small_files]
+    plain.put(small_files[0], "folder/deep/a.root")
+    ended = subprocess.run(
+        [sys.executable, "-c", LIST, urls[0].removesuffix("a.root"), f"{plain.url}/folder/b*.root"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert json.loads(ended.stdout) == [urls, urls[1:]], ended.stderr

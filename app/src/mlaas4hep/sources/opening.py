@@ -40,6 +40,7 @@ OPENERS = {
     "https": _WEB,
     "dav": _WEB,
     "davs": _WEB,
+    "s3": "bucket:BucketConnection",
 }
 """The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed."""
 _PLAIN = {"dav": "http", "davs": "https"}

@@ -35,7 +35,7 @@ T = TypeVar("T")
 PART_BYTES = 4 * 2**20
 """Bytes that are asked for at once, at most; several such requests are sent side by side."""
 AT_ONCE = 8
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
+BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
@@ -156,7 +156,7 @@ class WebConnection:
             return FileNotFoundError(self._url)
         if status in (401, 403):
             return DeniedError(f"{answer.url.host} refuses: {said}", token)
-        if status in _BUSY:
+        if status in BUSY:
             return PassingError(said, _retry_after(answer.headers.get("Retry-After", "")))
         if status not in (206, 416) or (status == 206 and (not found or not found[1])):
             return OSError(f"unexpected answer of the server: {said}")
@@ -185,7 +185,7 @@ def _is_safe(url: str) -> bool:
 def tls_context() -> ssl.SSLContext:
     """Trusts the system's CAs, the grid's and those that the environment names; has the proxy.
 
-    Made anew for each file: a proxy certificate may have been renewed.
+    Each file has its own: a proxy certificate may have been renewed.
     """
     context = ssl.create_default_context()  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
