@@ -10,7 +10,7 @@ from mlaas4hep.cli.main import app
 
 COMMANDS = [
     "train", "specs", "inspect", "predict", "server", "runner", "tfaas", "expire", "demo",
-    "token", "settings", "export", "data-proxy",
+    "token", "settings", "export", "data-proxy", "doctor",
 ]  # fmt: skip
 
 
