@@ -77,14 +77,14 @@ def test_bad_files_are_left_out_and_the_ledger_says_so(command, five_files):
     assert "no such file" in ended.err
     ended = command("train", *FIVE, "--skip-bad-files", "--allow-missing=10%")
     assert ended.code == 1
-    assert "% of the events are missing, allowed are 10 % (allow_missing): no such" in ended.err
+    assert "% of the events are missing, allowed are 10 % (allow_missing): line 5 of" in ended.err
     ended = command("train", *FIVE, "--skip-bad-files", "--allow-missing=50%", "--json")
     assert ended.code == 0, ended.err
-    assert "left out as a whole: no such file" in ended.err
+    assert "left out as a whole: line 5 of files.txt: no such file" in ended.err
     result = json.loads(ended.out)
     assert result["bundle"].endswith("trained_model")
     assert result["ledger"]["sum"]["skipped"] == 1
-    assert result["ledger"]["files"][-1]["skipped"].startswith("no such file")
+    assert result["ledger"]["files"][-1]["skipped"].startswith("line 5 of files.txt: no such")
     assert result["ledger"] == json.loads(
         (five_files / "trained_model/provenance/ledger.json").read_text()
     )
