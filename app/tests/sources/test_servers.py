@@ -209,3 +209,10 @@ def test_a_folder_of_a_server(plain: XRootD, small_files: list[Path], tmp_path: 
         timeout=60,
     )
     assert json.loads(ended.stdout) == [urls, urls[1:]], ended.stderr
+    missing = subprocess.run(
+        [sys.executable, "-c", LIST, f"{plain.url}/none/"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"the folder {plain.url}/none/ can't be listed: " in missing.stderr

@@ -131,16 +131,23 @@ def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> A
 def list_folder(url: str) -> list[str]:
     """Names of the files in the folder at that URL, without those of its subfolders.
 
-    A web server must send a page of links. Raises DataError as ``open_file``.
+    A web server must send a page of links. DataError says why a folder can't be listed.
     """
     scheme, rest = url.split("://", 1)
-    with reading(url):
-        opener(url)
+    opener(url)
+    try:
         if OPENERS[scheme.lower()] == _XROOTD:
             import_module("mlaas4hep.sources.xrootd").load(url)
             scheme = "root"
         files, path = fsspec.core.url_to_fs(f"{_PLAIN.get(scheme.lower(), scheme)}://{rest}")
         found = files.ls(path, detail=True)
+    except MlaasError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the folder {url} can't be listed: {first_line(error)}",
+            "Check the address, or name its files one by one.",
+        ) from error
     return [str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "file"]
 
 
