@@ -165,8 +165,6 @@ def test_what_a_submission_names_is_bounded(
 ) -> None:
     params = json.dumps({"friends": friends}).encode()
     service.upload("luca", small_files() | {"params.json": params})
-        "luca", small_files() | {"params.json": json.dumps({"friends": friends}).encode()}
-    )
     with pytest.raises(UsageError, match=message):
         service.submit("luca", files=files)
 
