@@ -28,6 +28,21 @@ def names(content: Content) -> list[str]:
     return [file.name for file in content.files]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ds": {"files": {"a.root": {"object_path": "T", "steps": {"a": 1}}}}}',
+        '{"ds": {"files": {"a.root": {"object_path": "T", "steps": [[0, 1], 2]}}}}',
+        '{"name": "a.root", "pfns": {"root://h//a.root": {"rse": []}}}',
+        "[" + "1" * 5000 + "]",
+    ],
+)
+def test_json_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(UsageError, match=r"list\.json"):
+        read_list(tmp_path / "list.json", "list.json")
+
+
 def test_a_name_per_line(tmp_path: Path) -> None:
     found = read(tmp_path, f"\ufeff# of DAS\r\n/store/b.root\r\n\r\n  {A} \n", "das.txt")
     assert found.files == [

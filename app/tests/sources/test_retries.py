@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import re
@@ -143,11 +144,11 @@ def test_what_does_not_pass_fails_at_once(server: Server, status: int, said: str
     assert server.requests == 1
 
 
-@pytest.mark.parametrize("etag", ['"1"', ""])
+@pytest.mark.parametrize("etag", ['"1"', '"2"', ""])
 def test_a_file_replaced_while_it_is_read(
     server: Server, small_files: list[Path], etag: str
 ) -> None:
-    """A server says so by the ETag; of one that has none, the head is read again."""
+    """Whatever the server says of versions: the same ETag, another, none."""
     server.etag = etag
     with RootFile(server.url, "events") as file:
         file.read(["y"])
@@ -156,6 +157,32 @@ def test_a_file_replaced_while_it_is_read(
         server.content, server.etag = bytes(new), etag and '"2"'
         with pytest.raises(DataError, match="was replaced while it was read"):
             file.read(["x"])
+
+
+def test_servers_of_one_name_may_tell_different_etags(
+    server: Server, small_files: list[Path]
+) -> None:
+    with RootFile(server.url, "events") as file:
+        server.etag = '"of another"'
+        values = file.read(["x"])
+    assert_same(values["x"], small_files[0], "events", "x", 0, 700)
+
+
+def test_more_bytes_than_were_asked_for_are_not_read(server: Server) -> None:
+    def endless(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-1023/{len(server.content)}")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        handler.close_connection = True
+        return True
+
+    server.fault = endless
+    with pytest.raises(DataError, match="the server sends more than the 1024 bytes"):
+        RootFile(server.url, "events")
 
 
 def test_a_replica_goes_on_where_another_failed(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.library import open_data
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.prepare import prepare, scan_files
-from mlaas4hep.training.skipping import Skipping, allowed_missing
+from mlaas4hep.training.skipping import BadFile, Skipping, allowed_missing
 from training.faults import EVENTS, LABELS, TREE, essence, flip, four, ledger_of, trained
 from training.root_files import content, write
 
@@ -288,15 +291,85 @@ def test_a_wrong_parameter_is_no_bad_file(tmp_path: Path, stack: ExitStack) -> N
     assert not skipping.bad
 
 
-@pytest.mark.parametrize("share", ["1", "0.5", "50%", "50 %", 0.5, 0, 1])
+@pytest.mark.parametrize("share", ["100%", "0.5", "50%", "50 %", 0.5, 0])
 def test_shares(share: str | float) -> None:
     assert allowed_missing(True, share) in (0, 0.5, 1)
 
 
-@pytest.mark.parametrize("share", ["2", "101%", "-1%", "much", "%", "nan", True, -0.1, "1%5"])
+@pytest.mark.parametrize(
+    "share", ["2", "101%", "1", 1, 1.0, "-1%", "much", "%", "nan", True, -0.1, "1%5"]
+)
 def test_what_is_no_share(share: str | float) -> None:
     with pytest.raises(UsageError, match=r"allow_missing is .*, not a share"):
         allowed_missing(True, share)
+
+
+def test_as_much_as_allowed_may_be_missing() -> None:
+    """Also where the share is no binary fraction: 0.29 * 100 is less than 29."""
+    skipping = Skipping(allowed_missing(True, "29%"))
+    skipping.bad = {0: BadFile("a.root", "", entries=29)}
+    skipping.check([SimpleNamespace(entries=71)], [])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=r"29.6 % of the events are missing"):
+        skipping.check([SimpleNamespace(entries=69)], [])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_labels_and_weights_go_by_the_position_in_the_whole_list(
+    tmp_path: Path, stack: ExitStack, number: int
+) -> None:
+    """As many as files are left would be those of other files."""
+    (four(tmp_path) / "b1.root").write_bytes(b"root")
+    names = [str(tmp_path / name) for name in LABELS]
+    for labels, params, message in (
+        (["0", "1", "1", "0", "1"][:number], {}, f"{number} labels for 4 files"),
+        (
+            list(LABELS.values()),
+            {"weights": {"files": [1, 2, 3, 4, 5][:number]}},
+            f"{number} numbers for 4 files",
+        ),
+    ):
+        parsed, _ = Params.parse(params, "params.json", tmp_path)
+        skipping = Skipping(1)
+        with pytest.raises(UsageError, match=message):
+            skipping.run(lambda: prepare(names, labels, parsed, tmp_path, stack, skipping=skipping))
+
+
+def test_the_tree_that_is_named_with_a_file_is_no_bad_file(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    four(tmp_path)
+    names = [str(tmp_path / f"{name}:{TREE}s") for name in LABELS]
+    skipping = Skipping(1)
+    with pytest.raises(DataError, match=f"no tree '{TREE}s'") as error:
+        skipping.run(
+            lambda: prepare(
+                names, list(LABELS.values()), Params(), tmp_path, stack, skipping=skipping
+            )
+        )
+    assert f"{TREE!r}" in error.value.remedy
+    assert not skipping.bad
+
+
+def test_too_many_open_files_are_no_bad_files(tmp_path: Path, stack: ExitStack) -> None:
+    four(tmp_path)
+    names = [str(tmp_path / name) for name in LABELS]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 1, limits[1]))
+    skipping = Skipping(1)
+    try:
+        with pytest.raises(DataError, match="Too many open files") as error:
+            skipping.run(
+                lambda: prepare(
+                    names, list(LABELS.values()), Params(), tmp_path, stack, skipping=skipping
+                )
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for each in held:
+            os.close(each)
+    assert "ulimit -n" in error.value.remedy
+    assert not skipping.bad
 
 
 def test_a_share_needs_skip_bad_files() -> None:
@@ -322,7 +395,7 @@ def test_what_the_list_says_of_a_file_counts(
     task = skipping.run(lambda: prepare(listed, [], parsed, tmp_path, stack, skipping=skipping))
     (bad,) = task.skipped.values()
     assert "line 2" in bad.reason
-    assert bad.entries == (299 if (tmp_path / "b2.root").exists() else 300)
+    assert bad.entries == 300
     assert [file.name for file in task.listed.files] == ["b1.root", "s1.root", "s2.root"]
     assert task.labels_of_list == ["set0", "set0", "set1", "set1"]
     assert task.weights

@@ -23,7 +23,7 @@ _NEVER = [
     ipaddress.ip_network(text)
     for text in (
         *("0.0.0.0/8", "127.0.0.0/8", "::/96", "::1/128"),  # this machine
-        *("169.254.0.0/16", "fe80::/10"),  # the link's, with the cloud's metadata
+        *("169.254.0.0/16", "fe80::/10", "fec0::/10"),  # the link's, with the cloud's metadata
         *("168.63.129.16/32", "fd00:ec2::/32"),  # metadata of other clouds
         *("224.0.0.0/3", "ff00::/8"),  # multicast, reserved, broadcast
         "64:ff9b:1::/48",  # IPv4 addresses that a translator of the site chooses

@@ -94,7 +94,10 @@ class BucketConnection:
         except ClientError as error:
             raise self._understood(error, place) from error
         except SSLError as error:
-            raise OSError(f"no connection by TLS: {error} (AWS_CA_BUNDLE names CAs)") from error
+            raise RefusedError(
+                f"{self._url} can't be read: no connection by TLS: {error}",
+                "Name the file with the service's CA in AWS_CA_BUNDLE.",
+            ) from error
         except (HTTPClientError, IncompleteReadError, ResponseStreamingError) as error:
             raise PassingError(f"the connection failed: {error}") from error
         except BotoCoreError as error:
@@ -124,7 +127,10 @@ class BucketConnection:
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
         told = f"{self._client.meta.endpoint_url} answers {code}{said and ': '}{said}"
         if code == "NoSuchBucket":
-            return OSError(f"there is no bucket {self._bucket}")
+            return RefusedError(
+                f"{self._url} can't be read: there is no bucket {self._bucket}",
+                "Check the name, and AWS_ENDPOINT_URL.",
+            )
         if status == 404:
             return FileNotFoundError(self._url)
         if status == 412:

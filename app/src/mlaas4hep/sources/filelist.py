@@ -210,11 +210,17 @@ def _from_json(text: str, shown: str) -> Content:
             except ValueError as other:
                 what = f"line {number} of {shown} is not JSON as those before: {other}"
                 raise UsageError(what, _SHAPES) from None
+    except ValueError as error:  # such as a number of thousands of digits
+        raise UsageError(f"{shown} can't be read as JSON: {error}", _SHAPES) from None
     except RecursionError:
         raise UsageError(f"{shown} is nested too deeply", _SHAPES) from None
-    if isinstance(value, dict):
-        return Content([_replicas(value, shown)]) if _is_rucio(value) else _fileset(value, shown)
-    return Content([_record(one, f"entry {n} of {shown}") for n, one in enumerate(value, 1)])
+    try:
+        if isinstance(value, dict):
+            is_file = _is_rucio(value)
+            return Content([_replicas(value, shown)]) if is_file else _fileset(value, shown)
+        return Content([_record(one, f"entry {n} of {shown}") for n, one in enumerate(value, 1)])
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        raise UsageError(f"{shown} has another shape: {error!r}", _SHAPES) from None
 
 
 def _record(value: Any, where: str) -> Listed:

@@ -28,6 +28,8 @@ from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
 from mlaas4hep.sources.remote import Connect, Connection, Patience, RemoteSource, Traffic
 
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that any other file would have, too."""
 _COPY_AGAIN = "Copy the file again from where it came from, or take it off the list."
 _WEB, _XROOTD = "web:WebConnection", "xrootd:XRootDConnection"
 OPENERS = {
@@ -86,7 +88,19 @@ def reading(file: str, branch: str = "") -> Iterator[None]:
             raise DataError(f"{file} is a folder", "Name ROOT files.") from None
         if error.errno == errno.EACCES:
             raise FileError(f"{file}: {error.strerror}", "Give a file you may read.") from None
+        if error.errno in _OF_THE_MACHINE:
+            raise DataError(
+                f"{where} can't be read: {error.strerror}",
+                "All files of a training are open at once: raise the limit (ulimit -n), or join"
+                " files (hadd).",
+            ) from error
         raise FileError(f"{where} can't be read: {first_line(error)}", _COPY_AGAIN) from error
+    except MemoryError as error:
+        raise DataError(f"{where} can't be read: out of memory", "Give it more memory.") from error
+    except ImportError as error:
+        raise DataError(
+            f"{where} can't be read: {first_line(error)}", "Install that package."
+        ) from error
     except Exception as error:
         raise FileError(
             f"{where} can't be read, it seems damaged: {first_line(error)}", _COPY_AGAIN

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 HEAD_BYTES = 1024
 """Bytes from the start that are read with the opening: what uproot reads first is among them."""
+MOST_BYTES = 1 << 30
+"""Of one part of a file; ROOT's own limit for a basket."""
 _IDENTITY_BYTES = 100
 """Bytes from the start in which ROOT keeps the file's UUID and where it ends."""
 _CLOCKS = 10
@@ -200,6 +202,11 @@ class RemoteSource(Source):  # type: ignore[misc]
         A range that reaches beyond the end is an error. Metadata needn't be checked: what is read
         by them is.
         """
+        if any(stop - start > MOST_BYTES for start, stop in ranges):
+            raise FileError(
+                f"{self._file_path} seems damaged: parts of more than {size(MOST_BYTES)} are in it",
+                "Copy the file again from where it came from, or take it off the list.",
+            )
 
         def once(connection: Connection) -> list[bytes]:
             found = connection.read(ranges)

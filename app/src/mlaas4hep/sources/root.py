@@ -62,14 +62,16 @@ _RNTUPLE = "ROOT::RNTuple"
 _TREES = ("TTree", "TNtuple", _RNTUPLE)
 
 
-def _open_table(file: Any, name: str, tree: str) -> Table:
+def _open_table(file: Any, name: str, tree: str, is_named: bool) -> Table:
+    """The tree; without it the file is a bad one, unless ``is_named`` says that FILE:TREE is."""
     with reading(name):
         trees, known = tree_names(file), _classes(file)
         kind = known.get(tree.split(";")[0])
         if kind and kind.startswith(_TREES):
             return Fields(file[tree]) if kind == _RNTUPLE else Branches(file[tree])
     if kind is None:
-        raise FileError(
+        kind_of_error = DataError if is_named else FileError
+        raise kind_of_error(
             f"{name}: no tree {tree!r}",
             f"{did_you_mean(tree, trees)} Name it as FILE:TREE, or for all files by `branch` in"
             " params.json (--branch of predict, --tree of inspect).",
@@ -121,7 +123,7 @@ class RootFile:
         self._descriptor = -1
         name = self._path
         try:
-            self._table = _open_table(self._file, name, tree)
+            self._table = _open_table(self._file, name, tree, bool(named))
             self.tree = _plain(self._file, tree)
             self.entries = self._table.entries
             if is_friend:

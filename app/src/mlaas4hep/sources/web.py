@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from fsspec.asyn import get_loop
 
-from mlaas4hep.core.errors import DataError, FileError
+from mlaas4hep.core.errors import DataError, FileError, RefusedError
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token, ca_folder, x509_proxy
 from mlaas4hep.sources.remote import (
@@ -56,18 +56,23 @@ def parts(ranges: Sequence[Place]) -> list[list[Place]]:
 class WebConnection:
     """A file at a web server; ranges are asked for side by side.
 
+    What the server says of versions is not relied on: its times have seconds, and the hosts behind
+    one name may tell different ETags of the same file. RemoteSource looks at the UUID in it.
+
     A bearer token is shown only by https, and only to servers that refuse to answer without one.
     On a redirect to another server it stays behind, as curl and davix do it: the address has what
     that server wants. A proxy certificate is shown to servers that ask for one.
     """
 
+    versioned = False
+
     def __init__(self, url: str, patience: Patience, traffic: Traffic) -> None:
         scheme, rest = url.split("://", 1)
         self._url = f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
         self._patience, self._traffic = patience, traffic
-        self._version: str | None = None
         self._with_token = False
         self.size: int | None = None
+        self._is_open = False
         self.token: Bearer | None = None
         self._session = wait_for(self._start(tls_context()))
         try:
@@ -75,7 +80,6 @@ class WebConnection:
         except BaseException:
             self.close()
             raise
-        self.versioned = bool(self._version)
 
     async def _start(self, tls: ssl.SSLContext) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -129,13 +133,15 @@ class WebConnection:
         try:
             async with self._session.get(self._url, headers=headers) as answer:
                 problem = self._problem(answer, place, token)
-                found = b"" if problem else await answer.read()
+                found = b"" if problem else await _body(answer, stop - start)
         except aiohttp.ClientHttpProxyError as error:
             raise OSError(f"the proxy {_proxy()} refuses: {error.status} {error.message}") from None
+        except _TooMuchError as error:
+            raise OSError(str(error)) from None
         except TimeoutError as error:
             raise PassingError(f"no answer within {self._patience.request:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _understood(error) from error
+            raise self._understood(error) from error
         if problem:
             raise problem
         return found
@@ -161,13 +167,12 @@ class WebConnection:
         if status not in (206, 416) or (status == 206 and (not found or not found[1])):
             return OSError(f"unexpected answer of the server: {said}")
         size = int(found[3]) if found and found[3].isdigit() else None
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        if self._version is None:
+        if not self._is_open:
             if status == 416:
                 return FileError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
-            self.size, self._version = size, version
-        elif (size, version) != (self.size, self._version):
-            return ReplacedError(f"another version of {size} bytes ({version})")
+            self.size, self._is_open = size, True
+        elif size != self.size:
+            return ReplacedError(f"another version of {size} bytes")
         if status == 416:
             return OSError(f"the file ends before byte {place[0]}")
         first, last = int(found[1]), int(found[2])  # type: ignore[index]
@@ -175,6 +180,44 @@ class WebConnection:
         if (first, last + 1) != (place[0], stop) and size != 0:
             return OSError(f"the server sent bytes {first} to {last + 1} for {place[0]} to {stop}")
         return None
+
+    def _understood(self, error: Exception) -> Exception:
+        """What a failure of aiohttp means, in a text without its details."""
+        if isinstance(error, aiohttp.InvalidURL):
+            return OSError("the address is not valid")
+        cause: BaseException = error
+        if isinstance(error, aiohttp.ClientConnectorError):
+            cause = error.os_error
+        elif isinstance(error.__cause__, ssl.SSLError):
+            cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return RefusedError(
+                f"{self._url} can't be read: its certificate is not accepted:"
+                f" {cause.verify_message}",
+                "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
+            )
+        if isinstance(cause, ssl.SSLError):
+            return OSError(f"no connection by TLS: {cause.reason or cause}")
+        if isinstance(cause, socket.gaierror):
+            text = f"the host is not known: {cause.strerror}"
+            return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
+        if isinstance(cause, OSError) and cause.errno:
+            return PassingError(f"no connection: {os.strerror(cause.errno)}")
+        return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
+
+
+async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """What the server sends; an error as soon as it is more than was asked for."""
+    found = bytearray()
+    async for piece in answer.content.iter_any():
+        found += piece
+        if len(found) > most:
+            raise _TooMuchError(f"the server sends more than the {most} bytes that were asked for")
+    return bytes(found)
+
+
+class _TooMuchError(Exception):
+    """Another answer than the one that was announced."""
 
 
 def _is_safe(url: str) -> bool:
@@ -212,30 +255,6 @@ def _proxy() -> str:
         if named := os.environ.get(variable):
             return urlsplit(named).netloc.rpartition("@")[2]
     return ""
-
-
-def _understood(error: Exception) -> Exception:
-    """What a failure of aiohttp means, in a text without its details."""
-    if isinstance(error, aiohttp.InvalidURL):
-        return OSError("the address is not valid")
-    cause: BaseException = error
-    if isinstance(error, aiohttp.ClientConnectorError):
-        cause = error.os_error
-    elif isinstance(error.__cause__, ssl.SSLError):
-        cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return OSError(
-            f"its certificate is not accepted: {cause.verify_message}"
-            " (CAs: X509_CERT_DIR, SSL_CERT_FILE)"
-        )
-    if isinstance(cause, ssl.SSLError):
-        return OSError(f"no connection by TLS: {cause.reason or cause}")
-    if isinstance(cause, socket.gaierror):
-        text = f"the host is not known: {cause.strerror}"
-        return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
-    if isinstance(cause, OSError) and cause.errno:
-        return PassingError(f"no connection: {os.strerror(cause.errno)}")
-    return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
 
 
 def _retry_after(value: str) -> float:

@@ -66,6 +66,13 @@ class XRootDConnection:
         self._file = client.File()
         try:
             self._call(self._file.open, self._url, timeout=self._seconds)
+            at = str(self._file.get_property("LastURL"))
+            if not at.startswith(("root://", "roots://", "xroot://", "xroots://")):
+                # The client would follow a server to a file of this machine.
+                raise DataError(
+                    f"{url} can't be read: its server sends to {at.partition('?')[0]}",
+                    "Don't use this server.",
+                )
             self._most = _readv_limits(client, self._file.get_property("DataServer"))
             self.size: int = self._call(self._file.stat, timeout=self._seconds).size
             (self.head,) = self.read([(0, min(HEAD_BYTES, self.size))])
@@ -168,7 +175,7 @@ def _readv_limits(client: ModuleType, server: str) -> tuple[int, int]:
         size, count = map(int, answer.split()) if status.ok else _READV
     except ValueError:
         return _READV
-    return size, count
+    return (size, count) if 4096 <= size <= 1 << 28 and 0 < count <= 1 << 16 else _READV
 
 
 _DENIED, _MISSING = (3010, 3030), 3011

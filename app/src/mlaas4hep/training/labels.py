@@ -90,14 +90,7 @@ class Labels:
 
         Raises UsageError on another number of labels than files, or one class only.
         """
-        if len(labels) != len(files):
-            about = f"{many(len(labels), 'label')} for {many(len(files), 'file')}"
-            if len(labels) == 1 and not _is_int(labels[0]):
-                about += f": none of them has a branch {labels[0]!r}"
-            raise UsageError(
-                about,
-                "Give one label per file, in the same order, or the name of a label branch.",
-            )
+        check_number(labels, len(files))
         if all(_is_int(label) for label in labels):
             names = [str(value) for value in sorted({int(label) for label in labels})]
             labels = [str(int(label)) for label in labels]
@@ -240,3 +233,14 @@ def _label_values(events: Events, name: str) -> NDArray[Any]:
             "Number the classes from 0.",
         )
     return values if values.dtype.kind in "US" else values.astype(np.int64)
+
+
+def check_number(labels: Sequence[str], files: int) -> None:
+    """UsageError unless there is a label for each file."""
+    if len(labels) != files:
+        about = f"{many(len(labels), 'label')} for {many(files, 'file')}"
+        if len(labels) == 1 and not _is_int(labels[0]):
+            about += f": none of them has a branch {labels[0]!r}"
+        raise UsageError(
+            about, "Give one label per file, in the same order, or the name of a label branch."
+        )

@@ -46,7 +46,7 @@ from mlaas4hep.sources.selection import (
     cleaner_of,
     select,
 )
-from mlaas4hep.training.labels import Labels, by_dataset, by_pattern, label_branch
+from mlaas4hep.training.labels import Labels, by_dataset, by_pattern, check_number, label_branch
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.skipping import BadFile, Skipping
 from mlaas4hep.training.targets import Targets
@@ -294,7 +294,9 @@ def _opened(
     )
     said = zip(files, left, strict=True)
     raise_all([error for each in said if (error := _unlike_listed(*each))])
-    per_file = len(labels) == len(listed) and label_branch(labels, files) is None
+    per_file = bool(labels) and label_branch(labels, files) is None
+    if per_file and skipping.bad:
+        check_number(labels, len(listed))  # not the files that are left: labels go by position
     skipping.check(files, labels if per_file else [])
     labels = skipping.left(labels) if per_file else labels
     _refuse_same(files)

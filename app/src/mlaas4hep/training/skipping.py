@@ -77,8 +77,9 @@ class Skipping:
                 source: RootFile | None = each.source if name == each.file else None
                 said = self._listed[position]
                 bad = BadFile(name, each.message, said.uuid or "", said.entries)
-                if source:
-                    bad = BadFile(name, each.message, source.uuid, source.entries, source.traffic)
+                if source:  # which may be short of what the list says
+                    entries = source.entries if said.entries is None else said.entries
+                    bad = BadFile(name, each.message, source.uuid, entries, source.traffic)
                 self.bad[position] = bad
                 self.warnings.append(f"left out as a whole: {each.message}")
                 self._tell(self.warnings[-1])
@@ -130,9 +131,10 @@ class Skipping:
         known = [bad.entries for bad in self.bad.values() if bad.entries is not None]
         largest = max([*counts, *known], default=0)
         missing = sum(known) + largest * (len(self.bad) - len(known))
-        if self._allowed is None or missing <= self._allowed * (missing + sum(counts)):
+        expected = missing + sum(counts)
+        if self._allowed is None or missing <= (self._allowed + 1e-12) * expected:
             return
-        share = 100 * missing / (missing + sum(counts))
+        share = 100 * missing / expected
         raise DataError(
             f"{share:.3g} % of the events are missing, allowed are {100 * self._allowed:.3g} %"
             f" (allow_missing): {self._reasons()}",
@@ -147,16 +149,15 @@ class Skipping:
 
 
 def share(text: str | float) -> float:
-    """The fraction that "1%" or 0.01 means; ValueError unless it is from 0 to 1."""
-    value = text
-    if isinstance(text, str):
-        number, percent, rest = text.partition("%")
-        value = float(number) / (100 if percent else 1)
-        if rest.strip():
-            raise ValueError(text)
-    if isinstance(value, bool) or not 0 <= float(value) <= 1:
+    """The fraction that "1%" or 0.01 means; ValueError unless it is from 0 to 1.
+
+    A 1 without % is refused: 1 % may be meant.
+    """
+    number, percent, rest = str(text).partition("%")
+    value = float(number) / (100 if percent else 1)
+    if rest.strip() or not 0 <= value <= 1 or (value == 1 and not percent):
         raise ValueError(text)
-    return float(value)
+    return value
 
 
 def allowed_missing(skip: bool, allowed: str | float | None) -> float | None:

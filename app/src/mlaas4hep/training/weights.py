@@ -63,9 +63,12 @@ class WeightsKey:
     def without(self, positions: Collection[int], files: Sequence[Listed]) -> WeightsKey:
         """The key for what is left of the ``files`` without those at ``positions``.
 
-        A name that fits none but these is left out, too.
+        A name that fits none but these is left out, too. UsageError if there isn't a number for
+        each of the ``files``.
         """
-        if not positions or len(self.by_position) not in (0, len(files)):
+        if self.by_position:
+            _check_number(self.by_position, len(files))
+        if not positions:
             return self
 
         def fit(key: str, is_gone: bool) -> bool:
@@ -93,12 +96,7 @@ class WeightsKey:
         Raises UsageError naming a file without a weight or with two, or a name that matches none.
         """
         if self.by_position:
-            if len(self.by_position) != len(names):
-                numbers = many(len(self.by_position), "number")
-                raise UsageError(
-                    f"weights: {numbers} for {many(len(names), 'file')}",
-                    "Give one number per file, in the same order, or numbers by name.",
-                )
+            _check_number(self.by_position, len(names))
             return Weights(self.branch, list(self.by_position))
         if not self.by_name:
             return Weights(self.branch, [1.0] * len(names))
@@ -252,3 +250,11 @@ def _is_number(value: Any) -> bool:
 
 def _fits(key: str, name: str, label: str, dataset: str) -> bool:
     return key == label or fits(key, name) or bool(dataset and fits(key, dataset))
+
+
+def _check_number(numbers: Sequence[float], files: int) -> None:
+    if len(numbers) != files:
+        raise UsageError(
+            f"weights: {many(len(numbers), 'number')} for {many(files, 'file')}",
+            "Give one number per file, in the same order, or numbers by name.",
+        )

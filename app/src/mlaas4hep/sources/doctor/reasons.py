@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from mlaas4hep.sources.doctor.steps import Diagnosis
 
 _SECONDS = 60
 """For so long a diagnosis holds for other files of its server."""
+_PATIENCE = 40
+"""Seconds for a diagnosis."""
 _lock = threading.Lock()
 _told: dict[str, tuple[float, Diagnosis]] = {}
 
@@ -44,9 +47,17 @@ def _of(url: str) -> Diagnosis | None:
     when, known = _told.get(key, (0.0, None))
     if known and now - when < _SECONDS:
         return known if known.of_server else None
-    try:
-        known = diagnose(url)
-    except Exception:  # the error that is to be explained is worth more than this one
+    found: list[Diagnosis] = []
+
+    def look() -> None:
+        # The error that is to be explained is worth more than one of the doctor's.
+        with contextlib.suppress(Exception):
+            found.append(diagnose(url))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_PATIENCE)  # a server that sends a byte now and then ends no step
+    if not found:
         return None
-    _told[key] = time.monotonic(), known
-    return known
+    _told[key] = time.monotonic(), found[0]
+    return found[0]

@@ -69,15 +69,15 @@ def _follow(
     diagnosis: Diagnosis, url: str, known: Authorities, token: Bearer | None = None
 ) -> tuple[str, int, str, _Answer]:
     """Host, port and path that answer in the end; a token is for the first host only."""
-    first = urlsplit(url).netloc
+    first = urlsplit(url)[:2]  # a token isn't shown by plain http either
     for _ in range(_REDIRECTS):
-        bearer = token if urlsplit(url).netloc == first else None
+        bearer = token if urlsplit(url)[:2] == first else None
         host, port, answer = _ask(diagnosis, url, known, bearer)
         if answer.status not in _MOVED or "location" not in answer.headers:
             return host, port, urlsplit(url).path, answer
         url = urljoin(url, answer.headers["location"])
         diagnosis.ok("redirected", f"{host} sends to {urlsplit(url).netloc}")
-    return diagnosis.fail("server", f"{first} redirects more than {_REDIRECTS} times", _REPLICA)
+    return diagnosis.fail("server", f"{first[1]} redirects more than {_REDIRECTS} times", _REPLICA)
 
 
 def _look_at_credentials(diagnosis: Diagnosis, known: Authorities, url: str) -> Bearer | None:
