@@ -157,7 +157,7 @@ class WebConnection:
         if status in (401, 403):
             return DeniedError(f"{answer.url.host} refuses: {said}", token)
         if status in BUSY:
-            return PassingError(said, _retry_after(answer.headers.get("Retry-After", "")))
+            return PassingError(said, retry_after(answer.headers.get("Retry-After", "")))
         if status not in (206, 416) or (status == 206 and (not found or not found[1])):
             return OSError(f"unexpected answer of the server: {said}")
         size = int(found[3]) if found and found[3].isdigit() else None
@@ -230,6 +230,11 @@ def _understood(error: Exception) -> Exception:
         )
     if isinstance(cause, ssl.SSLError):
         return OSError(f"no connection by TLS: {cause.reason or cause}")
+    return unreached(cause)
+
+
+def unreached(cause: BaseException) -> Exception:
+    """What an error of the system below a connection means."""
     if isinstance(cause, socket.gaierror):
         text = f"the host is not known: {cause.strerror}"
         return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
@@ -238,7 +243,7 @@ def _understood(error: Exception) -> Exception:
     return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
 
 
-def _retry_after(value: str) -> float:
+def retry_after(value: str) -> float:
     """Seconds of the header Retry-After: a number or a date."""
     if value.isdigit():
         return float(value)
