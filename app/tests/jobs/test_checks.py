@@ -149,6 +149,26 @@ def test_wildcards_follow_no_link_that_a_training_left(service: Service, files: 
         service.submit("luca", files=files)
 
 
+@pytest.mark.hostile("a submission that takes the server and the runner hours, or all memory")
+@pytest.mark.parametrize(
+    ("files", "friends", "message"),
+    [
+        (f"s3://{'a' * 10_000}", {"a": "s3://{file}"}, "files holds .* too long"),
+        ("s3://b/a.root", {"a": "s3://" + "{file}" * 9}, "friends: a: .* is too long"),
+        ("s3://b/a.root", {f"a{n}": "b.root" for n in range(101)}, "friends: 101 are given"),
+        ("s3://b/a.root", {"a": "{x}.root"}, "friends: a: {x} stands for nothing"),
+        (",".join(f"??**{n}z.dat" for n in range(11)), {}, "files: more than 10 names"),
+    ],
+)
+def test_what_a_submission_names_is_bounded(
+    service: Service, files: str, friends: dict[str, str], message: str
+) -> None:
+    params = json.dumps({"friends": friends}).encode()
+    service.upload("luca", small_files() | {"params.json": params})
+    with pytest.raises(UsageError, match=message):
+        service.submit("luca", files=files)
+
+
 ENVIRONMENTS = {"default": "a/job:1", "torch": "a/torch:1", "gpu": {"image": "a/gpu:1", "gpus": 2}}
 
 

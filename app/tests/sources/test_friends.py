@@ -14,8 +14,8 @@ import uproot
 
 from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.data import Events
-from mlaas4hep.sources.friends import check_friends, open_files
-from mlaas4hep.sources.names import friends_of
+from mlaas4hep.sources.friends import open_files
+from mlaas4hep.sources.names import check_friends, friends_of
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan
 from mlaas4hep.sources.selection import IDENTIFIER, Selection, select

@@ -7,6 +7,7 @@ import math
 import re
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,15 @@ from mlaas4hep.core.files import open_plain, walk
 from mlaas4hep.core.settings import JobSettings, UploadSettings
 from mlaas4hep.core.units import size
 from mlaas4hep.models.bundle import MOST_FILES
-from mlaas4hep.sources.names import PLACE, friends_of, is_url, scheme_of, split_tree
+from mlaas4hep.sources.names import (
+    MOST_FRIENDS,
+    PLACE,
+    check_friends,
+    friends_of,
+    is_url,
+    scheme_of,
+    split_tree,
+)
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 PROCESS_NAME = re.compile(r"[A-Za-z0-9_]{1,100}_[1-9][0-9]{0,18}")
@@ -25,6 +34,9 @@ VERSION = re.compile(r"[A-Za-z0-9_]{1,100}\.[0-9a-f]{12}")
 LEAST_CPUS = 0.01
 MOST_NAMES = 2000
 """Names of files that are looked through for the one that was meant."""
+MOST_LOOSE = 10
+"""Names of a submission that may be wildcards or folders."""
+MOST_LETTERS = 1024
 MOST_PARAMS = 1 << 20
 """Bytes of params.json that are read for its friends."""
 _TABLE = (".txt", ".csv", ".lst", ".list", ".json")
@@ -114,9 +126,7 @@ def check_files(root: Path, asked: Names) -> None:
     inside(root, asked.model, "model")
     params = inside(root, asked.params, "params")
     files = list(dict.fromkeys(_parts(asked.files, "files")))
-    for name in files:
-        if not _is_elsewhere(name):
-            _check_listed(root, split_tree(name, root)[0])
+    _check_listed(root, [split_tree(name, root)[0] for name in files if not _is_elsewhere(name)])
     _check_friends(root, params, files)
     labels = _parts(asked.labels, "labels") if asked.labels.strip() else []  # of a regression
     for name in labels:
@@ -132,7 +142,8 @@ def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
     """UsageError unless the friends of these files are in the folder, or elsewhere by a URL.
 
     Only what is certain is refused: a friend that is named after its file ("{stem}") is looked for
-    where ``files`` are ROOT files, not where a list names them. All else the training tells.
+    where ``files`` are ROOT files, not where a list names them. All else the training tells, also
+    of the friends of any but the first files.
     """
     try:
         with open_plain(params) as stream:
@@ -143,8 +154,9 @@ def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
     if not isinstance(friends, dict):
         return
     named = {alias: place for alias, place in friends.items() if isinstance(place, str)}
+    check_friends(named)
     trees = [name for name in files if not name.lower().endswith(_TABLE)]
-    for file in trees or [""]:
+    for file in trees[:MOST_FRIENDS] or [""]:
         for alias, place in friends_of(file, "", named).items():
             if _is_elsewhere(place) or (not trees and PLACE.search(named[alias])):
                 continue
@@ -152,30 +164,45 @@ def _check_friends(root: Path, params: Path, files: Sequence[str]) -> None:
                 inside(root, split_tree(place, root)[0], f"params: friends: {alias}")
 
 
-def _check_listed(root: Path, name: str) -> None:
-    """UsageError unless it is a file of the folder, or a wildcard or a folder for some of them.
+def _check_listed(root: Path, names: Sequence[str]) -> None:
+    """UsageError unless each is a file of the folder, or a wildcard or a folder for some of them.
 
-    The training finds which these are; here no link is followed.
+    The training finds which these are; here no link is followed, and of a folder with more than
+    MOST_NAMES files a wildcard for none is left to the training.
     """
-    try:
-        inside(root, name, "files")
-    except UsageError:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or len(name) > 1024:
-            raise
-        loosely = str(path).replace("**/", "*")  # * goes across folders
-        for found in walk(root):
-            in_it = PurePosixPath(found.path).parent == path and found.path.endswith(".root")
-            if found.is_file and (in_it or fnmatchcase(found.path, loosely)):
-                return
-        raise
+    loose: dict[PurePosixPath, UsageError] = {}
+    for name in names:
+        try:
+            inside(root, name, "files")
+        except UsageError as error:
+            path = PurePosixPath(name)
+            if _leads_out(name) or len(name) > MOST_LETTERS:
+                raise
+            loose[path] = error
+            if len(loose) > MOST_LOOSE:
+                raise UsageError(
+                    f"files: more than {MOST_LOOSE} names are wildcards, folders, or of no file,"
+                    f" such as {name[:120]!r}",
+                    "Put them into a text file of the folder, one per line.",
+                ) from None
+    looked = _paths(root) if loose else []
+    for found in looked:
+        loose = {path: error for path, error in loose.items() if not _is_of(found, path)}
+    if loose and len(looked) < MOST_NAMES:
+        raise next(iter(loose.values()))
+
+
+def _is_of(found: str, path: PurePosixPath) -> bool:
+    """Whether a file is in that folder, or fits that wildcard; * goes across folders, too."""
+    in_it = PurePosixPath(found).parent == path and found.endswith(".root")
+    return in_it or fnmatchcase(found, str(path).replace("**/", "*"))
 
 
 def _parts(text: str, what: str) -> list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise UsageError(f"{what} is empty", "Name a file of the folder, or a comma list.")
-    if len(text) > 100_000 or not text.isprintable():
+    if len(text) > 100_000 or max(map(len, parts)) > 4096 or not text.isprintable():
         raise UsageError(
             f"{what} holds control characters or is too long",
             "Put the names into a text file of the folder, one per line.",
@@ -199,7 +226,7 @@ def inside(root: Path, name: str, what: str) -> Path:
 
     ``what`` is the option that named it.
     """
-    if not name or len(name) > 1024 or not name.isprintable():
+    if not name or len(name) > MOST_LETTERS or not name.isprintable():
         raise UsageError(f"{what}: {name[:120]!r} is not a file name", "Name a file of the folder.")
     if _leads_out(name):
         raise UsageError(
@@ -224,11 +251,16 @@ def _leads_out(name: str) -> bool:
 
 
 def _file_names(root: Path) -> list[str]:
-    """Names of the folder's files, from its top down; not all of very many."""
-    try:
-        return sorted(found.path for found in islice(walk(root), MOST_NAMES) if found.is_file)
-    except OSError:  # a training made what can't be looked into
-        return []
+    """Names of the folder's files; not all of very many."""
+    return sorted(_paths(root))
+
+
+def _paths(root: Path) -> list[str]:
+    """The first MOST_NAMES files of the folder, from its top down."""
+    found: list[str] = []
+    with suppress(OSError):  # a training made what can't be looked into
+        found.extend(each.path for each in islice(walk(root), MOST_NAMES) if each.is_file)
+    return found
 
 
 def check_plain(bundle: Path, most: int) -> None:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
 
-from mlaas4hep.core.errors import DataError, FileError, UsageError
+from mlaas4hep.core.errors import DataError, FileError
 from mlaas4hep.data import Jagged
-from mlaas4hep.sources.names import PLACE, friends_of, local
+from mlaas4hep.sources.names import friends_of, local
 from mlaas4hep.sources.root import RootFile
 
-_PLACES = ("dir", "stem", "file", "tree")
 _STEP = 1 << 16  # entries that are compared at once
 _ALIGN = "Write the friend again, with an entry for each event, in the events' order."
-
-
-def check_friends(friends: Mapping[str, str]) -> None:
-    """UsageError unless each has a name that branches can begin with, and says where it is."""
-    for name, place in friends.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
-            raise UsageError(
-                f"friends: {name[:100]!r} can't be the name of a friend",
-                "Use letters, digits and _: its branches are NAME.branch.",
-            )
-        if not place.strip():
-            raise UsageError(f"friends: {name}: no file is named", "Write FILE or FILE:TREE.")
-        if odd := next((k for k in PLACE.findall(place) if k not in _PLACES), None):
-            raise UsageError(
-                f"friends: {name}: {{{odd[:100]}}} stands for nothing",
-                "{dir}, {stem}, {file} and {tree} stand for the folder of the events' file, its"
-                " name without .root, the file itself and its tree.",
-            )
 
 
 def open_files(

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mlaas4hep.core.errors import DataError, FileError
+from mlaas4hep.core.errors import DataError, FileError, UsageError
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 """What a friend's place has instead of its file's: ``{stem}``."""
+_PLACES = ("dir", "stem", "file", "tree")
+MOST_FRIENDS = 100
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _WITH_TREE = re.compile(r"(.+\.root(?:\.\d+)?):([^/:][^:]*)")
 _SERVER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/]*)?")
@@ -52,6 +54,34 @@ def split_tree(name: str, cwd: Path | None = None) -> tuple[str, str]:
     if not found or (not start and _exists((cwd or Path()) / name)):
         return name, ""
     return name[: found.end(1)], found[2].rstrip("/")
+
+
+def check_friends(friends: Mapping[str, str]) -> None:
+    """UsageError unless each has a name that branches can begin with, and says where it is.
+
+    They are bounded, as their places are filled in for each file.
+    """
+    if len(friends) > MOST_FRIENDS:
+        raise UsageError(f"friends: {len(friends)} are given", f"Name {MOST_FRIENDS} at most.")
+    for name, place in friends.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+            raise UsageError(
+                f"friends: {name[:100]!r} can't be the name of a friend",
+                "Use letters, digits and _: its branches are NAME.branch.",
+            )
+        if not place.strip():
+            raise UsageError(f"friends: {name}: no file is named", "Write FILE or FILE:TREE.")
+        if len(place) > 1024 or len(PLACE.findall(place)) > 8:
+            raise UsageError(
+                f"friends: {name}: {place[:100]!r}... is too long",
+                "Write up to 1024 letters, with up to 8 of {dir}, {stem}, {file} and {tree}.",
+            )
+        if odd := next((k for k in PLACE.findall(place) if k not in _PLACES), None):
+            raise UsageError(
+                f"friends: {name}: {{{odd[:100]}}} stands for nothing",
+                "{dir}, {stem}, {file} and {tree} stand for the folder of the events' file, its"
+                " name without .root, the file itself and its tree.",
+            )
 
 
 def friends_of(name: str, tree: str, friends: Mapping[str, str]) -> dict[str, str]:

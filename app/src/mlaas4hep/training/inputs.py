@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mlaas4hep.core.errors import UsageError, did_you_mean
 from mlaas4hep.sources.filelist import FileList
-from mlaas4hep.sources.friends import check_friends
 from mlaas4hep.sources.listing import Given, list_files
-from mlaas4hep.sources.names import local, split_tree
+from mlaas4hep.sources.names import check_friends, local, split_tree
 
 _TEXT = (".txt", ".csv", ".lst", ".list", ".dat")
 

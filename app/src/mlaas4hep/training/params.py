@@ -15,7 +15,7 @@ from mlaas4hep.core.errors import MlaasError, UsageError, did_you_mean
 from mlaas4hep.data import Cuts, Split
 from mlaas4hep.data.preprocess import MOST_SENTINELS, is_bounds
 from mlaas4hep.frameworks.base import FitPlan
-from mlaas4hep.sources.friends import check_friends
+from mlaas4hep.sources.names import check_friends
 from mlaas4hep.sources.selection import IDENTIFIER, REGULAR
 from mlaas4hep.training.skipping import allowed_missing
 from mlaas4hep.training.weights import WeightsKey

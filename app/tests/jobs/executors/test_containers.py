@@ -454,7 +454,7 @@ def test_a_training_with_a_network_may_open_sockets(
         network.remove()
 
 
-LOOK = """
+FETCH = """
 import errno, json, os, socket, urllib.request
 def tried(do, *words):
     try:
@@ -492,7 +492,7 @@ def test_a_training_with_remote_files_reaches_what_is_listed_and_nothing_else(
         service = limited(service, data_proxy=str(folder))
         url = f"http://{server.target}/signal.root"
         address, port = server.server_address[:2]
-        code = LOOK.format(url=url, address=address, port=port, folder=str(folder))
+        code = FETCH.format(url=url, address=address, port=port, folder=str(folder))
         found = attempted(service, code, files=url)
         for name in ("other port", "other host", "metadata"):
             assert "is not among the hosts that trainings may read from" in found.pop(name), name
