@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,22 +332,24 @@ def test_labels_and_weights_go_by_the_position_in_the_whole_list(
         parsed, _ = Params.parse(params, "params.json", tmp_path)
         skipping = Skipping(1)
         with pytest.raises(UsageError, match=message):
-            skipping.run(lambda: prepare(names, labels, parsed, tmp_path, stack, skipping=skipping))
+            skipping.run(
+                partial(prepare, names, labels, parsed, tmp_path, stack, skipping=skipping)
+            )
 
 
 def test_the_tree_that_is_named_with_a_file_is_no_bad_file(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     four(tmp_path)
-    names = [str(tmp_path / f"{name}:{TREE}s") for name in LABELS]
+    names = [str(tmp_path / f"{name}:Evnts") for name in LABELS]
     skipping = Skipping(1)
-    with pytest.raises(DataError, match=f"no tree '{TREE}s'") as error:
+    with pytest.raises(DataError, match="no tree 'Evnts'") as error:
         skipping.run(
             lambda: prepare(
                 names, list(LABELS.values()), Params(), tmp_path, stack, skipping=skipping
             )
         )
-    assert f"{TREE!r}" in error.value.remedy
+    assert "'Events'" in error.value.remedy
     assert not skipping.bad
 
 

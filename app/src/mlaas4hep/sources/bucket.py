@@ -15,18 +15,20 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
-    ResponseStreamingError,
+    ProxyConnectionError,
     SSLError,
 )
 
-from mlaas4hep.core.errors import DataError, RefusedError
+from mlaas4hep.core.errors import DataError, FileError, RefusedError
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer
 from mlaas4hep.sources.remote import HEAD_BYTES, PassingError, Patience, ReplacedError, Traffic
-from mlaas4hep.sources.web import AT_ONCE, BUSY, parts
+from mlaas4hep.sources.web import AT_ONCE, BUSY, parts, retry_after, unreached
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _BUSY_CODES = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable")
@@ -98,7 +100,11 @@ class BucketConnection:
                 f"{self._url} can't be read: no connection by TLS: {error}",
                 "Name the file with the service's CA in AWS_CA_BUNDLE.",
             ) from error
-        except (HTTPClientError, IncompleteReadError, ResponseStreamingError) as error:
+        except (EndpointConnectionError, ProxyConnectionError) as error:
+            raise _unconnected(error) from error
+        except ConnectTimeoutError as error:
+            raise PassingError(f"no connection within {self._patience.connect:g} s") from error
+        except (HTTPClientError, IncompleteReadError) as error:
             raise PassingError(f"the connection failed: {error}") from error
         except BotoCoreError as error:
             raise RefusedError(f"{self._url} can't be read: {error}", _SET) from error
@@ -137,10 +143,11 @@ class BucketConnection:
             return ReplacedError("another version")
         if status == 416:
             if self._version is None:
-                return DataError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
+                return FileError(f"{self._url} is empty: 0 bytes", "Give a file with events.")
             return OSError(f"the file ends before byte {place[0]}")
         if status in BUSY or code in _BUSY_CODES:
-            return PassingError(told)
+            headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+            return PassingError(told, retry_after(headers.get("retry-after", "")))
         if code in _ELSEWHERE:
             return RefusedError(
                 f"{self._url} can't be read: the bucket is in another region",
@@ -152,9 +159,25 @@ class BucketConnection:
         return OSError(f"unexpected answer: {status} {told}")
 
 
+def _unconnected(error: EndpointConnectionError | ProxyConnectionError) -> Exception:
+    """Why no connection was made, which botocore's own text doesn't say."""
+    cause: BaseException = error.kwargs["error"]
+    if "Tunnel connection failed" in str(cause):  # a proxy that doesn't let the host pass
+        return OSError(f"the proxy {error.kwargs['proxy_url']} refuses: {cause}")
+    while cause.__cause__:
+        cause = cause.__cause__
+    return unreached(cause)
+
+
 def _environment() -> tuple[tuple[str, str], ...]:
     """What makes one client differ from another."""
-    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return tuple(
+        sorted(
+            (name, value)
+            for name, value in os.environ.items()
+            if name.startswith("AWS_") or name.lower().endswith("_proxy")
+        )
+    )
 
 
 @cache

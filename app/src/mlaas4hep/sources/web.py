@@ -163,7 +163,7 @@ class WebConnection:
         if status in (401, 403):
             return DeniedError(f"{answer.url.host} refuses: {said}", token)
         if status in BUSY:
-            return PassingError(said, _retry_after(answer.headers.get("Retry-After", "")))
+            return PassingError(said, retry_after(answer.headers.get("Retry-After", "")))
         if status not in (206, 416) or (status == 206 and (not found or not found[1])):
             return OSError(f"unexpected answer of the server: {said}")
         size = int(found[3]) if found and found[3].isdigit() else None
@@ -198,12 +198,7 @@ class WebConnection:
             )
         if isinstance(cause, ssl.SSLError):
             return OSError(f"no connection by TLS: {cause.reason or cause}")
-        if isinstance(cause, socket.gaierror):
-            text = f"the host is not known: {cause.strerror}"
-            return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
-        if isinstance(cause, OSError) and cause.errno:
-            return PassingError(f"no connection: {os.strerror(cause.errno)}")
-        return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
+        return unreached(cause)
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
@@ -257,7 +252,17 @@ def _proxy() -> str:
     return ""
 
 
-def _retry_after(value: str) -> float:
+def unreached(cause: BaseException) -> Exception:
+    """What an error of the system below a connection means."""
+    if isinstance(cause, socket.gaierror):
+        text = f"the host is not known: {cause.strerror}"
+        return PassingError(text) if cause.errno == socket.EAI_AGAIN else OSError(text)
+    if isinstance(cause, OSError) and cause.errno:
+        return PassingError(f"no connection: {os.strerror(cause.errno)}")
+    return PassingError(f"the connection was cut: {cause or type(cause).__name__}")
+
+
+def retry_after(value: str) -> float:
     """Seconds of the header Retry-After: a number or a date."""
     if value.isdigit():
         return float(value)

@@ -102,7 +102,7 @@ def _explain(diagnosis: Diagnosis, bucket: str, key: str, found: dict[str, Any])
     if code in ("AuthorizationHeaderMalformed", "PermanentRedirect", "301"):
         diagnosis.fail("region", f"the bucket {bucket} is not in the region {mine}"
                        + (f" but in {theirs}" if theirs else f" ({said})"),
-                       f"Set AWS_REGION={theirs or 'its region'}.")  # fmt: skip
+                       f"Set AWS_DEFAULT_REGION={theirs or 'its region'}.")  # fmt: skip
     if code == "NoSuchBucket":
         diagnosis.fail("bucket", f"there is no bucket {bucket}",
                        "Correct the bucket, or set AWS_ENDPOINT_URL to its service.")  # fmt: skip
