@@ -211,6 +211,41 @@ def test_connections_that_say_nothing_keep_nobody_out(
         connection.close()
 
 
+@pytest.mark.hostile
+def test_a_crowd_that_says_nothing_keeps_nobody_out(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come all at once, before and after one that says whose it is."""
+    monkeypatch.setattr(data_proxy, "MOST_STRANGERS", 3)
+    held = threading.Event()
+    proxy._loop.call_soon_threadsafe(held.wait, 20)  # so that it sees them at the same time
+    sockets = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for number, connection in enumerate(sockets):
+        connection.settimeout(20)
+        connection.connect(str(proxy.folder / SOCKET))
+        if number == 20:
+            own = credential(read_key(proxy.folder), "luca_1")
+            connection.sendall(f"{own}\n{get(proxy.target)}".encode())
+    held.set()
+    assert rest(sockets[20]).startswith(b"HTTP/1.1 200")
+    for connection in sockets:
+        connection.close()
+
+
+@pytest.mark.hostile
+def test_an_answer_that_is_not_taken_counts_as_a_connection(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(data_proxy, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(data_proxy, "CLOSE_SECONDS", 2)
+    proxy.server.content = CONTENT * 5
+    with proxy.connect(get(proxy.target)):
+        until("it counts", lambda: proxy._proxy._open == {"luca_1": 1}, pause=0.05)
+        logged(caplog)
+        assert not proxy._proxy._open
+
+
 def test_a_connection_on_which_nothing_comes_ends(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

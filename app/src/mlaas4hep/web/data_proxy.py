@@ -38,6 +38,10 @@ MOST = 1024
 MOST_OF_A_JOB = 128
 MOST_STRANGERS = 64
 """Connections that have not said yet whose they are: with more of them, the oldest goes."""
+GRACE_SECONDS = 0.5
+"""For a relay to say it, which it does at once."""
+CLOSE_SECONDS = 10.0
+"""For a client to take what was sent last; until then its connection counts."""
 HELLO_SECONDS = 5.0
 HEAD_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -91,7 +95,7 @@ class DataProxy:
         self._own_networks = own_networks()
         (folder / SOCKETS).mkdir(parents=True, exist_ok=True)
         self._key = make_key(folder)
-        self._strangers: dict[StreamWriter, None] = {}
+        self._strangers: dict[StreamWriter, float] = {}
         self._open: Counter[str] = Counter()
 
     async def start(self) -> asyncio.Server:
@@ -114,11 +118,8 @@ class DataProxy:
 
     async def _known(self, reader: StreamReader, writer: StreamWriter) -> str | None:
         """The training whose connection this is; None for any other's, which is answered."""
-        if len(self._strangers) >= MOST_STRANGERS:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.transport.abort()
-        self._strangers[writer] = None
+        self._make_room()
+        self._strangers[writer] = monotonic()
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 line = (await reader.readline()).decode("latin-1").rstrip("\n")
@@ -129,6 +130,15 @@ class DataProxy:
         status = HTTPStatus.OK if line == PROBE else HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
         await _answer(writer, status, status.phrase)
         return None
+
+    def _make_room(self) -> None:
+        """Close the oldest that have not said whose they are, but none before it could do so."""
+        while len(self._strangers) >= MOST_STRANGERS:
+            oldest, since = next(iter(self._strangers.items()))
+            if monotonic() < since + GRACE_SECONDS and len(self._strangers) < MOST:
+                return
+            del self._strangers[oldest]
+            oldest.transport.abort()
 
     async def _serve(self, job: str, reader: StreamReader, writer: StreamWriter) -> None:
         """One request, or one tunnel; a line in the log says what became of it."""
@@ -158,6 +168,7 @@ class DataProxy:
             with suppress(OSError):
                 await _answer(writer, refusal.status, str(refusal))
         finally:
+            await _close(writer)
             self._open[job] -= 1
             self._open += Counter()  # forgets those with none
             about |= {"sent_bytes": flow.sent, "received_bytes": flow.received}
@@ -268,6 +279,16 @@ async def _relay(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close(writer: StreamWriter) -> None:
+    """Close the connection of a client, also of one that takes nothing."""
+    writer.close()
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
 
 
 async def _head(reader: StreamReader) -> bytes:
