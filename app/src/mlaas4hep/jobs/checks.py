@@ -259,7 +259,8 @@ def _paths(root: Path) -> list[str]:
     """The first MOST_NAMES files of the folder, from its top down."""
     found: list[str] = []
     with suppress(OSError):  # a training made what can't be looked into
-        found.extend(each.path for each in islice(walk(root), MOST_NAMES) if each.is_file)
+        files = (each.path for each in walk(root) if each.is_file)
+        found.extend(islice(files, MOST_NAMES))
     return found
 
 

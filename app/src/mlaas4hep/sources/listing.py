@@ -20,7 +20,7 @@ from mlaas4hep.sources.filelist import (
     check_number,
     read_list,
 )
-from mlaas4hep.sources.names import is_url, local, split_tree
+from mlaas4hep.sources.names import exists, is_url, local, split_tree
 
 _LISTS = (".txt", ".csv", ".lst", ".list", ".dat", ".json", ".ndjson", ".jsonl", ".gz")
 Given = str | Path | Sequence[str | Path]
@@ -47,7 +47,7 @@ def list_files(given: Given, cwd: Path, option: str) -> FileList:
 
 def _split(text: str, cwd: Path) -> list[str]:
     whole = text.strip()
-    if _is_there(cwd / local(whole)) and whole:
+    if exists(cwd / local(whole)) and whole:
         return [whole]
     return [name for name in map(str.strip, text.split(",")) if name and not name.startswith("#")]
 
@@ -85,7 +85,7 @@ def _content(item: str, cwd: Path) -> Content:
     if path.is_fifo() or (path.is_file() and not _is_root(path)):  # also of bash's <(...)
         return read_list(path, item)
     named = path.suffix in _LISTS and not is_url(item)
-    if named and not _WILDCARDS.search(item) and not _is_there(path):
+    if named and not _WILDCARDS.search(item) and not exists(path):
         raise UsageError(f"no such file: {item}", f"Looked in {cwd}.")
     return Content([Listed(item)])
 
@@ -113,8 +113,8 @@ def _expand(listed: Listed, cwd: Path) -> Iterator[Listed]:
         path = cwd / name
         if path.is_dir():
             found = (f"{name.rstrip('/')}/{each}" for each in _in_folder(path, listed))
-        elif _is_there(path) or not _WILDCARDS.search(name):
-            if not _is_there(path):
+        elif exists(path) or not _WILDCARDS.search(name):
+            if not exists(path):
                 check_line(listed.name, listed.where)
             elif listed.where and path.suffix in _LISTS and not _is_root(path):
                 raise UsageError(f"{at}{name} is a list in a list", "Put its names here.")
@@ -161,13 +161,6 @@ def _matching(name: str, cwd: Path, at: str) -> list[str]:
         elif inside := sorted(each.name for each in islice(folder.iterdir(), 1000)):
             remedy += f" {folder} holds {', '.join(inside[:5])}{', ...' * (len(inside) > 5)}."
     raise UsageError(f"{at}no file matches {name}", remedy)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name that is too long
-        return False
 
 
 def _on_server(folder: str, pattern: str, at: str) -> list[str]:

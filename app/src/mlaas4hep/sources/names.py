@@ -51,7 +51,7 @@ def split_tree(name: str, cwd: Path | None = None) -> tuple[str, str]:
     server = _SERVER.match(name)
     start = server.end() if server else 0
     found = _WITH_TREE.fullmatch(name, start)
-    if not found or (not start and _exists((cwd or Path()) / name)):
+    if not found or (not start and exists((cwd or Path()) / name)):
         return name, ""
     return name[: found.end(1)], found[2].rstrip("/")
 
@@ -133,7 +133,7 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
     if is_url(name):
         return name
     path = cwd / name
-    if _exists(path):
+    if exists(path):
         return name if cwd == Path.cwd() else str(path)
     if error := misread(name):
         raise error
@@ -150,7 +150,8 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
     raise FileError(f"no such file: {path}", remedy)
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of that path, which may be no path at all."""
     try:
         return path.exists()
     except OSError:  # such as a name that is too long
