@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 ENGINE_SECONDS = 60
 """How long one answer of the engine may take."""
+_GRACE_SECONDS = 60
+"""What a training may have over its time: the runner looks now and then."""
 STARTED = "started"
 """A file of the job's folder, written just before its container is started for the first time."""
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
@@ -191,8 +194,9 @@ class ContainerExecutor:
         offered = settings.data_proxy and settings.job_network == "none"
         if not offered or settings.job_offline or not reads_remote(order.cwd, order):
             return []
-        key = read_key(self._data_proxy)
-        return relay("python3", self._data_proxy / SOCKET, credential(key, order.process_name))
+        until = time.time() + settings.max_job_seconds + _GRACE_SECONDS
+        line = credential(read_key(self._data_proxy), order.process_name, until)
+        return relay("python3", self._data_proxy / SOCKET, line)
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.
