@@ -27,12 +27,16 @@ class Server:
     def __init__(self, content: bytes) -> None:
         self.content, self.etag = content, '"1"'
         self.fault: Callable[[http.server.BaseHTTPRequestHandler, int], bool] = lambda *_: False
-        self.requests = 0
+        self.requests = self.connections = 0
         self.headers: list[dict[str, str]] = []
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                server.connections += 1
 
             def log_message(self, *args: object) -> None:
                 """Keep quiet."""
@@ -126,6 +130,32 @@ def test_what_passes_is_tried_again(server: Server, small_files: list[Path], fau
         assert_same(values["x"], small_files[0], "events", "x", 0, 700)
         assert file.traffic.retries == 1
         assert file.traffic.requests == server.requests
+
+
+def test_many_files_share_a_few_connections(
+    server: Server, other: Server, small_files: list[Path]
+) -> None:
+    """The data proxy, for one, allows a training so many."""
+    elsewhere = RootFile(other.url, "events")
+    files = [RootFile(f"{server.url}?{number}", "events") for number in range(30)]
+    for file in files:
+        assert_same(file.read(["x"])["x"], small_files[0], "events", "x", 0, 700)
+    assert server.connections <= web.AT_ONCE
+    for file in files:
+        file.close()
+    assert_same(elsewhere.read(["x"])["x"], small_files[0], "events", "x", 0, 700)
+    elsewhere.close()
+    assert not web._sessions
+    assert not web._users
+
+
+def test_no_password_of_netrc_is_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login anna password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    RootFile(server.url, "events").close()
+    assert all("Authorization" not in headers for headers in server.headers)
 
 
 def test_it_ends_when_it_does_not_pass(server: Server) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from fsspec.asyn import get_loop
@@ -35,8 +36,12 @@ T = TypeVar("T")
 PART_BYTES = 4 * 2**20
 """Bytes that are asked for at once, at most; several such requests are sent side by side."""
 AT_ONCE = 8
+"""Connections to one server, by all files of one process."""
+CONNECTIONS = 32
+"""To all servers."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
@@ -74,28 +79,17 @@ class WebConnection:
         self.size: int | None = None
         self._is_open = False
         self.token: Bearer | None = None
-        self._session = wait_for(self._start(tls_context()))
+        self._session = wait_for(_join(patience))
         try:
             self.head = wait_for(self._get((0, HEAD_BYTES)))
         except BaseException:
             self.close()
             raise
 
-    async def _start(self, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=tls),
-            timeout=aiohttp.ClientTimeout(
-                total=self._patience.request, sock_connect=self._patience.connect
-            ),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,
-            trust_env=True,  # the proxies that the environment names
-        )
-
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, if no other file uses them."""
         with contextlib.suppress(Exception):
-            wait_for(self._session.close())
+            wait_for(_leave(self._session))
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
@@ -131,11 +125,13 @@ class WebConnection:
             self.token = token
         self._traffic.requests += 1
         try:
-            async with self._session.get(self._url, headers=headers) as answer:
+            asked = self._session.get(self._url, headers=headers, proxy=_proxy_of(self._url))
+            async with asked as answer:
                 problem = self._problem(answer, place, token)
                 found = b"" if problem else await _body(answer, stop - start)
         except aiohttp.ClientHttpProxyError as error:
-            raise OSError(f"the proxy {_proxy()} refuses: {error.status} {error.message}") from None
+            proxy = urlsplit(_proxy_of(self._url) or "").netloc.rpartition("@")[2]
+            raise OSError(f"the proxy {proxy} refuses: {error.status} {error.message}") from None
         except _TooMuchError as error:
             raise OSError(str(error)) from None
         except TimeoutError as error:
@@ -201,6 +197,61 @@ class WebConnection:
         return unreached(cause)
 
 
+_users: dict[aiohttp.ClientSession, int] = {}
+_sessions: dict[tuple[object, ...], aiohttp.ClientSession] = {}
+"""By the loop that they belong to, and all that an open connection has been decided by."""
+
+
+async def _join(patience: Patience) -> aiohttp.ClientSession:
+    """The session of all files that are opened under the same circumstances.
+
+    So a training of many files shakes hands with a server a few times, not for each file, and
+    a proxy certificate that has been renewed is used from the next file on.
+    """
+    key = (asyncio.get_running_loop(), patience, *_circumstances())
+    if not (session := _sessions.get(key)) or session.closed:
+        session = _sessions[key] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS, limit_per_host=AT_ONCE, ssl=tls_context()
+            ),
+            timeout=aiohttp.ClientTimeout(total=patience.request, sock_connect=patience.connect),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
+    _users[session] = _users.get(session, 0) + 1
+    return session
+
+
+async def _leave(session: aiohttp.ClientSession) -> None:
+    """Close a session with its last file."""
+    _users[session] -= 1
+    if not _users[session]:
+        del _users[session]
+        for key in [key for key, each in _sessions.items() if each is session]:
+            del _sessions[key]
+        await session.close()
+
+
+def _circumstances() -> list[object]:
+    """What TLS depends on: variables, and the state of the proxy certificate's file."""
+    proxy = x509_proxy()
+    found: list[object] = [os.environ.get(name) for name in _TLS_VARIABLES]
+    with contextlib.suppress(OSError):
+        state = proxy.path.stat() if proxy else None
+        found += [proxy, state and (state.st_ino, state.st_mtime_ns, state.st_size)]
+    return [*found, ca_folder()]
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL.
+
+    aiohttp's own look (``trust_env``) would send passwords of ~/.netrc, too.
+    """
+    parts = urlsplit(url)
+    bypassed = proxy_bypass(parts.hostname or "")
+    return None if bypassed else getproxies().get(parts.scheme)
+
+
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
     """What the server sends; an error as soon as it is more than was asked for."""
     found = bytearray()
@@ -221,10 +272,7 @@ def _is_safe(url: str) -> bool:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Trusts the system's CAs, the grid's and those that the environment names; has the proxy.
-
-    Each file has its own: a proxy certificate may have been renewed.
-    """
+    """Trusts the system's CAs, the grid's and those that the environment names; has the proxy."""
     context = ssl.create_default_context()  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if named := os.environ.get(variable):
@@ -243,13 +291,6 @@ def tls_context() -> ssl.SSLContext:
         with contextlib.suppress(OSError):
             context.load_cert_chain(proxy.path, password="")  # never ask for one
     return context
-
-
-def _proxy() -> str:
-    for variable in ("https_proxy", "HTTPS_PROXY"):
-        if named := os.environ.get(variable):
-            return urlsplit(named).netloc.rpartition("@")[2]
-    return ""
 
 
 def unreached(cause: BaseException) -> Exception:
