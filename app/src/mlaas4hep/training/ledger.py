@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import LedgerError
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.core.units import many
 from mlaas4hep.data import TEST, Passing, Range
 from mlaas4hep.sources.remote import Traffic
@@ -112,7 +113,7 @@ class Account:
     def as_dict(self) -> dict[str, Any]:
         """As ledger.json holds it."""
         return {
-            "file": self.file,
+            "file": without_secrets(self.file),
             "uuid": self.uuid,
             "label": self.label,
             "entries": self.entries,
@@ -122,8 +123,8 @@ class Account:
             "cut": self.cut,
             "lost": self.lost,
             "skipped": self.skipped or None,
-            **asdict(self.traffic),
-            "friends": {name: asdict(traffic) for name, traffic in self.friends.items()},
+            **_shown(self.traffic),
+            "friends": {name: _shown(traffic) for name, traffic in self.friends.items()},
         }
 
 
@@ -192,6 +193,10 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """As ledger.json holds it."""
         return {"sum": self.sums, "files": [account.as_dict() for account in self.accounts]}
+
+
+def _shown(traffic: Traffic) -> dict[str, Any]:
+    return asdict(traffic) | {"replica": without_secrets(traffic.replica)}
 
 
 def _label(task: Task, position: int) -> str | None:

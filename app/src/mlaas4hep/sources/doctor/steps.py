@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from mlaas4hep.core.secrets import without_secrets
+
 PATIENCE = 4.0
 """Seconds that a server has for each answer."""
 
@@ -18,11 +19,6 @@ _OF_FILE = ("address", "access", "file", "ROOT")
 """Steps whose failure says nothing of other files of the server."""
 _SKEW = 60
 """Seconds by which clocks may differ before credentials are refused."""
-
-_SECRET = re.compile(
-    r"([?&](?:authz|access_token|X-Amz-Signature|X-Amz-Security-Token|Signature)=)[^&#]+", re.I
-)
-"""What of an address is a credential."""
 
 
 class State(StrEnum):
@@ -58,7 +54,7 @@ class Diagnosis:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _SECRET.sub(r"\1...", name)
+        self.name = without_secrets(name)
         self.steps: list[Step] = []
         self._start = time.monotonic()
         self.seconds = 0.0
