@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.errors import DataError, UsageError
 from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.listing import list_files
 
@@ -150,3 +153,22 @@ def test_what_is_said_of_one_file_can_not_be_of_several(folder: Path) -> None:
     )
     with pytest.raises(UsageError, match="described as one file, but names several"):
         names("f.json", folder)
+
+
+def test_a_folder_of_a_web_server_that_sends_a_page_of_links(tmp_path: Path) -> None:
+    (tmp_path / "data/deep").mkdir(parents=True)
+    for name in ("b.root", "a b&c.root", "deep/c.root", "notes.txt"):
+        (tmp_path / "data" / name).touch()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        folder = f"http://127.0.0.1:{server.server_port}/data/"
+        try:
+            assert list_files(folder, tmp_path, "--files").names == [
+                f"{folder}a%20b%26c.root",
+                f"{folder}b.root",
+            ]
+            with pytest.raises(DataError, match="/none/ can't be listed: there is none"):
+                list_files(f"{folder}none/", tmp_path, "--files")
+        finally:
+            server.shutdown()

@@ -199,20 +199,34 @@ def test_an_object_that_is_replaced_while_it_is_read(
             file.read(["y"])
 
 
-def test_a_folder_of_a_server(plain: XRootD, small_files: list[Path], tmp_path: Path) -> None:
-    urls = [plain.put(file, f"folder/{file.name}") for file in small_files]
-    plain.put(small_files[0], "folder/deep/a.root")
-    ended = subprocess.run(
-        [sys.executable, "-c", LIST, urls[0].removesuffix("a.root"), f"{plain.url}/folder/b*.root"],
+def listed(*asked: str, **env: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LIST, *asked],
+        env=os.environ | {name: str(value) for name, value in env.items()},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert json.loads(ended.stdout) == [urls, urls[1:]], ended.stderr
-    missing = subprocess.run(
-        [sys.executable, "-c", LIST, f"{plain.url}/none/"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"the folder {plain.url}/none/ can't be listed: " in missing.stderr
+
+
+@pytest.mark.parametrize("scheme", ["root", "https", "davs", "s3"])
+def test_a_folder_of_a_server(
+    tokens: XRootD, bucket: Bucket, pki: Pki, small_files: list[Path], scheme: str
+) -> None:
+    """With the credential that its files need."""
+    server: XRootD | Bucket = bucket if scheme == "s3" else tokens
+    urls = [server.put(file, f"folder/{file.name}") for file in small_files]
+    server.put(small_files[0], "folder/deep/a.root")
+    if scheme in ("https", "davs"):
+        at = f"{scheme}://{tokens.https.partition('://')[2]}/folder"
+        urls = [f"{at}/{file.name}" for file in small_files]
+    env = {"BEARER_TOKEN": pki.token(), "X509_CERT_DIR": pki.ca_folder} | bucket.env
+    folder = urls[0].removesuffix("a.root")
+    ended = listed(folder, f"{folder}b*.root", **env)
+    assert ended.stdout, ended.stderr
+    assert json.loads(ended.stdout) == [urls, urls[1:]]
+    missing = listed(f"{folder}none/", **env).stderr
+    assert f"{folder}none/ can't be listed: " in missing or "It is empty" in missing
+    if scheme != "s3":
+        refused = listed(folder, **env | {"BEARER_TOKEN": ""}).stderr
+        assert f"the folder {folder} can't be listed: " in refused

@@ -32,6 +32,8 @@ from mlaas4hep.sources.credentials import Bearer
 from mlaas4hep.sources.remote import HEAD_BYTES, PassingError, Patience, ReplacedError, Traffic
 from mlaas4hep.sources.web import AT_ONCE, BUSY, parts, retry_after, unreached
 
+_LISTING_SECONDS = 300
+"""For all pages of names of a folder."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _BUSY_CODES = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable")
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint")
@@ -180,6 +182,22 @@ class BucketConnection:
             why = told if self._is_signed else f"{told} (no credentials were found)"
             return RefusedError(f"{self._url} can't be read: {why}", _SET)
         return OSError(f"unexpected answer: {status} {told}")
+
+
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the objects whose keys begin with that URL's, up to the next slash."""
+    bucket, _, prefix = url.split("://", 1)[1].partition("/")
+    client, _ = _client(patience, _environment())
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=prefix, Delimiter="/"
+    )
+    keys: list[str] = []
+    end = monotonic() + _LISTING_SECONDS
+    for page in pages:
+        keys += [each["Key"] for each in page.get("Contents", ())]
+        if monotonic() > end:
+            raise OSError(f"it takes longer than {_LISTING_SECONDS} s; {len(keys)} names came")
+    return [key.removeprefix(prefix) for key in keys if key != prefix]
 
 
 def _unconnected(error: EndpointConnectionError | ProxyConnectionError) -> Exception:

@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import uproot
 
 from mlaas4hep.core.errors import (
@@ -51,9 +50,10 @@ OPENERS = {
     "davs": _WEB,
     "s3": "bucket:BucketConnection",
 }
-"""The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed."""
-_PLAIN = {"dav": "http", "davs": "https"}
-"""The schemes by which fsspec knows them."""
+"""The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed.
+
+It has a ``list_folder(url, patience)``, too.
+"""
 
 
 def opener(name: str) -> Connect:
@@ -168,24 +168,21 @@ def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> A
 def list_folder(url: str) -> list[str]:
     """Names of the files in the folder at that URL, without those of its subfolders.
 
-    A web server must send a page of links. DataError says why a folder can't be listed.
+    A web server must know WebDAV or send a page of links. DataError says why a folder can't be
+    listed.
     """
-    scheme, rest = url.split("://", 1)
-    opener(url)
+    module = import_module(opener(url).__module__)
     try:
-        if OPENERS[scheme.lower()] == _XROOTD:
-            import_module("mlaas4hep.sources.xrootd").load(url)
-            scheme = "root"
-        files, path = fsspec.core.url_to_fs(f"{_PLAIN.get(scheme.lower(), scheme)}://{rest}")
-        found = files.ls(path, detail=True)
+        found: list[str] = module.list_folder(url, Patience.of_environment())
     except MlaasError:
         raise
     except Exception as error:
+        reason = "there is none" if isinstance(error, FileNotFoundError) else first_line(error)
         raise DataError(
-            f"the folder {url} can't be listed: {first_line(error)}",
+            f"the folder {url} can't be listed: {reason}",
             "Check the address, or name its files one by one.",
         ) from error
-    return [str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "file"]
+    return found
 
 
 def check_local(path: Path) -> None:

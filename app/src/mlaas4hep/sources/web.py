@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import os
 import re
 import socket
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 from time import time
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
+from xml.etree import ElementTree
 
 import aiohttp
 from fsspec.asyn import get_loop
@@ -41,6 +44,9 @@ CONNECTIONS = 32
 """To all servers."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
+_PAGE_BYTES = 64 << 20
+"""Of what describes a folder."""
+_LINK = re.compile(r"""<a\s(?:[^>]*?\s)?href\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
@@ -84,8 +90,7 @@ class WebConnection:
     versioned = False
 
     def __init__(self, url: str, patience: Patience, traffic: Traffic) -> None:
-        scheme, rest = url.split("://", 1)
-        self._url = f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
+        self._url = _web_url(url)
         self._patience, self._traffic = patience, traffic
         self._with_token = False
         self.size: int | None = None
@@ -154,7 +159,7 @@ class WebConnection:
         except TimeoutError as error:
             raise PassingError(f"no answer within {self._patience.request:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._understood(error) from error
+            raise _understood(self._url, error) from error
         if problem:
             raise problem
         return found
@@ -194,24 +199,91 @@ class WebConnection:
             return OSError(f"the server sent bytes {first} to {last + 1} for {place[0]} to {stop}")
         return None
 
-    def _understood(self, error: Exception) -> Exception:
-        """What a failure of aiohttp means, in a text without its details."""
-        if isinstance(error, aiohttp.InvalidURL):
-            return OSError("the address is not valid")
-        cause: BaseException = error
-        if isinstance(error, aiohttp.ClientConnectorError):
-            cause = error.os_error
-        elif isinstance(error.__cause__, ssl.SSLError):
-            cause = error.__cause__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return RefusedError(
-                f"{self._url} can't be read: its certificate is not accepted:"
-                f" {cause.verify_message}",
-                "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
-            )
-        if isinstance(cause, ssl.SSLError):
-            return OSError(f"no connection by TLS: {cause.reason or cause}")
-        return unreached(cause)
+
+def _understood(url: str, error: Exception) -> Exception:
+    """What a failure of aiohttp means, in a text without its details."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return OSError("the address is not valid")
+    cause: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    elif isinstance(error.__cause__, ssl.SSLError):
+        cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RefusedError(
+            f"{url} can't be read: its certificate is not accepted: {cause.verify_message}",
+            "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
+        )
+    if isinstance(cause, ssl.SSLError):
+        return OSError(f"no connection by TLS: {cause.reason or cause}")
+    return unreached(cause)
+
+
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the files in the folder at that URL, by WebDAV or from a page of links."""
+    return wait_for(_list(_web_url(url), patience), 4 * patience.request + _SECONDS)
+
+
+async def _list(url: str, patience: Patience) -> list[str]:
+    session = await _join(patience)
+    try:
+        answer, said = await _whole(session, url, "PROPFIND")
+        if answer.status == HTTPStatus.MULTI_STATUS:
+            return _names(url, _members(said))
+        answer, said = await _whole(session, url, "GET")
+    except (aiohttp.ClientError, OSError) as error:
+        raise _understood(url, error) from error
+    finally:
+        await _leave(session)
+    if answer.status == HTTPStatus.NOT_FOUND:
+        raise FileNotFoundError(url)
+    if answer.status != HTTPStatus.OK:
+        raise OSError(f"{answer.url.host} refuses: {answer.status} {answer.reason}")
+    return _names(str(answer.url), _LINK.findall(said))
+
+
+async def _whole(
+    session: aiohttp.ClientSession, url: str, method: str
+) -> tuple[aiohttp.ClientResponse, str]:
+    """The answer and its text; with the token if it is refused without."""
+    headers = {"Depth": "1"} if method == "PROPFIND" else {}
+    while True:
+        asked = session.request(method, url, headers=headers, proxy=_proxy_of(url))
+        async with asked as answer:
+            said = (await _body(answer, _PAGE_BYTES)).decode(errors="replace")
+        refused = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        token = bearer_token() if refused and _is_safe(url) else None
+        if not token or "Authorization" in headers:
+            return answer, said
+        headers["Authorization"] = f"Bearer {token.value}"
+
+
+def _members(said: str) -> list[str]:
+    """Addresses of the files in an answer to PROPFIND (RFC 4918), which folders are not."""
+    try:
+        tree = ElementTree.fromstring(said)  # noqa: S314  (expat bounds what entities expand to)
+    except ElementTree.ParseError as error:
+        raise OSError(f"its answer is no XML: {error}") from None
+    return [
+        each.findtext("{DAV:}href", "")
+        for each in tree.iterfind("{DAV:}response")
+        if each.find(".//{DAV:}resourcetype/{DAV:}collection") is None
+    ]
+
+
+def _names(folder: str, addresses: Iterable[str]) -> list[str]:
+    """The last parts of those that are files of the folder itself, as they are quoted there."""
+    found: dict[str, None] = {}
+    for address in addresses:
+        path = urlsplit(urljoin(folder, html.unescape(address.strip()))).path
+        parent, _, name = path.rpartition("/")
+        if name and _plain(parent) == _plain(urlsplit(folder).path):
+            found[name] = None
+    return list(found)
+
+
+def _plain(path: str) -> str:
+    return re.sub("/+", "/", unquote(path)).strip("/")
 
 
 _users: dict[aiohttp.ClientSession, int] = {}
@@ -281,6 +353,12 @@ async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
 
 class _TooMuchError(Exception):
     """Another answer than the one that was announced."""
+
+
+def _web_url(url: str) -> str:
+    """The address with the scheme that web servers know."""
+    scheme, rest = url.split("://", 1)
+    return f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
 
 
 def _is_safe(url: str) -> bool:

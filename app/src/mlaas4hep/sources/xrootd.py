@@ -109,6 +109,25 @@ class XRootDConnection:
         return answer
 
 
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the files in the folder at that URL."""
+    client = load(url)
+    from XRootD.client.flags import DirListFlags, StatInfoFlags
+
+    _token(url)
+    where = client.URL(url)
+    server = client.FileSystem(f"{where.protocol}://{where.hostid}/")
+    seconds = max(1, round(patience.request))
+    path = f"/{where.path.strip('/')}/"
+    status, found = _Call(server.dirlist, path, DirListFlags.STAT, timeout=seconds).result(
+        2 * seconds + patience.connect
+    )
+    if not status.ok:
+        raise _understood(status, bearer_token())
+    other = StatInfoFlags.IS_DIR | StatInfoFlags.OTHER
+    return [each.name for each in found if each.statinfo and not each.statinfo.flags & other]
+
+
 class _Call:
     """A request that is on its way; the client calls back from a thread of its own."""
 
