@@ -106,7 +106,9 @@ def test_bytes_grow_with_each_pass(tmp_path: Path, stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("selection", ["", "met > 20"])
-@pytest.mark.parametrize("harm", ["twice", "lost", "one for another", "another part", "none"])
+@pytest.mark.parametrize(
+    "harm", ["twice", "lost", "one for another", "another part", "two parts swapped", "none"]
+)
 def test_a_pass_that_is_not_as_planned_is_refused(
     tmp_path: Path, stack: ExitStack, harm: str, selection: str
 ) -> None:
@@ -125,6 +127,9 @@ def test_a_pass_that_is_not_as_planned_is_refused(
             parts = task.parts(index, start, stop, {})
             if index == 1 and harm == "another part":
                 parts = np.roll(parts, 1) if start > ranges[0][0] else (parts + 1) % 3
+            if index == 1 and harm == "two parts swapped" and start == ranges[0][0]:
+                at = [int(np.flatnonzero(parts == part)[0]) for part in (TRAIN, TEST)]
+                parts[at] = parts[at[::-1]]
             tally.add(index, start, parts.astype(np.uint8))
             assert len(parts) == passing.count(start, stop)
     if harm == "none":
