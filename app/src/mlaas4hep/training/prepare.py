@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, FileError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
@@ -34,8 +34,8 @@ from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
-from mlaas4hep.sources.filelist import FileList, Listed
-from mlaas4hep.sources.friends import open_files, raise_all
+from mlaas4hep.sources.filelist import FileList
+from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
@@ -299,10 +299,8 @@ def _opened(
         stack,
         find,
         skipping.is_on,
-        {path: file.replicas for path, file in zip(paths, left, strict=True)},
+        left,
     )
-    said = zip(files, left, strict=True)
-    raise_all([error for each in said if (error := _unlike_listed(*each))])
     per_file = bool(labels) and label_branch(labels, files) is None
     if per_file and skipping.bad:
         check_number(labels, len(listed))  # not the files that are left: labels go by position
@@ -372,25 +370,6 @@ def _opened(
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing if flow else [])
     warnings = [*selected.warnings, *warnings]
     return _Input(files, use, selection, selected, derivation, targets, flow, warnings)
-
-
-def _unlike_listed(file: RootFile, said: Listed) -> FileError | None:
-    """The error where the file isn't what the list says, such as how many entries it has."""
-    for what, expected, found in (
-        ("entries", said.entries, file.entries),
-        ("bytes", said.bytes, file.size),
-        ("as UUID", said.uuid and said.uuid.lower(), file.uuid),
-    ):
-        if None not in (expected, found) and expected != found:
-            error = FileError(
-                f"{file.name} has {found} {what}, but {expected} by {said.where}",
-                "It was replaced since the list was made, or copied in part: make the list again,"
-                " or name the file without one.",
-                file.name,
-            )
-            error.source = file
-            return error
-    return None
 
 
 def _told(flow: CutFlow) -> str:
