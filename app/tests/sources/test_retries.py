@@ -196,6 +196,22 @@ def test_a_replica_goes_on_where_another_failed(
         assert (file.traffic.replica, file.traffic.retries) == (other.url, 1)
 
 
+def test_replicas_of_a_server_that_fails_come_last(server: Server, other: Server) -> None:
+    """The next file isn't asked for there first, until it answers again; messages name the file."""
+    with RootFile(server.url, "events", replicas=[other.url]):
+        pass
+    server.fault = lambda handler, _: (cut(handler), True)[1]
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        assert (file.traffic.replica, file.traffic.retries) == (other.url, 1)
+    before = server.requests
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        assert (file.traffic.replica, file.traffic.retries) == (other.url, 0)
+    assert server.requests == before
+    other.fault = lambda handler, _: (answer(404)(handler), True)[1]
+    with pytest.raises(DataError, match=f"{server.url} can't be read from any of its 2 replicas"):
+        RootFile(server.url, "events", replicas=[other.url])
+
+
 def test_a_replica_that_is_another_file(
     server: Server, other: Server, small_files: list[Path]
 ) -> None:

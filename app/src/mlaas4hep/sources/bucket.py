@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
+from threading import Semaphore, Thread
+from time import monotonic
 from typing import Any
 
 import botocore.session
@@ -59,29 +61,50 @@ class BucketConnection:
             self._client, self._is_signed = _client(patience, _environment())
         except (BotoCoreError, ValueError) as error:
             raise RefusedError(f"{url} can't be read: {error}", _SET) from error
-        self._pool = ThreadPoolExecutor(AT_ONCE)
-        try:
-            self.head = self._get((0, HEAD_BYTES))
-        except BaseException:
-            self.close()
-            raise
+        self._turns = Semaphore(AT_ONCE)
+        ((self.head,),) = self._all([[(0, HEAD_BYTES)]])
         self.versioned = bool(self._version)
 
     def close(self) -> None:
-        """Ask for nothing more; other files use the same connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Nothing is open: other files use the same connections."""
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
-        split = parts(ranges)
-        asked = [self._pool.submit(self._get, part) for each in split for part in each]
+        return [b"".join(each) for each in self._all(parts(ranges))]
+
+    def _all(self, split: list[list[Place]]) -> list[list[bytes]]:
+        """All places, side by side; PassingError where that takes too long.
+
+        botocore has a deadline for each piece that comes, but none for all of an answer.
+        """
+        asked = [self._start(place) for each in split for place in each]
+        rounds = -(-len(asked) // AT_ONCE)
+        seconds = self._patience.connect + self._patience.request * rounds
+        end = monotonic() + seconds
         try:
-            found = iter([each.result() for each in asked])
-        except BaseException:
+            found = iter([each.result(max(0, end - monotonic())) for each in asked])
+        except TimeoutError:
+            raise PassingError(f"no answer within {seconds:g} s") from None
+        finally:
             for each in asked:
                 each.cancel()
-            raise
-        return [b"".join([next(found) for _ in each]) for each in split]
+        return [[next(found) for _ in each] for each in split]
+
+    def _start(self, place: Place) -> Future[bytes]:
+        """Get it in a thread that, other than those of a pool, no process waits for at its end."""
+        asked: Future[bytes] = Future()
+
+        def work() -> None:
+            with self._turns:
+                if not asked.set_running_or_notify_cancel():
+                    return
+                try:
+                    asked.set_result(self._get(place))
+                except BaseException as error:
+                    asked.set_exception(error)
+
+        Thread(target=work, daemon=True).start()
+        return asked
 
     def _get(self, place: Place) -> bytes:
         start, stop = place

@@ -26,7 +26,14 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
-from mlaas4hep.sources.remote import Connect, Connection, Patience, RemoteSource, Traffic
+from mlaas4hep.sources.remote import (
+    Connect,
+    Connection,
+    Patience,
+    RemoteSource,
+    Traffic,
+    silent_for,
+)
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that any other file would have, too."""
@@ -118,17 +125,33 @@ def open_file(
 
     ``replicas`` are other URLs of the same file, for when this one fails. With ``explained`` the
     reason is looked for as ``mlaas4hep doctor`` does it, once for each server, which takes some
-    seconds more. ``options`` are uproot's.
+    seconds more; a server that answers nobody is then asked for no other file until the doctor,
+    once a minute, finds that it does. ``options`` are uproot's.
     """
     name = local(name)
+    urls = (name, *replicas)
     try:
+        if explained and _are_silent(urls):
+            raise UnreachedError(
+                f"{name} can't be read: its server answered nobody a moment ago",
+                "Try again when it is back, or name another replica.",
+            )
         return _open_file(name, replicas, options)
     except (UnreachedError, RefusedError) as error:
         if not explained:
             raise
         from mlaas4hep.sources.doctor import explain  # only where something is wrong
 
-        raise explain(error, (name, *replicas)) from error
+        raise explain(error, urls) from error
+
+
+def _are_silent(urls: Sequence[str]) -> bool:
+    """Whether it is known that none of the servers answers: many files may be theirs."""
+    if any(silent_for(url) is None for url in urls):
+        return False
+    from mlaas4hep.sources.doctor import are_silent
+
+    return are_silent(urls)
 
 
 def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> Any:

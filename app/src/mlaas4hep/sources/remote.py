@@ -33,6 +33,10 @@ from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
 from mlaas4hep.sources.names import missing
 
 T = TypeVar("T")
+_failing: set[str] = set()
+"""Servers that failed when they were last asked: other replicas than theirs come first."""
+_silent: dict[str, float] = {}
+"""Servers that gave no answer at all, and since when (time.monotonic), see ``note_silent``."""
 
 HEAD_BYTES = 1024
 """Bytes from the start that are read with the opening: what uproot reads first is among them."""
@@ -74,6 +78,26 @@ def _number(variable: str, usual: int) -> int:
         return int(os.environ[variable])
     except (KeyError, ValueError):
         return usual
+
+
+def server_of(url: str) -> str:
+    """Scheme, host and port of a URL; of s3:// the endpoint belongs to it."""
+    server = "/".join(url.split("/", 3)[:3]).lower()
+    return f"{server} {os.environ.get('AWS_ENDPOINT_URL', '')}" if server[:3] == "s3:" else server
+
+
+def note_silent(url: str, is_silent: bool) -> None:
+    """Remember, for all of the process, that a file's server answers nobody, or that it does."""
+    if is_silent:
+        _silent[server_of(url)] = time.monotonic()
+    else:
+        _silent.pop(server_of(url), None)
+
+
+def silent_for(url: str) -> float | None:
+    """Seconds since the file's server was last found to answer nobody; None if it wasn't."""
+    when = _silent.get(server_of(url))
+    return None if when is None else time.monotonic() - when
 
 
 class PassingError(Exception):
@@ -148,13 +172,14 @@ class RemoteSource(Source):  # type: ignore[misc]
         super().__init__()
         self._file_path = file_path
         self._urls = list(dict.fromkeys((file_path, *replicas)))
+        self._urls.sort(key=lambda url: server_of(url) in _failing)
         self._connect, self._patience = connect, Patience.of_environment()
         self._connection: Connection | None = None
         self._size: int | None = None
         self._head = b""
         self._token: Bearer | None = None
         self._closed = False
-        self.traffic = Traffic(replica=file_path)
+        self.traffic = Traffic(replica=self._urls[0])
         self._persist(lambda connection: None)
 
     def __repr__(self) -> str:
@@ -234,18 +259,22 @@ class RemoteSource(Source):  # type: ignore[misc]
             for url in list(urls):
                 self.traffic.retries += bool(failures)
                 try:
-                    return self._by(url, action)
+                    done = self._by(url, action)
                 except ReplacedError as error:
                     raise self._replaced(url, error) from None
                 except PassingError as error:
                     failures[url] = error
+                    _failing.add(server_of(url))
                 except Exception as error:
                     failures[url] = error
                     urls.remove(url)
+                else:
+                    _failing.discard(server_of(url))
+                    return done
                 self._disconnect()
             if not urls:
                 break
-        raise _failure(failures) from failures[self.traffic.replica]
+        raise _failure(self._file_path, failures) from failures[self.traffic.replica]
 
     def _pause(self, turn: int, failures: dict[str, Exception]) -> float:
         asked = max(e.wait for e in failures.values() if isinstance(e, PassingError))
@@ -328,8 +357,8 @@ def _described(length: int | None, head: bytes) -> str:
     return ", ".join(parts) or "no ROOT file"
 
 
-def _failure(failures: dict[str, Exception]) -> DataError:
-    """What to tell of a file that can't be read from any of its replicas.
+def _failure(name: str, failures: dict[str, Exception]) -> DataError:
+    """What to tell of a file, ``name``, that can't be read from any of its replicas.
 
     A FileError, unless credentials or the like are to blame: other files would fail, too.
     """
@@ -342,7 +371,7 @@ def _failure(failures: dict[str, Exception]) -> DataError:
         )
         kind = RefusedError if ours else UnreachedError
         return kind(
-            f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
+            f"{name} can't be read from any of its {len(failures)} replicas: {reasons}",
             "Check the addresses, and whether the servers answer and let you read.",
         )
     if isinstance(error, DataError):

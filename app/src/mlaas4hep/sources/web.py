@@ -40,9 +40,21 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
-def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, in the thread in which all remote files are read."""
-    return asyncio.run_coroutine_threadsafe(coroutine, get_loop()).result()
+_SECONDS = 15
+"""For what needs no server, such as to close a session."""
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    """What a coroutine returns, in the thread in which all remote files are read.
+
+    PassingError if that takes longer, though each request has an end by itself.
+    """
+    asked = asyncio.run_coroutine_threadsafe(coroutine, get_loop())
+    try:
+        return asked.result(seconds)
+    except TimeoutError:
+        asked.cancel()
+        raise PassingError(f"no answer within {seconds:g} s") from None
 
 
 def parts(ranges: Sequence[Place]) -> list[list[Place]]:
@@ -74,9 +86,9 @@ class WebConnection:
         self.size: int | None = None
         self._is_open = False
         self.token: Bearer | None = None
-        self._session = wait_for(self._start(tls_context()))
+        self._session = wait_for(self._start(tls_context()), _SECONDS)
         try:
-            self.head = wait_for(self._get((0, HEAD_BYTES)))
+            self.head = wait_for(self._get((0, HEAD_BYTES)), self._most_seconds)
         except BaseException:
             self.close()
             raise
@@ -95,11 +107,16 @@ class WebConnection:
     def close(self) -> None:
         """Close the connections."""
         with contextlib.suppress(Exception):
-            wait_for(self._session.close())
+            wait_for(self._session.close(), _SECONDS)
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
-        return wait_for(self._read(ranges))
+        return wait_for(self._read(ranges), self._most_seconds)
+
+    @property
+    def _most_seconds(self) -> float:
+        """More than a read takes: each range is asked for twice at most, all at once."""
+        return 2 * self._patience.request + _SECONDS
 
     async def _read(self, ranges: Sequence[Place]) -> list[bytes]:
         split = parts(ranges)

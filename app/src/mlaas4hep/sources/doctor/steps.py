@@ -63,6 +63,12 @@ class Diagnosis:
         self._start = time.monotonic()
         self.seconds = 0.0
 
+    def so_far(self) -> Diagnosis:
+        """A copy, for when this one is still being made."""
+        copy = Diagnosis(self.name)
+        copy.steps, copy._start = list(self.steps), self._start
+        return copy
+
     def end(self) -> None:
         """Note how long it took."""
         self.seconds = round(time.monotonic() - self._start, 2)
@@ -86,6 +92,13 @@ class Diagnosis:
     def of_server(self) -> bool:
         """Whether the reason holds for every file of that server, not for this one alone."""
         return self.failed is not None and self.failed.what not in _OF_FILE
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the server that the address names gives no answer, to whatever is asked."""
+        if not self.failed or self.state("redirected") is not None:
+            return False
+        return self.failed.what in ("name", "connection") or bool(self.failed.details.get("silent"))
 
     def document(self) -> dict[str, Any]:
         """What ``mlaas4hep doctor --json`` prints."""

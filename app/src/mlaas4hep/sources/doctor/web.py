@@ -133,6 +133,7 @@ def _ask(
             f"{host}, port {port}, accepts the connection and doesn't answer within"
             f" {PATIENCE:.0f} s",
             f"The server hangs or is overloaded. {_REPLICA}",
+            silent=True,
         )
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, ssl.SSLError) and x509_proxy():  # servers look at it after they answer

@@ -148,6 +148,7 @@ def _meet(
             f"{host}, port {port}, accepts the connection and doesn't answer within"
             f" {PATIENCE:.0f} s",
             f"The server hangs, or it isn't one of XRootD. {_REPLICA}",
+            silent=True,
         )
     except NotXRootDError:
         diagnosis.fail(
