@@ -19,7 +19,7 @@ import uproot
 
 from mlaas4hep.core.errors import FileError
 from mlaas4hep.sources.root import RootFile
-from parts.xrootd import Bucket, Pki, Redirector, XRootD
+from parts.xrootd import Bucket, Pki, Redirector, XRootD, gsi_origin, vo_origin
 from real.files import written
 
 pytestmark = pytest.mark.grid
@@ -104,6 +104,44 @@ def test_with_a_proxy(
     found = read([(url, tree) for url, (_, tree) in wanted.items()], **credentials)
     assert found == [expected(*local) for local in wanted.values()]
     assert not (redirecting.origins[0].data / on_one).exists()
+
+
+def test_with_a_proxy_of_a_vo(pki: Pki, small_files: list[Path]) -> None:
+    """The server lets members of test.vo read, by each scheme; of others it is said what they lack.
+
+    It doesn't say itself which VO may read: the one that this machine knows is named.
+    """
+    with vo_origin(pki) as server:
+        name = server.put(small_files[0]).rpartition("/")[2]
+        https = f"{server.https}/{name}"
+        urls = [f"{server.url}/{name}", https, https.replace("https", "davs")]
+        wanted = [(url, "events") for url in urls]
+        trusted = {"X509_CERT_DIR": pki.ca_folder, "X509_VOMS_DIR": pki.vomsdir}
+        found = read(wanted, X509_USER_PROXY=pki.voms_proxy(), **trusted)
+        assert found == [expected(small_files[0], "events")] * 3
+        without = read(wanted, X509_USER_PROXY=pki.proxy(), **trusted)
+        for url, said in zip(urls, without, strict=True):
+            assert f"{url} can't be read: localhost doesn't let {pki.subject_of('alice')}" in said
+            assert "whose proxy has no attributes of a VO" in said
+            assert "voms-proxy-init --voms test.vo." in said
+    with vo_origin(pki, vo="other.vo") as server:
+        wanted = [(server.put(small_files[0]), "events")]
+        (said,) = read(wanted, X509_USER_PROXY=pki.voms_proxy(), **trusted)
+        assert f"{pki.subject_of('alice')} of the VO test.vo (/test.vo) read /store/a.root" in said
+
+
+def test_with_a_proxy_by_https(pki: Pki, small_files: list[Path]) -> None:
+    """A grid-mapfile decides; a DN that isn't in it is refused, and told with its name."""
+    with gsi_origin(pki, with_https=True) as server:
+        name = server.put(small_files[0]).rpartition("/")[2]
+        url = f"{server.https}/{name}".replace("https", "davs")
+        for user, is_known in (("alice", True), ("bob", False)):
+            proxy = {"X509_USER_PROXY": pki.proxy(user), "X509_CERT_DIR": pki.ca_folder}
+            (found,) = read([(url, "events")], **proxy)
+            if is_known:
+                assert found == expected(small_files[0], "events")
+            else:
+                assert f"localhost doesn't let {pki.subject_of('bob')}" in found
 
 
 def test_one_of_two_servers_behind_a_redirector_is_gone(

@@ -12,7 +12,15 @@ from .bucket import Bucket, s3
 from .commands import GridError
 from .pki import Pki
 from .server import Server
-from .servers import Redirector, XRootD, gsi_origin, plain_origin, redirector, token_origin
+from .servers import (
+    Redirector,
+    XRootD,
+    gsi_origin,
+    plain_origin,
+    redirector,
+    token_origin,
+    vo_origin,
+)
 
 __all__ = [
     "Bucket",
@@ -26,4 +34,5 @@ __all__ = [
     "redirector",
     "s3",
     "token_origin",
+    "vo_origin",
 ]

@@ -324,11 +324,11 @@ class RemoteSource(Source):  # type: ignore[misc]
         if not token or not token.file:
             return False
         # After its expiry, wait for one that is late, but not for one that nobody renews.
-        end = (token.expires or 0) + self._patience.renewal if _has_expired(token, _CLOCKS) else 0
+        end = (token.expires or 0) + self._patience.renewal if has_expired(token, _CLOCKS) else 0
         while True:
             with suppress(DataError):  # such as a file that is just being written
                 found = bearer_token()
-                if found and found.value != token.value and not _has_expired(found):
+                if found and found.value != token.value and not has_expired(found):
                     return True
             if time.time() >= end:
                 return False
@@ -342,7 +342,8 @@ class RemoteSource(Source):  # type: ignore[misc]
         )
 
 
-def _has_expired(token: Bearer, early: float = 0) -> bool:
+def has_expired(token: Bearer, early: float = 0) -> bool:
+    """Whether it has by its own account, or will in ``early`` seconds."""
     return token.expires is not None and token.expires <= time.time() + early
 
 
@@ -398,7 +399,7 @@ def _reason(error: Exception) -> str:
 
 def _advice(token: Bearer | None) -> str:
     """What to do about a refusal, by what the server was shown."""
-    if token and _has_expired(token):
+    if token and has_expired(token):
         ended = datetime.fromtimestamp(token.expires or 0, UTC)
         renew = "" if token.file else " Name its file in BEARER_TOKEN_FILE."
         return f"The token in {token.where} expired at {ended:%F %T} UTC: get a new one.{renew}"

@@ -23,6 +23,7 @@ from mlaas4hep.sources.doctor.steps import Diagnosis, moment, span
 _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 _VOMS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.5")
 _FQANS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.4")
+_VOMS_FOLDER = "/etc/grid-security/vomsdir"
 _SHORT = {"1.2.840.113549.1.9.1": "emailAddress"}
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _RENEW = "Make a new one: voms-proxy-init --voms YOUR-VO"
@@ -145,6 +146,38 @@ def _encoded(oid: x509.ObjectIdentifier) -> bytes:
             groups.append(number & 0x7F | 0x80)
         out += bytes(reversed(groups))
     return bytes(out)
+
+
+def who(proxy: dict[str, Any]) -> str:
+    """Whose a proxy is, of which VO, in words; of the details of the step ``proxy``."""
+    if not proxy.get("vo"):
+        return f"{proxy.get('dn')}, whose proxy has no attributes of a VO,"
+    return f"{proxy.get('dn')} of the VO {proxy['vo']} ({', '.join(proxy['fqans'])})"
+
+
+def with_vo(proxy: dict[str, Any]) -> str:
+    """What to do where a server, which doesn't say so, may read by VO or role only."""
+    if proxy.get("vo"):
+        return (
+            "Ask the site which VO or role may; make the proxy with it: voms-proxy-init --voms"
+            " YOUR-VO:/YOUR-VO/Role=ROLE."
+        )
+    known = known_vos()
+    name = known[0] if len(known) == 1 else "YOUR-VO"
+    among = f" (this machine knows {', '.join(known[:10])})" if len(known) > 1 else ""
+    return (
+        f"Make a proxy with your VO: voms-proxy-init --voms {name}{among}. If you have none, ask"
+        " the site which VO may read."
+    )
+
+
+def known_vos() -> list[str]:
+    """The VOs that this machine knows (X509_VOMS_DIR), of which the user may be a member."""
+    folder = Path(os.environ.get("X509_VOMS_DIR") or _VOMS_FOLDER)
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
 
 
 class Authorities:

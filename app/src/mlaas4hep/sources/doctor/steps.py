@@ -147,7 +147,11 @@ class Diagnosis:
 
     def detail(self, what: str, key: str) -> Any:
         """A detail of a step; None if there is none."""
-        return next((step.details.get(key) for step in self.steps if step.what == what), None)
+        return self.details(what).get(key)
+
+    def details(self, what: str) -> dict[str, Any]:
+        """All details of a step; none if it wasn't taken."""
+        return next((step.details for step in self.steps if step.what == what), {})
 
 
 def moment(seconds: float) -> str:
