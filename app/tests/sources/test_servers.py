@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import awkward as ak
@@ -142,6 +145,55 @@ def test_with_a_proxy_by_https(pki: Pki, small_files: list[Path]) -> None:
                 assert found == expected(small_files[0], "events")
             else:
                 assert f"localhost doesn't let {pki.subject_of('bob')}" in found
+
+
+LATE = """
+import sys
+from mlaas4hep.sources.root import RootFile
+
+with RootFile(sys.argv[1], "events") as file:
+    file.read(["x"])
+    print("opened", flush=True)
+    sys.stdin.readline()
+    print(len(file.read(["n"])["n"]), len(RootFile(sys.argv[2], "events").read(["x"])["x"]))
+    print(file.traffic.renewals)
+"""
+
+
+def test_a_proxy_that_is_renewed_late(pki: Pki, small_files: list[Path], tmp_path: Path) -> None:
+    """By both schemes, connections that are made anew after its expiry wait for the next one."""
+    proxy = tmp_path / "proxy"
+    env = os.environ | {"X509_USER_PROXY": str(proxy), "X509_CERT_DIR": str(pki.ca_folder)}
+    with gsi_origin(pki, with_https=True) as server, ExitStack() as stack:
+        names = [server.put(file).rpartition("/")[2] for file in small_files]
+        shutil.copy(pki.proxy(life=8), proxy)
+        end = time.time() + 8
+        readers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", LATE, *(f"{base}/{name}" for name in names)],
+                    env=env,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for base in (server.url, server.https)
+        ]
+        for reader in readers:
+            assert reader.stdout
+            assert reader.stdout.readline() == "opened\n"
+        server.kill()
+        server.start()
+        time.sleep(max(0, end + 1 - time.time()))
+        for reader in readers:
+            assert reader.stdin
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+        time.sleep(2)
+        shutil.copy(pki.proxy(), tmp_path / "next").replace(proxy)
+        for reader in readers:
+            assert reader.communicate(timeout=60)[0] == "700 300\n1\n"
 
 
 def test_one_of_two_servers_behind_a_redirector_is_gone(

@@ -29,7 +29,7 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
-from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
+from mlaas4hep.sources.credentials import X509, Bearer, bearer_token, x509_proxy
 from mlaas4hep.sources.names import missing
 
 T = TypeVar("T")
@@ -288,7 +288,8 @@ class RemoteSource(Source):  # type: ignore[misc]
             except DeniedError as error:
                 self._disconnect()
                 self._note(error.token)
-                if not self._is_renewed(error.token):
+                renewed = self._is_renewed(error.token) if error.token else self._has_new_proxy()
+                if not renewed:
                     raise
                 self.traffic.retries += 1
             else:
@@ -319,9 +320,21 @@ class RemoteSource(Source):  # type: ignore[misc]
             self.traffic.renewals += 1
         self._token = token or self._token
 
-    def _is_renewed(self, token: Bearer | None) -> bool:
+    def _has_new_proxy(self) -> bool:
+        """Whether a proxy certificate that has expired is replaced, or soon enough after that."""
+        if not (proxy := x509_proxy()) or not has_expired(proxy, _CLOCKS):
+            return False
+        end = (proxy.expires or 0) + self._patience.renewal
+        while has_expired(proxy):
+            if time.time() >= end:
+                return False
+            time.sleep(0.2)
+        self.traffic.renewals += 1
+        return True
+
+    def _is_renewed(self, token: Bearer) -> bool:
         """Whether there is another token now, or soon enough after its expiry."""
-        if not token or not token.file:
+        if not token.file:
             return False
         # After its expiry, wait for one that is late, but not for one that nobody renews.
         end = (token.expires or 0) + self._patience.renewal if has_expired(token, _CLOCKS) else 0
@@ -342,9 +355,10 @@ class RemoteSource(Source):  # type: ignore[misc]
         )
 
 
-def has_expired(token: Bearer, early: float = 0) -> bool:
+def has_expired(credential: Bearer | X509, early: float = 0) -> bool:
     """Whether it has by its own account, or will in ``early`` seconds."""
-    return token.expires is not None and token.expires <= time.time() + early
+    end = credential.expires
+    return end is not None and end <= time.time() + early
 
 
 def _described(length: int | None, head: bytes) -> str:

@@ -215,7 +215,8 @@ def _understood(url: str, error: Exception) -> Exception:
             "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
         )
     if isinstance(cause, ssl.SSLError):
-        return OSError(f"no connection by TLS: {cause.reason or cause}")
+        said = f"no connection by TLS: {cause.reason or cause}"
+        return DeniedError(said, None) if "CERTIFICATE_EXPIRED" in said else OSError(said)
     return unreached(cause)
 
 
