@@ -42,8 +42,8 @@ def predict(
         str,
         typer.Option(
             help="Where names that don't exist here are asked for, such as"
-            " root://xrootd-cms.infn.it. That of the training's params.json isn't used, as a bundle"
-            " may be somebody else's, and your credentials are shown there."
+            " root://xrootd-cms.infn.it. That of the training's params.json isn't used, as your"
+            " credentials are shown there, and a bundle may come from another user."
         ),
     ] = "",
     observers: Annotated[
