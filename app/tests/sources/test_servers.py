@@ -161,7 +161,7 @@ with RootFile(sys.argv[1], "events") as file:
 
 
 def test_a_proxy_that_is_renewed_late(pki: Pki, small_files: list[Path], tmp_path: Path) -> None:
-    """By both schemes, connections that are made anew after its expiry wait for the next one."""
+    """By both schemes, new connections after its expiry wait for the next one."""
     proxy = tmp_path / "proxy"
     env = os.environ | {"X509_USER_PROXY": str(proxy), "X509_CERT_DIR": str(pki.ca_folder)}
     with gsi_origin(pki, with_https=True) as server, ExitStack() as stack:
