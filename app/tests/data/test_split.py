@@ -15,7 +15,6 @@ from mlaas4hep.data import (
     Split,
     file_key,
     fingerprint,
-    held_out,
     membership,
     membership_by,
 )
@@ -123,7 +122,6 @@ def test_the_split_of_a_seed_never_changes() -> None:
     # Written down once: bundles name their test events by seed, so this must hold for ever.
     key = file_key(0, "abc")
     assert membership(21, key, 0, 24).tolist() == PINNED
-    assert held_out(21, key, 0, 24).tolist() == [part == 2 for part in PINNED]
     assert membership_by(21, [np.ones(24), np.arange(24)]).tolist() == PINNED_BY
 
 

@@ -15,7 +15,6 @@ from mlaas4hep.data.split import (
     Split,
     file_key,
     fingerprint,
-    held_out,
     membership,
     membership_by,
 )
@@ -44,7 +43,6 @@ __all__ = [
     "Target",
     "file_key",
     "fingerprint",
-    "held_out",
     "membership",
     "membership_by",
     "plan_chunks",

@@ -212,11 +212,3 @@ def _parts(uniform: NDArray[np.float64], split: Split, fold: int) -> NDArray[np.
         return np.where(own == fold, np.uint8(TEST), validates)
     to_validation, to_test = split.train, 1 - split.test
     return (uniform >= to_validation).astype(np.uint8) + (uniform >= to_test).astype(np.uint8)
-
-
-def held_out(
-    seed: int, key: str, start: int, stop: int, split: Split | None = None
-) -> NDArray[np.bool_]:
-    """Which of the entries a training doesn't see: its test part; arguments as ``membership``'s."""
-    mask: NDArray[np.bool_] = membership(seed, key, start, stop, split) == TEST
-    return mask
