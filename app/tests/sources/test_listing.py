@@ -170,5 +170,8 @@ def test_a_folder_of_a_web_server_that_sends_a_page_of_links(tmp_path: Path) -> 
             ]
             with pytest.raises(DataError, match="/none/ can't be listed: there is none"):
                 list_files(f"{folder}none/", tmp_path, "--files")
+            (tmp_path / "data/index.html").write_text("<a " * 300_000)  # no quadratic search
+            with pytest.raises(UsageError, match="It is empty"):
+                list_files(folder, tmp_path, "--files")
         finally:
             server.shutdown()

@@ -44,9 +44,9 @@ CONNECTIONS = 32
 """To all servers."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
-_PAGE_BYTES = 64 << 20
+_PAGE_BYTES = 16 << 20
 """Of what describes a folder."""
-_LINK = re.compile(r"""<a\s(?:[^>]*?\s)?href\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
+_LINK = re.compile(r"""<a\s(?:[^<>]{0,1000}?\s)?href\s?=\s?["']?([^"'\s<>]+)""", re.IGNORECASE)
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
