@@ -160,29 +160,36 @@ with RootFile(sys.argv[1], "events") as file:
 """
 
 
-def test_a_proxy_that_is_renewed_late(pki: Pki, small_files: list[Path], tmp_path: Path) -> None:
-    """By both schemes, new connections after its expiry wait for the next one."""
-    proxy = tmp_path / "proxy"
-    env = os.environ | {"X509_USER_PROXY": str(proxy), "X509_CERT_DIR": str(pki.ca_folder)}
+def test_a_proxy_that_is_renewed(pki: Pki, small_files: list[Path], tmp_path: Path) -> None:
+    """By both schemes, new connections after its expiry use the next one, and wait for a late one.
+
+    A file that is open since before has shown the one that expired.
+    """
+    early, late = tmp_path / "early", tmp_path / "late"
+    env = os.environ | {"X509_CERT_DIR": str(pki.ca_folder)}
     with gsi_origin(pki, with_https=True) as server, ExitStack() as stack:
         names = [server.put(file).rpartition("/")[2] for file in small_files]
-        shutil.copy(pki.proxy(life=8), proxy)
+        first = pki.proxy(life=8)
+        for proxy in (early, late):
+            shutil.copy(first, proxy)
         end = time.time() + 8
         readers = [
             stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-c", LATE, *(f"{base}/{name}" for name in names)],
-                    env=env,
+                    env=env | {"X509_USER_PROXY": str(proxy)},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
                 )
             )
             for base in (server.url, server.https)
+            for proxy in (early, late)
         ]
         for reader in readers:
             assert reader.stdout
             assert reader.stdout.readline() == "opened\n"
+        shutil.copy(pki.proxy(), tmp_path / "next").replace(early)
         server.kill()
         server.start()
         time.sleep(max(0, end + 1 - time.time()))
@@ -191,9 +198,12 @@ def test_a_proxy_that_is_renewed_late(pki: Pki, small_files: list[Path], tmp_pat
             reader.stdin.write("\n")
             reader.stdin.flush()
         time.sleep(2)
-        shutil.copy(pki.proxy(), tmp_path / "next").replace(proxy)
-        for reader in readers:
-            assert reader.communicate(timeout=60)[0] == "700 300\n1\n"
+        shutil.copy(pki.proxy(), tmp_path / "next").replace(late)
+        said = [reader.communicate(timeout=60)[0].splitlines() for reader in readers]
+        assert [events for events, _ in said] == ["700 300"] * 4
+        # XRootD's client by itself finds one that is there in time. A refusal by TLS 1.3 may also
+        # look like a cut connection, after which the file is opened anew.
+        assert [renewals for _, renewals in said[:2]] == ["0", "1"]
 
 
 def test_one_of_two_servers_behind_a_redirector_is_gone(

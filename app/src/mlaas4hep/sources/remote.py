@@ -178,6 +178,7 @@ class RemoteSource(Source):  # type: ignore[misc]
         self._size: int | None = None
         self._head = b""
         self._token: Bearer | None = None
+        self._proxy_end: float | None = None
         self._closed = False
         self.traffic = Traffic(replica=self._urls[0])
         self._persist(lambda connection: None)
@@ -300,6 +301,8 @@ class RemoteSource(Source):  # type: ignore[misc]
         if self._connection and self.traffic.replica == url:
             return self._connection
         self._disconnect()
+        proxy = x509_proxy()
+        self._proxy_end = proxy.expires if proxy else None
         connection = self._connect(url, self._patience, self.traffic)
         first, self._connection = not self._head, connection
         if first:
@@ -321,16 +324,21 @@ class RemoteSource(Source):  # type: ignore[misc]
         self._token = token or self._token
 
     def _has_new_proxy(self) -> bool:
-        """Whether a proxy certificate that has expired is replaced, or soon enough after that."""
-        if not (proxy := x509_proxy()) or not has_expired(proxy, _CLOCKS):
+        """Whether there is another proxy certificate than the one that was shown and has expired.
+
+        It may have come before that, or come soon enough after.
+        """
+        shown = self._proxy_end
+        if shown is None or shown > time.time() + _CLOCKS:
             return False
-        end = (proxy.expires or 0) + self._patience.renewal
-        while has_expired(proxy):
-            if time.time() >= end:
+        while True:
+            proxy = x509_proxy()
+            if proxy and proxy.expires not in (None, shown) and not has_expired(proxy):
+                self.traffic.renewals += 1
+                return True
+            if time.time() >= shown + self._patience.renewal:
                 return False
             time.sleep(0.2)
-        self.traffic.renewals += 1
-        return True
 
     def _is_renewed(self, token: Bearer) -> bool:
         """Whether there is another token now, or soon enough after its expiry."""
