@@ -16,6 +16,7 @@ import pytest
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources import web
+from mlaas4hep.sources.opening import list_folder
 from mlaas4hep.sources.remote import Patience
 from mlaas4hep.sources.root import RootFile
 from sources.plain import assert_same
@@ -58,6 +59,7 @@ class Server:
                 self.wfile.write(server.content[first : last + 1])
 
         self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.web.size = len(content)
         self.url = f"http://127.0.0.1:{self.web.server_port}/a.root"
         threading.Thread(target=self.web.serve_forever).start()
 
@@ -97,7 +99,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def answer(status: int, **headers: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
     def send(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
-        for name, value in ({"Content-Length": "0"} | headers).items():
+        for name, value in ({"Content_Length": "0"} | headers).items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
 
@@ -114,7 +116,10 @@ def hang(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 
 def cut_body(handler: http.server.BaseHTTPRequestHandler) -> None:
-    answer(206, Content_Length="1024", Content_Range="bytes 0-1023/99999", ETag='"1"')(handler)
+    """The first bytes of what was asked for, and no more."""
+    first, last = map(int, handler.headers["Range"].removeprefix("bytes=").split("-"))
+    about = f"bytes {first}-{last}/{handler.server.size}"
+    answer(206, Content_Length=str(last + 1 - first), Content_Range=about, ETag='"1"')(handler)
     handler.wfile.write(b"root")
     handler.close_connection = True
 
@@ -156,6 +161,28 @@ def test_no_password_of_netrc_is_sent(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     RootFile(server.url, "events").close()
     assert all("Authorization" not in headers for headers in server.headers)
+
+
+def test_a_folder_is_asked_for_again(server: Server) -> None:
+    """Nor has an answer to it more time than one to a file."""
+
+    def page(handler: http.server.BaseHTTPRequestHandler, number: int) -> bool:
+        if number == 3:
+            hang(handler)
+            return True
+        answer(503 if number == 1 else 200, Content_Length="18")(handler)
+        handler.wfile.write(b'<a href="b.root"/>')
+        return True
+
+    server.fault = page
+    folder = server.url.removesuffix("a.root")
+    assert list_folder(folder) == ["b.root"]
+    assert server.requests == 2
+    assert list_folder(folder) == ["b.root"]
+    assert server.requests == 4
+    server.fault = lambda handler, _: (answer(503)(handler), True)[1]
+    with pytest.raises(DataError, match=f"{folder} can't be listed: 127.0.0.1 refuses: 503"):
+        list_folder(folder)
 
 
 def test_it_ends_when_it_does_not_pass(server: Server) -> None:

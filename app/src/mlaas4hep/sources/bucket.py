@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from threading import Semaphore, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import botocore.session
 from botocore import UNSIGNED
@@ -32,6 +32,7 @@ from mlaas4hep.sources.credentials import Bearer
 from mlaas4hep.sources.remote import HEAD_BYTES, PassingError, Patience, ReplacedError, Traffic
 from mlaas4hep.sources.web import AT_ONCE, BUSY, parts, retry_after, unreached
 
+T = TypeVar("T")
 _LISTING_SECONDS = 300
 """For all pages of names of a folder."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -79,7 +80,7 @@ class BucketConnection:
 
         botocore has a deadline for each piece that comes, but none for all of an answer.
         """
-        asked = [self._start(place) for each in split for place in each]
+        asked = [_start(partial(self._get, place), self._turns) for each in split for place in each]
         rounds = -(-len(asked) // AT_ONCE)
         seconds = self._patience.connect + self._patience.request * rounds
         end = monotonic() + seconds
@@ -91,22 +92,6 @@ class BucketConnection:
             for each in asked:
                 each.cancel()
         return [[next(found) for _ in each] for each in split]
-
-    def _start(self, place: Place) -> Future[bytes]:
-        """Get it in a thread that, other than those of a pool, no process waits for at its end."""
-        asked: Future[bytes] = Future()
-
-        def work() -> None:
-            with self._turns:
-                if not asked.set_running_or_notify_cancel():
-                    return
-                try:
-                    asked.set_result(self._get(place))
-                except BaseException as error:
-                    asked.set_exception(error)
-
-        Thread(target=work, daemon=True).start()
-        return asked
 
     def _get(self, place: Place) -> bytes:
         start, stop = place
@@ -184,8 +169,36 @@ class BucketConnection:
         return OSError(f"unexpected answer: {status} {told}")
 
 
+def _start(work: Callable[[], T], turns: Semaphore) -> Future[T]:
+    """Do it in a thread that, other than those of a pool, no process waits for at its end."""
+    asked: Future[T] = Future()
+
+    def run() -> None:
+        with turns:
+            if not asked.set_running_or_notify_cancel():
+                return
+            try:
+                asked.set_result(work())
+            except BaseException as error:
+                asked.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return asked
+
+
 def list_folder(url: str, patience: Patience) -> list[str]:
     """Names of the objects whose keys begin with that URL's, up to the next slash."""
+    try:
+        return _start(partial(_list, url, patience), Semaphore()).result(_LISTING_SECONDS)
+    except TimeoutError:
+        raise OSError(f"it takes longer than {_LISTING_SECONDS} s") from None
+    except (EndpointConnectionError, ProxyConnectionError) as error:
+        raise _unconnected(error) from error
+    except (HTTPClientError, IncompleteReadError) as error:
+        raise PassingError(f"the connection failed: {error}") from error
+
+
+def _list(url: str, patience: Patience) -> list[str]:
     bucket, _, prefix = url.split("://", 1)[1].partition("/")
     client, _ = _client(patience, _environment())
     pages = client.get_paginator("list_objects_v2").paginate(
@@ -196,7 +209,7 @@ def list_folder(url: str, patience: Patience) -> list[str]:
     for page in pages:
         keys += [each["Key"] for each in page.get("Contents", ())]
         if monotonic() > end:
-            raise OSError(f"it takes longer than {_LISTING_SECONDS} s; {len(keys)} names came")
+            break  # nobody waits for it any more
     return [key.removeprefix(prefix) for key in keys if key != prefix]
 
 

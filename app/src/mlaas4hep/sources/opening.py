@@ -31,7 +31,9 @@ from mlaas4hep.sources.remote import (
     Patience,
     RemoteSource,
     Traffic,
+    reason,
     silent_for,
+    until_it_passes,
 )
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -173,13 +175,13 @@ def list_folder(url: str) -> list[str]:
     """
     module = import_module(opener(url).__module__)
     try:
-        found: list[str] = module.list_folder(url, Patience.of_environment())
+        found: list[str] = until_it_passes(lambda patience: module.list_folder(url, patience))
     except MlaasError:
         raise
     except Exception as error:
-        reason = "there is none" if isinstance(error, FileNotFoundError) else first_line(error)
+        why = "there is none" if isinstance(error, FileNotFoundError) else reason(error)
         raise DataError(
-            f"the folder {url} can't be listed: {reason}",
+            f"the folder {url} can't be listed: {why}",
             "Check the address, or name its files one by one.",
         ) from error
     return found

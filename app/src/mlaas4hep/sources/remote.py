@@ -72,6 +72,10 @@ class Patience:
             retries=_number("XRD_CONNECTIONRETRY", usual.retries),
         )
 
+    def before(self, turn: int, asked: float = 0) -> float:
+        """Seconds before a further try, the first of which is turn 1; the server asked for some."""
+        return min(max(self.pause * 2.0 ** (turn - 1), asked), self.renewal)
+
 
 def _number(variable: str, usual: int) -> int:
     try:
@@ -106,6 +110,17 @@ class PassingError(Exception):
     def __init__(self, message: str, wait: float = 0) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+def until_it_passes(action: Callable[[Patience], T]) -> T:
+    """What an action returns that is tried again after a PassingError, a few times."""
+    patience = Patience.of_environment()
+    for turn in range(1, patience.retries + 1):
+        try:
+            return action(patience)
+        except PassingError as error:
+            time.sleep(patience.before(turn, error.wait))
+    return action(patience)
 
 
 class DeniedError(Exception):
@@ -279,7 +294,7 @@ class RemoteSource(Source):  # type: ignore[misc]
 
     def _pause(self, turn: int, failures: dict[str, Exception]) -> float:
         asked = max(e.wait for e in failures.values() if isinstance(e, PassingError))
-        return min(max(self._patience.pause * 2.0 ** (turn - 1), asked), self._patience.renewal)
+        return self._patience.before(turn, asked)
 
     def _by(self, url: str, action: Callable[[Connection], T]) -> T:
         while True:
@@ -387,7 +402,7 @@ def _failure(name: str, failures: dict[str, Exception]) -> DataError:
     """
     (url, error), *others = failures.items()
     if others:
-        reasons = "; ".join(f"{url}: {_reason(error)}" for url, error in failures.items())
+        reasons = "; ".join(f"{url}: {reason(error)}" for url, error in failures.items())
         ours = any(
             isinstance(each, DeniedError | DataError) and not isinstance(each, FileError)
             for each in failures.values()
@@ -402,14 +417,15 @@ def _failure(name: str, failures: dict[str, Exception]) -> DataError:
     if isinstance(error, FileNotFoundError):
         return missing(url, "Give a path or URL that exists.")
     if isinstance(error, DeniedError):
-        return RefusedError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
+        return RefusedError(f"{url} can't be read: {reason(error)}", _advice(error.token))
     return UnreachedError(
-        f"{url} can't be read: {_reason(error)}",
+        f"{url} can't be read: {reason(error)}",
         "Check the address, and whether the server answers and lets you read.",
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something failed, in a line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, DataError):

@@ -151,15 +151,8 @@ class WebConnection:
             async with asked as answer:
                 problem = self._problem(answer, place, token)
                 found = b"" if problem else await _body(answer, stop - start)
-        except aiohttp.ClientHttpProxyError as error:
-            proxy = urlsplit(_proxy_of(self._url) or "").netloc.rpartition("@")[2]
-            raise OSError(f"the proxy {proxy} refuses: {error.status} {error.message}") from None
-        except _TooMuchError as error:
-            raise OSError(str(error)) from None
-        except TimeoutError as error:
-            raise PassingError(f"no answer within {self._patience.request:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _understood(self._url, error) from error
+        except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+            raise _understood(self._url, error, self._patience) from error
         if problem:
             raise problem
         return found
@@ -200,8 +193,15 @@ class WebConnection:
         return None
 
 
-def _understood(url: str, error: Exception) -> Exception:
+def _understood(url: str, error: Exception, patience: Patience) -> Exception:
     """What a failure of aiohttp means, in a text without its details."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        proxy = urlsplit(_proxy_of(url) or "").netloc.rpartition("@")[2]
+        return OSError(f"the proxy {proxy} refuses: {error.status} {error.message}")
+    if isinstance(error, _TooMuchError):
+        return OSError(str(error))
+    if isinstance(error, TimeoutError):
+        return PassingError(f"no answer within {patience.request:g} s")
     if isinstance(error, aiohttp.InvalidURL):
         return OSError("the address is not valid")
     cause: BaseException = error
@@ -232,14 +232,17 @@ async def _list(url: str, patience: Patience) -> list[str]:
         if answer.status == HTTPStatus.MULTI_STATUS:
             return _names(url, _members(said))
         answer, said = await _whole(session, url, "GET")
-    except (aiohttp.ClientError, OSError) as error:
-        raise _understood(url, error) from error
+    except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+        raise _understood(url, error, patience) from error
     finally:
         await _leave(session)
     if answer.status == HTTPStatus.NOT_FOUND:
         raise FileNotFoundError(url)
+    refusal = f"{answer.url.host} refuses: {answer.status} {answer.reason}"
+    if answer.status in BUSY:
+        raise PassingError(refusal, retry_after(answer.headers.get("Retry-After", "")))
     if answer.status != HTTPStatus.OK:
-        raise OSError(f"{answer.url.host} refuses: {answer.status} {answer.reason}")
+        raise OSError(refusal)
     return _names(str(answer.url), _LINK.findall(said))
 
 
