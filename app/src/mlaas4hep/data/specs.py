@@ -147,7 +147,10 @@ class Specs:
 
     def to_json(self) -> dict[str, Any]:
         """The prototype's keys and ours; always valid JSON."""
-        events = {without_secrets(f.name): f.entries for f in self.files}
+        events: dict[str, int] = {}
+        for number, file in enumerate(self.files, 1):
+            name = without_secrets(file.name)
+            events[f"{name} ({number})" if name in events else name] = file.entries
         return {
             "version": self.version,
             "tree": self.tree,

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import pairwise
@@ -44,9 +44,13 @@ CONNECTIONS = 32
 """To all servers."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
-_PAGE_BYTES = 16 << 20
+_PAGE_BYTES = 4 << 20
 """Of what describes a folder."""
-_LINK = re.compile(r"""<a\s(?:[^<>]{0,1000}?\s)?href\s?=\s?["']?([^"'\s<>]+)""", re.IGNORECASE)
+_LINK = re.compile(
+    r"""<a\s(?:[^"'<>]|"[^"]{0,500}"|'[^']{0,500}'){0,300}?(?<=[\s"'])href\s?=\s?
+    (?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
@@ -230,7 +234,7 @@ async def _list(url: str, patience: Patience) -> list[str]:
     try:
         answer, said = await _whole(session, url, "PROPFIND")
         if answer.status == HTTPStatus.MULTI_STATUS:
-            return _names(url, _members(said))
+            return _names(str(answer.url), _members(said))
         answer, said = await _whole(session, url, "GET")
     except (aiohttp.ClientError, OSError, _TooMuchError) as error:
         raise _understood(url, error, patience) from error
@@ -243,7 +247,7 @@ async def _list(url: str, patience: Patience) -> list[str]:
         raise PassingError(refusal, retry_after(answer.headers.get("Retry-After", "")))
     if answer.status != HTTPStatus.OK:
         raise OSError(refusal)
-    return _names(str(answer.url), _LINK.findall(said))
+    return _names(str(answer.url), _linked(str(answer.url), said))
 
 
 async def _whole(
@@ -263,27 +267,42 @@ async def _whole(
 
 
 def _members(said: str) -> list[str]:
-    """Addresses of the files in an answer to PROPFIND (RFC 4918), which folders are not."""
+    """Paths of the files in an answer to PROPFIND (RFC 4918), which folders are not."""
     try:
         tree = ElementTree.fromstring(said)  # noqa: S314  (expat bounds what entities expand to)
     except ElementTree.ParseError as error:
         raise OSError(f"its answer is no XML: {error}") from None
-    return [
-        each.findtext("{DAV:}href", "")
+    if any(" 507 " in each.findtext("{DAV:}status", "") for each in tree):
+        raise OSError("the server tells a part of it only (507 Insufficient Storage)")
+    hrefs = (
+        each.findtext("{DAV:}href", "").strip()
         for each in tree.iterfind("{DAV:}response")
         if each.find(".//{DAV:}resourcetype/{DAV:}collection") is None
-    ]
+    )
+    # Some servers don't quote names: what would end a path is part of it.
+    paths = (re.sub("^[a-z]+://[^/]*", "", href) for href in hrefs)
+    return [path.replace("?", "%3F").replace("#", "%23") for path in paths]
 
 
-def _names(folder: str, addresses: Iterable[str]) -> list[str]:
+def _linked(folder: str, page: str) -> Iterator[str]:
+    """Paths that a page's links lead to, on the same server."""
+    for found in _LINK.finditer(page):
+        try:
+            link = urlsplit(urljoin(folder, html.unescape(found[1] or found[2] or found[3] or "")))
+        except ValueError:  # it leads nowhere
+            continue
+        if link.netloc == urlsplit(folder).netloc and not link.query:
+            yield link.path
+
+
+def _names(folder: str, paths: Iterable[str]) -> list[str]:
     """The last parts of those that are files of the folder itself, as they are quoted there."""
-    found: dict[str, None] = {}
-    for address in addresses:
-        path = urlsplit(urljoin(folder, html.unescape(address.strip()))).path
+    found: dict[str, str] = {}
+    for path in paths:
         parent, _, name = path.rpartition("/")
         if name and _plain(parent) == _plain(urlsplit(folder).path):
-            found[name] = None
-    return list(found)
+            found.setdefault(unquote(name), name.replace(" ", "%20"))
+    return list(found.values())
 
 
 def _plain(path: str) -> str:
