@@ -182,7 +182,8 @@ def test_a_folder_of_a_web_server_that_sends_a_page_of_links(tmp_path: Path) -> 
 def test_links_as_servers_write_them() -> None:
     page = """<A class="x>1" HREF='a.root'>a</A> <a href="b c.root"> <a href=d.root>
     <a href="a%2Eroot"><a href="it's.root"><a href="?C=N;O=D"><a href="/data/">
-    <a href="../x.root"><a href="deep/"><a href="http://other/data/y.root"><a href="http://[x/"><a data-href="no.root">"""
+    <a href="../x.root"><a href="deep/"><a href="http://other/data/y.root">
+    <a href="http://[x/"><a data-href="no.root">"""
     folder = "http://here/data/"
     found = web._names(folder, web._linked(folder, page))
     assert found == ["a.root", "b%20c.root", "d.root", "it's.root"]
