@@ -250,3 +250,15 @@ def test_files_whose_addresses_differ_in_a_credential_only_are_told_apart() -> N
     specs = Specs("t", ["x"], [], {"x": 0.0}, {"x": 1.0}, {}, files=files)
     written = {f"{address}...": 6, f"{address}... (2)": 4, "total": 10}
     assert specs.to_json()["events"] == written
+
+
+def test_addresses_of_friends_have_no_credentials() -> None:
+    """They are compared without: a token may be another one the next time."""
+    selection = SELECTION | {"friends": {"more": "https://h/{stem}.root?token=Top5ecret"}}
+    scan = SpecsScan("Events", ["x"], [], FILES, selection)
+    scan.add(0, {"x": np.array([1.0, 2.0])})
+    specs = scan.result()
+    assert "Top5ecret" not in json.dumps(specs.to_json())
+    specs.check_fits(FILES, SELECTION | {"friends": {"more": "https://h/{stem}.root?token=next"}})
+    with pytest.raises(DataError, match="stale specs"):
+        specs.check_fits(FILES, SELECTION | {"friends": {"more": "https://g/{stem}.root"}})

@@ -308,8 +308,8 @@ def _many(width: int, lengths: Mapping[str, int]) -> str:
 
 
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping as it comes back from a file: tuples are lists."""
-    result: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    """The mapping as it comes back from a file: tuples are lists, and no address has secrets."""
+    result: dict[str, Any] = json.loads(without_secrets(json.dumps(dict(value))))
     return result
 
 

@@ -7,6 +7,7 @@ s3:// (AWS_*, also by web identity) are found and renewed by botocore itself.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
@@ -38,7 +39,7 @@ class X509:
         from cryptography import x509
 
         try:
-            found = x509.load_pem_x509_certificates(self.path.read_bytes())
+            found = x509.load_pem_x509_certificates(_content(self.path))
         except (OSError, ValueError):
             return None
         return min(each.not_valid_after_utc.timestamp() for each in found)
@@ -71,6 +72,14 @@ class Bearer:
         """Seconds since the epoch; None if the token doesn't say."""
         expiry = self.claims().get("exp")
         return float(expiry) if isinstance(expiry, int | float) else None
+
+
+def _content(path: Path) -> bytes:
+    """The first MiB of a file; OSError for what is none, such as a pipe that nobody writes."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    with path.open("rb") as file:
+        return file.read(1 << 20)
 
 
 def x509_proxy(env: Mapping[str, str] = os.environ) -> X509 | None:

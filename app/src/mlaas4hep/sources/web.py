@@ -404,7 +404,7 @@ def tls_context() -> ssl.SSLContext:
                 ) from None
     if ca_folder().is_dir():
         context.load_verify_locations(capath=ca_folder())
-    if proxy := x509_proxy():
+    if (proxy := x509_proxy()) and proxy.path.is_file():
         # Servers that want a certificate say so; others are not to fail for a stale variable.
         with contextlib.suppress(OSError):
             context.load_cert_chain(proxy.path, password="")  # never ask for one

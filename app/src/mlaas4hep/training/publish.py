@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -157,8 +158,7 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     (folder / "report.html").write_text(without_secrets(page))
     provenance = folder / "provenance"
     provenance.mkdir()
-    params = Path(trained.params_file).read_text()
-    (provenance / "params.json").write_text(without_secrets(params))
+    (provenance / "params.json").write_text(_params(Path(trained.params_file).read_text()))
     shutil.copyfile(trained.model_file, provenance / "model.py")
     write_json(provenance / "files.json", _files(task))
     write_json(provenance / "ledger.json", trained.ledger.as_dict())
@@ -247,6 +247,13 @@ def _expressions(task: Task) -> list[tuple[str, str, Any]]:
     found = task.params.cuts.as_dict() | {"max_vec_sizes": task.params.max_vec_sizes}
     keys = ("objects", "order", "new_variables", "max_vec_sizes")
     return [(key, name, text) for key in keys for name, text in (found.get(key) or {}).items()]
+
+
+def _params(text: str) -> str:
+    """params.json as it was given, but for credentials in addresses."""
+    given = json.loads(text)
+    shown = json.loads(without_secrets(json.dumps(given)))
+    return text if shown == given else json.dumps(shown, indent=1)
 
 
 def _files(task: Task) -> list[dict[str, Any]]:

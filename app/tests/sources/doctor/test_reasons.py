@@ -6,6 +6,8 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from mlaas4hep.sources.root import RootFile
 from parts.xrootd import Pki, Server
 from sources.doctor.answers import answering, serving
 from sources.test_remote import RangeHandler
+from support.ports import free_port
 
 
 def opening(name: str) -> DataError:
@@ -76,6 +79,26 @@ def test_a_server_that_answers_nobody_is_given_up(
             answers.set()
         with RootFile(f"{url}/b.root", "events") as file:
             assert file.entries == 300
+
+
+def test_a_server_that_was_away_for_a_moment_is_found_again(
+    small_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the rest of a list would be left out that could be read."""
+    for name, value in (("CONNECTIONWINDOW", 1), ("REQUESTTIMEOUT", 1), ("CONNECTIONRETRY", 1)):
+        monkeypatch.setenv(f"XRD_{name}", str(value))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    assert "connection refused" in opening(f"{url}/a.root").message
+    about = {"folder": small_files[0].parent}
+    with ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (RangeHandler,), about)) as web:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            time.sleep(1)
+            with RootFile(f"{url}/b.root", "events") as file:
+                assert file.entries == 300
+        finally:
+            web.shutdown()
 
 
 class Dribbling(RangeHandler):

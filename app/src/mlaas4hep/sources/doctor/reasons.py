@@ -44,17 +44,23 @@ def explain(error: DataError, urls: Sequence[str]) -> DataError:
 def are_silent(urls: Sequence[str]) -> bool:
     """Whether the servers of all replicas answered nobody before, and don't now.
 
-    A server that was found to be silent more than a minute ago is looked at again, so that one that
-    came back is noticed; that takes seconds, where each file would take all tries of a read.
+    So that one that came back is noticed, a server is looked at again: one that refused a second
+    later, which is quick, another after a minute, as that takes seconds.
     """
     with _lock:
         for url in urls:
             since = silent_for(url)
             if since is None:
                 return False
-            if since >= _SECONDS:
+            if since >= _look_after(url):
                 _look(url)
         return all(silent_for(url) is not None for url in urls)
+
+
+def _look_after(url: str) -> float:
+    """Seconds after which a server is asked again that was silent."""
+    found = _told.get(server_of(url), (0.0, None))[1]
+    return 1 if found and found.failed and "connection refused" in found.problem else _SECONDS
 
 
 def _of(url: str) -> Diagnosis | None:
