@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from matplotlib.figure import Figure
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import Encoder, Jagged, SpecsScan
 from mlaas4hep.data.histograms import Distributions
-from mlaas4hep.report import distributions, plots
+from mlaas4hep.report import distributions
 from mlaas4hep.report.distributions import (
     branch_png,
     file_names,
@@ -28,21 +26,6 @@ from mlaas4hep.report.distributions import (
 
 def pixels(png: bytes) -> Any:
     return matplotlib.image.imread(io.BytesIO(png), format="png")
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """All that are drawn in the test, in order."""
-    made: list[Figure] = []
-
-    @contextmanager
-    def drawn(*how: Any) -> Iterator[tuple[Any, io.BytesIO]]:
-        with plots.drawn(*how) as (figure, buffer):
-            made.append(figure)
-            yield figure, buffer
-
-    monkeypatch.setattr(distributions, "drawn", drawn)
-    return made
 
 
 def found(

@@ -66,15 +66,6 @@ def test_loss_with_one_epoch_and_with_none() -> None:
     assert (one != many).any()
 
 
-@pytest.fixture
-def figures(monkeypatch: Any) -> list[Figure]:
-    """The figures that are drawn."""
-    found: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (found.append(f), save(f, *a, **k)))
-    return found
-
-
 @pytest.mark.parametrize("epochs", [1, 2, 7, 100])
 def test_epochs_are_whole_numbers(figures: list[Figure], epochs: int) -> None:
     loss_png({"loss": [0.5] * epochs, "val_loss": [0.6] * epochs}, 0, "m")
@@ -82,6 +73,32 @@ def test_epochs_are_whole_numbers(figures: list[Figure], epochs: int) -> None:
     shown = [x for x in axes.get_xticks() if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]]
     assert shown == [1] if epochs == 1 else all(x == int(x) for x in shown)
     assert not len(axes.xaxis.get_minorticklocs())
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "0123456789", ["TTTo2L2Nu_TuneCP5_13TeV", *"abc"]])
+def test_the_legend_of_scores_lies_above_the_curves(names: Any, figures: list[Figure]) -> None:
+    scores = {name: [1, 3, 5, 5, 3, 1] for name in names}
+    scores_png({"scores": scores, "score": "score = probability of class b"}, "m")
+    (axes,) = figures[0].axes
+    curves = axes.dataLim.transformed(axes.transData)
+    legend = axes.get_legend().get_window_extent()
+    assert curves.y1 < legend.y0
+    assert axes.bbox.x0 < legend.x0 < legend.x1 < axes.bbox.x1
+    assert axes.bbox.y1 > legend.y1
+
+
+def test_long_names_of_classes_leave_the_axis_of_the_roc_readable(figures: list[Figure]) -> None:
+    curve = {"auc": 0.9, "background": [0, 1], "signal": [0, 1]}
+    names = ["DYJetsToLL_M-50_TuneCP5_13TeV-madgraphMLM-pythia8", "QCD", "WJets"]
+    roc_png({"roc": dict.fromkeys(names, curve)}, "m")
+    (axes,) = figures[0].axes
+    assert axes.bbox.x0 < axes.get_legend().get_window_extent().x0
+
+
+def test_a_long_title_is_shown_whole() -> None:
+    title = f"{'a_long_name_of_a_model_' * 3}17, 20000 test events"
+    shown = pixels(roc_png(metrics(0.5), title))
+    assert (shown[:, -3:, :3] == 1).all()  # nothing reaches the edge
 
 
 def test_ten_classes_have_ten_colours(figures: list[Figure]) -> None:

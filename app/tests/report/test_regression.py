@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from mlaas4hep.data import Target
@@ -99,6 +101,23 @@ def test_pictures() -> None:
     predicted, true, w = answers()
     for weights in (None, w):
         drawn(measure_target(predicted, true, MASS, weights))
+
+
+@pytest.mark.parametrize("unit", [1, 1000, 1e6, 1e-6])
+def test_numbers_of_an_axis_do_not_overlap_in_any_unit(unit: float, figures: list[Figure]) -> None:
+    predicted, true, _ = answers()
+    target = Target("mass", 90 * unit, 15 * unit)
+    drawn(measure_target((predicted * unit).astype(np.float32), true * unit, target))
+    assert len(figures) == 3
+    for figure in figures:
+        axis = figure.axes[0].xaxis
+        numbers = [each for each in axis.get_ticklabels() if each.get_text()]
+        apart = [*(each.get_window_extent() for each in numbers)]
+        assert len(apart) > 2
+        assert all(one.x1 < other.x0 for one, other in pairwise(apart))
+        exponent = axis.get_offset_text()
+        if exponent.get_text():
+            assert axis.label.get_window_extent().x1 < exponent.get_window_extent().x0
 
 
 def drawn(metrics: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from mlaas4hep.data.histograms import (
     Distributions,
     Histogram,
 )
-from mlaas4hep.report.plots import drawn, plain
+from mlaas4hep.report.plots import cut, drawn, plain
 
 ROOT_FILE = "distributions.root"
 MOST_PICTURES = 200
@@ -82,18 +82,18 @@ def branch_png(
     """
     before, after, lengths = histograms.before, histograms.after, histograms.lengths
     what = "values" if lengths else "events"
-    name = _cut(branch, 30)
+    name = cut(branch, 30)
     panels: list[tuple[Histogram, str, str]] = [(before, name, what)]
     if after:
-        panels.append((after, f"{_cut(branch, 25)} after normalising", what))
+        panels.append((after, f"{cut(branch, 25)} after normalising", what))
     if lengths:
-        panels.append((lengths, f"values of {_cut(branch, 20)} per event", "events"))
+        panels.append((lengths, f"values of {cut(branch, 20)} per event", "events"))
     named = labels if len(labels) > 1 else [""]
     lines = [legend_line(i, label, events[i], histograms) for i, label in enumerate(named)]
     columns = 1 if len(lines) <= 4 or max(map(len, lines)) > 25 * len(panels) else 2
     height = _PANEL[1] + 0.6 + _LINE * -(-len(lines) // columns)
     with drawn((_PANEL[0] * len(panels), height), "constrained") as (figure, buffer):
-        title = _cut(branch, 42 * len(panels))
+        title = cut(branch, 42 * len(panels))
         figure.suptitle(plain(title), fontsize=24, x=0.01, ha="left")
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (histogram, about, counted) in zip(all_axes, panels, strict=True):
@@ -101,10 +101,6 @@ def branch_png(
         handles, texts = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower left", ncols=columns, frameon=False)
     return buffer.getvalue()
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _draw(axes: Any, histogram: Histogram, about: str, counted: str, lines: list[str]) -> None:
@@ -175,7 +171,7 @@ def legend_line(index: int, label: str, events: int, histograms: BranchHistogram
     if values and not before.contents[index].sum() > 0:
         parts.append("not drawn, as its weights don't add up to a positive number"
                      if before.is_weighted else "not drawn, as all is missing")  # fmt: skip
-    return f"{_cut(label, 40)}: {', '.join(parts)}" if label else ", ".join(parts)
+    return f"{cut(label, 40)}: {', '.join(parts)}" if label else ", ".join(parts)
 
 
 def _write_root(found: Distributions, path: Path, names: dict[str, str]) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import Any, Literal
 
 _CURVES = 10  # of as many classes a curve is drawn
 _SHORT = 15  # letters of a class, of which two fit side by side
+_LONG = 24  # letters of a class beside a number
+_TITLE = 45  # letters of a line of the title
+_TICKS = 5  # intervals of an axis, at most: the numbers of more may overlap
+_STEPS = (1, 2, 2.5, 5, 10)
 
 
 def roc_png(metrics: dict[str, Any], title: str) -> bytes:
@@ -18,8 +23,8 @@ def roc_png(metrics: dict[str, Any], title: str) -> bytes:
             (name, curve) for name, curve in metrics["roc"].items() if curve["auc"] is not None
         ]
         for name, curve in known[:_CURVES]:
-            versus = "" if len(metrics["roc"]) == 1 else f"{plain(name)} vs rest, "
-            label = f"{versus}AUC = {curve['auc']:.3f}"
+            of_class = "AUC" if len(metrics["roc"]) == 1 else plain(cut(name, _LONG))
+            label = f"{of_class} = {curve['auc']:.3f}"
             axes.plot(curve["background"], curve["signal"], label=label)
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="guessing")
         axes.set_xlabel("background efficiency")
@@ -27,7 +32,8 @@ def roc_png(metrics: dict[str, Any], title: str) -> bytes:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.005)
         axes.set_aspect("equal")
-        axes.legend(loc="lower right")
+        heading = "" if len(metrics["roc"]) == 1 else "AUC of each class vs rest"
+        axes.legend(title=heading, loc="lower right", fontsize=16)
     return buffer.getvalue()
 
 
@@ -41,16 +47,20 @@ def scores_png(metrics: dict[str, Any], title: str) -> bytes:
         for name, counts in list(classes.items())[:_CURVES]:
             edges = np.linspace(0, 1, len(counts) + 1)
             how = {"density": True, "yerr": False, "linewidth": 2}
-            mplhep.histplot(counts, edges, ax=axes, label=plain(name), **how)
+            mplhep.histplot(counts, edges, ax=axes, label=plain(cut(name, 2 * _LONG)), **how)
         names = list(metrics["scores"])
         meaning = metrics["score"] if len(names) == 2 else "score = probability of the true class"
         axes.set_xlabel(plain(meaning))
         axes.set_ylabel("events, normalised to unit area")
         axes.set_xlim(0, 1)
         if classes:
-            axes.margins(y=0.25)  # room for the legend
-            is_narrow = max(map(len, classes)) < _SHORT
-            axes.legend(title="true class", ncols=1 + (is_narrow and len(classes) > 3), fontsize=16)
+            shown = min(len(classes), _CURVES)
+            columns = 1 + (max(map(len, classes)) < _SHORT and shown > 3)
+            how = {"ncols": columns, "fontsize": 16}
+            axes.legend(title="true class", loc="upper left", **how)
+            # Room for the legend above all curves.
+            lines = 1 + -(-shown // columns)
+            axes.set_ylim(0, axes.dataLim.y1 / (0.95 - 0.06 * lines))
     return buffer.getvalue()
 
 
@@ -67,11 +77,12 @@ def predicted_png(metrics: dict[str, Any], title: str) -> bytes:
             norm = LogNorm() if shown.max() > shown.min() else None
             mesh = axes.pcolormesh(edges, edges, shown, norm=norm)
             label = _counted(metrics) + (", where above 0" if (counts < 0).any() else "")
-            axes.figure.colorbar(mesh, ax=axes, label=label, shrink=0.75)
+            beside = axes.inset_axes((1.04, 0, 0.06, 1))  # as high as the axes
+            axes.figure.colorbar(mesh, cax=beside, label=label)
         axes.axline(
             (edges[0], edges[0]), slope=1, color="black", linestyle="--", label="predicted = true"
         )
-        axes.set_xlabel(f"true {name}")
+        _along(axes, f"true {name}")
         axes.set_ylabel(f"predicted {name}")
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(edges[0], edges[-1])
@@ -90,9 +101,10 @@ def residuals_png(metrics: dict[str, Any], title: str) -> bytes:
         contents, edges = np.array(found["contents"]), np.array(found["edges"])
         mplhep.histplot(contents, edges, yerr=False, ax=axes, label="central 99 % of the events")
         if quantiles:
-            axes.axvspan(quantiles["0.16"], quantiles["0.84"], color="C0", alpha=0.15, label="68 %")
+            within = "central 68 %"
+            axes.axvspan(quantiles["0.16"], quantiles["0.84"], color="C0", alpha=0.15, label=within)
             axes.axvline(quantiles["0.5"], color="grey", linestyle=":", label="median")
-        axes.set_xlabel(f"predicted - true {plain(metrics['target'])}")
+        _along(axes, f"predicted - true {plain(metrics['target'])}")
         axes.set_ylabel(_counted(metrics))
         axes.set_xlim(edges[0], edges[-1])
         axes.margins(y=0.25)  # room for the legend
@@ -112,7 +124,7 @@ def profile_png(metrics: dict[str, Any], title: str) -> bytes:
         axes.errorbar(centres, mean, error, half, fmt="o", label="mean and its error")
         axes.fill_between(centres, mean - std, mean + std, alpha=0.15, label="standard deviation")
         axes.axhline(0, color="grey", linestyle=":")
-        axes.set_xlabel(f"true {name}")
+        _along(axes, f"true {name}")
         axes.set_ylabel(f"predicted - true {name}")
         axes.set_xlim(edges[0], edges[-1])
         axes.legend()
@@ -126,8 +138,10 @@ def observer_png(observer: str, metrics: dict[str, Any], title: str) -> bytes:
     found, target = metrics["observers"][observer], metrics.get("target")
     edges = np.array(found["edges"])
     centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
-    apart = [f"{found[key]} {key}" for key in ("missing", "outside") if found[key]]
-    counts = ", ".join([f"{found['events']} of {metrics['events']} test events", *apart])
+    of = "" if found["events"] == metrics["events"] else f" of {metrics['events']}"
+    apart = {"missing": "missing", "outside": "beyond the axis"}
+    parts = [f"{found[key]} {what}" for key, what in apart.items() if found[key]]
+    counts = ", ".join([f"{found['events']}{of} test events", *parts])
     with _axes(f"{title}\n{counts}") as (axes, buffer):
         shown = [(n, c) for n, c in found["classes"].items() if c["overall"] is not None]
         for index, (name, of_class) in enumerate(shown):
@@ -135,7 +149,7 @@ def observer_png(observer: str, metrics: dict[str, Any], title: str) -> bytes:
             colour, label = f"C{index}", None if target else plain(name)
             axes.axhline(of_class["overall"], color=colour, linestyle=":")
             axes.errorbar(centres, mean, error, half, fmt="o", color=colour, label=label)
-        axes.set_xlabel(plain(observer))
+        _along(axes, plain(observer))
         if target:
             axes.set_ylabel(f"mean of predicted - true {plain(target)}")
         else:
@@ -143,9 +157,11 @@ def observer_png(observer: str, metrics: dict[str, Any], title: str) -> bytes:
             axes.set_ylabel("mean score" if binary else "mean probability of the true class")
         if len(edges):
             axes.set_xlim(edges[0], edges[-1])
-        if shown and not target:
+        if shown:
+            of = "all events" if target else "the class"
+            axes.plot([], [], color="grey", linestyle=":", label=f"mean of {of}")
             axes.margins(y=0.2)  # room for the legend
-            axes.legend(title="true class")
+            axes.legend(title="" if target else "true class")
     return buffer.getvalue()
 
 
@@ -164,9 +180,10 @@ def loss_png(history: dict[str, list[float]], best: int, title: str) -> bytes:
         axes.axvline(best + 1, color="grey", linestyle=":", label="kept")
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(history.get("loss", ())) == 1:  # of a range below 1 the locator takes fractions
             axes.set_xticks([1])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(9, steps=_STEPS, integer=True))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     return buffer.getvalue()
@@ -177,7 +194,8 @@ def _axes(title: str) -> Iterator[tuple[Any, io.BytesIO]]:
     """Axes of a new figure; it is drawn into the buffer at the end."""
     with drawn((8, 8), "tight") as (figure, buffer):
         axes = figure.add_subplot()
-        axes.set_title(plain(title), fontsize=18, loc="left")
+        lines = [text for line in title.splitlines() for text in wrap(line, _TITLE)]
+        axes.set_title(plain("\n".join(lines)), fontsize=18, loc="left")
         yield axes, buffer
 
 
@@ -198,11 +216,25 @@ def drawn(
     buffer = io.BytesIO()
     style = {key: value for key, value in mplhep.style.CMS.items() if key in mpl.rcParams}
     style |= mpl.style.library["petroff10"]  # the style has 6 colours only
+    style |= {"xtick.major.pad": 10}  # the 0 of both axes would touch
     with mpl.rc_context({**style, "legend.fontsize": 18, "font.size": 22}):
         figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
         yield figure, buffer
         figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+
+
+def _along(axes: Any, label: str) -> None:
+    """The x axis of a branch, on which long numbers and their exponent overlap nothing."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=_STEPS))
+    axes.set_xlabel(label, loc="center")
+
+
+def cut(text: str, length: int) -> str:
+    """The text, or what fits of it."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def plain(text: str) -> str:
