@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.core.errors import UsageError
-from mlaas4hep.jobs.remote import credential, job_of, make_key, read_key, reads_remote
+from mlaas4hep.jobs.remote import (
+    EndedError,
+    credential,
+    job_of,
+    make_key,
+    read_key,
+    reads_remote,
+)
 
 
 @dataclass
@@ -82,4 +89,5 @@ def test_a_credential_is_of_one_training_and_one_key() -> None:
 
 
 def test_a_credential_ends_with_its_training() -> None:
-    assert job_of(b"key", credential(b"key", "luca_1", time.time() - 2)) is None
+    with pytest.raises(EndedError, match="luca_1"):
+        job_of(b"key", credential(b"key", "luca_1", time.time() - 2))

@@ -174,6 +174,18 @@ def test_who_has_no_credential_is_not_served(proxy: Proxy) -> None:
 
 
 @pytest.mark.hostile
+def test_a_credential_that_was_kept_is_refused_and_the_log_says_whose(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = credential(read_key(proxy.folder), "luca_1", 1)
+    answer = proxy.ask(get(proxy.target), kept)
+    assert answer.startswith(b"HTTP/1.1 407 ")
+    assert b"the training of this credential has ended" in answer
+    line = logged(caplog)
+    assert (line["job"], line["levelname"]) == ("luca_1", "WARNING")
+
+
+@pytest.mark.hostile
 def test_an_own_name_that_is_not_answered_keeps_its_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,13 +64,20 @@ def credential(key: bytes, process_name: str, until: float) -> str:
     return f"{said} {_signature(key, said)}"
 
 
+class EndedError(Exception):
+    """The credential of a training that has ended: its name."""
+
+
 def job_of(key: bytes, line: str) -> str | None:
-    """The training that has this credential; None for what is none, or not any more."""
+    """The training that has this credential; None for what is none; EndedError after its end."""
     if not line.isascii() or not (match := _CREDENTIAL.fullmatch(line)):
         return None
     said, name, until, signature = match.groups()
-    known = hmac.compare_digest(signature, _signature(key, said))
-    return name if known and time.time() <= int(until) else None
+    if not hmac.compare_digest(signature, _signature(key, said)):
+        return None
+    if time.time() > int(until):
+        raise EndedError(name)
+    return name
 
 
 def _signature(key: bytes, said: str) -> str:

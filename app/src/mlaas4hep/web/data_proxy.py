@@ -30,7 +30,7 @@ import psutil
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.hosts import Address, DataHosts, Network, parse_target
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.remote import PROBE, SOCKET, SOCKETS, job_of, make_key
+from mlaas4hep.jobs.remote import PROBE, SOCKET, SOCKETS, EndedError, job_of, make_key
 from mlaas4hep.web.protocol import allow_connections
 
 log = logging.getLogger(__name__)
@@ -141,10 +141,15 @@ class DataProxy:
                 line = (await reader.readline()).decode("latin-1").rstrip("\n")
         finally:
             self._strangers.pop(writer, None)
-        if job := job_of(self._key, line):
-            return job
         status = HTTPStatus.OK if line == PROBE else HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
-        await _answer(writer, status, status.phrase)
+        reason = status.phrase
+        try:
+            if job := job_of(self._key, line):
+                return job
+        except EndedError as ended:
+            reason = "the training of this credential has ended"
+            log.warning("refused: %s", reason, extra={"job": str(ended)})
+        await _answer(writer, status, reason)
         return None
 
     def _make_room(self) -> None:
