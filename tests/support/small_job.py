@@ -64,13 +64,14 @@ def result(home: Path, **values: object) -> None:
 
 
 def nest(folder: Path) -> None:
-    """Make 3,000 folders, each in the one before."""
+    """Make 1,100 folders, each in the one before: deeper than a path or a recursion may be."""
     here = os.open(folder, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
+    for _ in range(1100):
+        os.mkdir("deep", dir_fd=here)
+        below = os.open("deep", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
+    os.close(here)
 
 
 def main() -> None:

@@ -479,7 +479,7 @@ def test_a_look_that_takes_long_keeps_no_other_job_waiting(tmp_path: Path) -> No
     assert slow.state == "succeeded"
 
 
-@pytest.mark.hostile("3,000 nested folders")
+@pytest.mark.hostile("1,100 nested folders")
 @pytest.mark.parametrize("where", ["uploaded", "home", "bundle"])
 def test_what_a_training_nests_is_its_own_affair(tmp_path: Path, where: str) -> None:
     service = Service(tmp_path / "store", keep_days=1)

@@ -17,6 +17,7 @@ from mlaas4hep.core.files import remove_tree
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
 from support.bundles import constant, make_bundle
+from support.small_job import nest
 
 
 @pytest.fixture
@@ -163,17 +164,11 @@ def test_sweep_removes_what_the_dead_left_and_nothing_else(
     assert repository.get("m").name == "m"
 
 
-@pytest.mark.hostile("3,000 nested folders")
+@pytest.mark.hostile("1,100 nested folders")
 def test_what_somebody_nested_or_locked_is_swept_too(repository: Repository) -> None:
     for folder in (".staging/dead", ".versions/m.0000"):
         (repository.root / folder / "m").mkdir(parents=True)
-        here = os.open(repository.root / folder / "m", os.O_RDONLY)
-        for _ in range(3000):
-            os.mkdir("d", dir_fd=here)
-            below = os.open("d", os.O_RDONLY, dir_fd=here)
-            os.close(here)
-            here = below
-        os.close(here)
+        nest(repository.root / folder / "m")
         (repository.root / folder / "m").chmod(0)
     repository.sweep()
     assert list((repository.root / ".staging").iterdir()) == []

@@ -171,14 +171,16 @@ def test_spread_reading_gives_every_event_once_and_decodes_each_basket_once(
             n = min(data.draw(st.integers(1, 400)), len(wanted) - len(seen))
             before = len(seen)
             for start, stop, events in reader.take(n):
-                assert len(events["x"]) == stop - start
+                assert {len(values) for values in events.values()} == {stop - start}
                 seen += range(start, stop)
                 held.append((start, stop, events))
             assert len(seen) - before == n
-    for start, stop, events in held:  # after all was read: no view was written over
-        for branch, values in events.items():
-            assert_same(values, path, "t", branch, start, stop)
     assert sorted(seen) == wanted
+    held.sort(key=lambda piece: piece[0])
+    for first, last in ranges:  # after all was read: no view was written over
+        pieces = [events for start, stop, events in held if first <= start < stop <= last]
+        for branch in ("x", "b", "v", "fixed"):
+            assert_same(join([each[branch] for each in pieces]), path, "t", branch, first, last)
     assert set(decoded.values()) == {1}
 
 

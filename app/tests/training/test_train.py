@@ -467,16 +467,26 @@ def test_without_a_test_part_there_are_no_metrics(tmp_path: Path) -> None:
     assert result.warnings == ["the test part is empty: there are no metrics"]
 
 
+LARGE = keras_model(extra="keras.layers.Dense(2000), keras.layers.Dense(16),")
+
+
+@pytest.fixture(scope="module")
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All that a first training writes elsewhere, such as lists of fonts, is written."""
+    folder = tmp_path_factory.mktemp("warm")
+    two(folder)
+    run(folder, "signal.root,background.root", "1,0", LARGE, epochs=1)
+
+
+@pytest.mark.usefixtures("_warm")
 @pytest.mark.parametrize("limit", [1_000, 20_000, 200_000])
 def test_a_full_disk_says_where_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
     two(tmp_path)
-    model = keras_model(extra="keras.layers.Dense(2000), keras.layers.Dense(16),")
-    run(tmp_path, "signal.root,background.root", "1,0", model, epochs=1, fout="warm")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(LimitError, match=f"can't be written in {tmp_path}: ") as found:
-            run(tmp_path, "signal.root,background.root", "1,0", model, epochs=1)
+            run(tmp_path, "signal.root,background.root", "1,0", LARGE, epochs=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "Make room" in found.value.remedy
