@@ -8,7 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from .pki import AUDIENCE, ISSUER, Pki
+from .pki import AUDIENCE, ISSUER, VO, Pki
 from .server import Program, Server, configuration, free_port
 
 STARTED = "initialization completed"
@@ -33,6 +33,7 @@ class XRootD(Server):
 
     def _program(self, name: str, ready: str) -> Program:
         env = {
+            "X509_CERT_DIR": str(self.folder / "certificates"),
             "X509_VOMS_DIR": str(self.folder / "vomsdir"),
             "XRDHOST": "localhost",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
@@ -64,6 +65,29 @@ def gsi_origin(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> XRootD:
     """With X.509: only these users may read."""
     server = XRootD("gsi", "gsi")
     _accept(server, pki, users)
+    server.own()
+    return server
+
+
+def vo_origin(pki: Pki) -> XRootD:
+    """With X.509: members of the VO ``test.vo`` may read, by the attributes in their proxies."""
+    pki.voms_proxy()  # makes known who signs them
+    server = XRootD("vo", "vo", vo=VO)
+    server.identify(pki)
+    (server.folder / "authdb").write_text(f"o {VO} /store rl\n")
+    server.own()
+    return server
+
+
+def proxy_server(pki: Pki, origin: XRootD, credential: Path) -> XRootD:
+    """Reads from ``origin`` with the X.509 proxy that ``credential`` is when it logs in there."""
+    server = XRootD("pss", "pss", origin=f"localhost:{origin.port}")
+    shutil.copytree(pki.ca_folder, server.folder / "certificates")
+    server.programs[0].env |= {
+        "X509_USER_PROXY": str(credential),
+        "XRD_CONNECTIONWINDOW": "5",
+        "XRD_CONNECTIONRETRY": "2",
+    }
     server.own()
     return server
 

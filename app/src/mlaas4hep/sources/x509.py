@@ -19,7 +19,7 @@ _PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 _VOMS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.5")
 _FQANS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.4")
 _SHORT = {"1.2.840.113549.1.9.1": "emailAddress"}
-_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+KEY_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
 def dn(name: x509.Name) -> str:
@@ -169,7 +169,7 @@ class Authorities:
 
 def private_key(content: bytes) -> Any:
     """The first private key of a PEM file; None without one that can be read."""
-    block = _KEY.search(content)
+    block = KEY_BLOCK.search(content)
     try:
         return load_pem_private_key(block[0], None) if block else None
     except (ValueError, TypeError):
