@@ -26,13 +26,12 @@ class Voms:
 
     def __init__(self, pki: Pki, members: tuple[str, ...] = ("alice",)) -> None:
         self.port = free_port()
-        self.hours = 12
-        """Life of the attributes."""
         self.asked: list[str] = []
         """The attributes asked for, of each request."""
         self._pki = pki
         self._certificate, self._key = pki.host()
         self._members = members
+        self._signed: dict[str, bytes] = {}
         self._listening: socket.socket | None = None
         dn = f"{pki.subject.rpartition('/')[0]}/OU=hosts/CN=localhost"
         self.vomses = f'"{VO}" "localhost" "{self.port}" "{dn}" "{VO}"'
@@ -77,6 +76,8 @@ class Voms:
         request = b""
         while not request.endswith(b"\n\n") and (piece := client.recv(4096)):
             request += piece
+            if not b"0GET ".startswith(request[:5]):
+                return  # the older protocol, which the client tries where this one fails
         path = request.split(b" ")[1].decode()
         self.asked.append(path.partition("fqans=")[2].partition("&")[0])
         member = self._member(client.getpeercert(binary_form=True) or b"")
@@ -101,14 +102,16 @@ class Voms:
         return next((m for m in self._members if f"/CN={m}/" in path), None)
 
     def _attributes(self, member: str) -> bytes:
-        made = self._pki.voms_proxy(member, ac_hours=self.hours)
-        der = ssl.PEM_cert_to_DER_cert(made.read_text().partition("-----END CERT")[0]
-                                       + "-----END CERTIFICATE-----\n")  # fmt: skip
-        made.unlink()
-        at = der.index(_OID) + len(_OID)
-        for _ in range(3):  # into an octet string, a sequence, and the list in it
-            at = _into(der, at)
-        return der[at : at + _size(der, at)]
+        """The attribute certificate of a member, which is made once."""
+        if member not in self._signed:
+            made = self._pki.voms_proxy(member)
+            pem, end, _ = made.read_text().partition("-----END CERTIFICATE-----")
+            der = ssl.PEM_cert_to_DER_cert(pem + end)
+            at = der.index(_OID) + len(_OID)
+            for _ in range(3):  # into an octet string, a sequence, and the list in it
+                at = _into(der, at)
+            self._signed[member] = der[at : at + _size(der, at)]
+        return self._signed[member]
 
 
 def _into(der: bytes, at: int) -> int:

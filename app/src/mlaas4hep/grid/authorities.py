@@ -6,7 +6,6 @@ as CVMFS does; else a copy of it, into which fetch-crl puts the CRLs.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -57,9 +56,13 @@ def publish(settings: GridSettings) -> None:
         if not (shown / name).exists() or (shown / name).read_bytes() != content:
             write_atomic(shown / name, content)
     for path in shown.iterdir():
-        of_one = path.with_suffix(f".{path.suffix[2:]}").name  # HASH.r0 is the list of HASH.0
-        if path.name not in wanted and not (_is_list(path) and of_one in wanted):
+        if path.name not in wanted and _authority_of(path) not in wanted:
             path.unlink()
+
+
+def _authority_of(path: Path) -> str:
+    """The name of the CA's file, HASH.0, of its list, HASH.r0; "" for what is no list."""
+    return f"{path.stem}.{path.suffix[2:]}" if _is_list(path) else ""
 
 
 def _is_list(path: Path) -> bool:
@@ -70,7 +73,9 @@ def fetch(settings: GridSettings) -> None:
     """Fetch the CRLs; MlaasError where fetch-crl can't run, or gets some of them not."""
     shown, state = folder(settings), settings.x509_folder / "private/fetch-crl"
     state.mkdir(parents=True, exist_ok=True)
-    command: list[str | Path] = [PROGRAM, "--config", os.devnull, "--statedir", state]
+    own = state / "fetch-crl.conf"
+    own.touch()  # not the machine's, which may want other folders
+    command: list[str | Path] = [PROGRAM, "--config", own, "--statedir", state]
     command += ["--infodir", shown, "--output", shown]
     command += ["--httptimeout", str(_EACH_SECONDS), "--parallelism", str(_AT_ONCE)]
     run(command, seconds=SECONDS, package=PROGRAM, remedy=_REACH, env={"HOME": state})

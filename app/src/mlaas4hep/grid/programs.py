@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlaas4hep.core.errors import MlaasError
+
+_PROGRESS = re.compile(r"[.+*]{2,}")
 
 
 def run(
@@ -45,5 +48,5 @@ def run(
 
 def in_a_line(text: str, most: int = 600) -> str:
     """What a program said, without the dots that show its progress."""
-    lines = (line.strip(" \t.+*") for line in text.splitlines())
+    lines = (line.strip() for line in _PROGRESS.sub(" ", text).splitlines())
     return "; ".join(line for line in lines if line)[:most]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from mlaas4hep.core.errors import LimitError, MlaasError
-from mlaas4hep.core.files import sync, temporary_folder
+from mlaas4hep.core.files import is_full, sync, temporary_folder
 from mlaas4hep.core.settings import GridSettings
 from mlaas4hep.grid.certificate import Certificate, anchors, own_file
 from mlaas4hep.grid.programs import in_a_line, run
@@ -21,8 +20,8 @@ SECONDS = 120
 """For the program, with all VOMS servers that it tries."""
 _EACH_SECONDS = 20
 """For each VOMS server to be reached, and to answer."""
-_LEAST_BYTES = 64 << 10
-"""Room that a proxy needs by far."""
+_ROOM_BYTES = 64 << 10
+"""More than a proxy needs."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,38 @@ def make(settings: GridSettings, certificate: Certificate) -> Proxy:
     try:
         with temporary_folder(path.parent, ".proxy.") as folder:
             new = folder / "proxy.pem"
-            said = _run(settings, folder, new)
-            made = read(new)
-            if made is None:
-                raise MlaasError(f"{PROGRAM} made no proxy: {in_a_line(said)}", _ASK_VO)
-            _check(made, certificate, settings.voms)
+            try:
+                made = _make(settings, certificate, folder, new)
+            except MlaasError:
+                # The program doesn't notice that it can't write: a full disk says so here.
+                (folder / "room").write_bytes(bytes(_ROOM_BYTES))
+                sync(folder / "room")
+                raise
             new.chmod(0o600)
             sync(new)
             new.replace(path)
             sync(path.parent)
             return made
     except OSError as error:
-        raise MlaasError(f"{path} can't be written: {error.strerror or error}") from error
-    except MlaasError as error:
-        if shutil.disk_usage(path.parent).free < _LEAST_BYTES:
-            about = f"{path} can't be written: the disk is full"
-            raise LimitError(about, f"Make room in {path.parent}.") from error
-        raise
+        kind = LimitError if is_full(error) else MlaasError
+        about = f"{path} can't be written: {error.strerror or error}"
+        raise kind(about, f"Make room in {path.parent}; look at its owner and mode.") from error
+
+
+def _make(settings: GridSettings, certificate: Certificate, folder: Path, new: Path) -> Proxy:
+    """Let the program make the file ``new``, and check it."""
+    said = _run(settings, folder, new)
+    made = read(new)
+    if made is None:
+        raise MlaasError(f"{PROGRAM} made no proxy: {in_a_line(said)}", _ASK_VO)
+    if not made.fits(certificate, settings.voms):
+        given = ", ".join(made.voms.fqans) if made.voms else "no attributes"
+        raise MlaasError(f"the VO gave {given}, not {settings.voms}", _ASK_VO)
+    if made.end < time.time():
+        raise MlaasError(
+            "the new proxy has expired already", "Set this machine's clock right (timedatectl)."
+        )
+    return made
 
 
 def _run(settings: GridSettings, folder: Path, new: Path) -> str:
@@ -134,14 +148,3 @@ def _servers(settings: GridSettings, folder: Path) -> tuple[Path, Path]:
                 f"Set {setting} as the VO's page states it.",
             )
     return vomses, vomsdir
-
-
-def _check(made: Proxy, certificate: Certificate, voms: str) -> None:
-    """MlaasError unless it is what was asked for."""
-    if not made.fits(certificate, voms):
-        given = ", ".join(made.voms.fqans) if made.voms else "no attributes"
-        raise MlaasError(f"the VO gave {given}, not {voms}", _ASK_VO)
-    if made.end < time.time():
-        raise MlaasError(
-            "the new proxy has expired already", "Set this machine's clock right (timedatectl)."
-        )

@@ -73,7 +73,10 @@ class Task:
 
 
 class Renewer(Collector):
-    """Renews what is due at each ``tick``; the rest says how it is, to threads of the server."""
+    """Renews what is due at each ``tick`` and ``look``, each of a thread that calls it on and on.
+
+    The rest says how it is, to threads of the server.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,7 +89,7 @@ class Renewer(Collector):
         self._ages = Ages(0)
         self._looked = 0.0
         self._fetched = 0.0
-        self._ticked = time.monotonic()
+        self._ticked = self._watched = time.monotonic()
         self.proxy = Task("proxy", self._renew_proxy)
         self.token = Task("token", self._renew_token)
         self.crl = Task("crl", self._fetch)
@@ -102,7 +105,6 @@ class Renewer(Collector):
             self.proxy.run()
         if self._settings.grid_token_issuer and _due(bearer.read(self._token)):
             self.token.run()
-        self._keep_authorities()
         self._ticked = time.monotonic()
 
     @property
@@ -119,7 +121,7 @@ class Renewer(Collector):
             seen = None
         if seen == self._seen:
             return
-        self._seen, self._looked, self._unusable = seen, 0.0, None
+        self._seen, self._unusable = seen, None
         try:
             self._certificate = certificate.load(self._settings)
         except (MlaasError, OSError) as error:
@@ -129,6 +131,7 @@ class Renewer(Collector):
         if self._certificate:
             log.info("certificate of %s", self._certificate.subject)
         self.proxy.hurry()
+        self._looked = 0.0  # the CAs above it are others now
 
     def _proxy_due(self, own: Certificate) -> bool:
         made = proxy.read(proxy.proxy_file(self._settings))
@@ -154,16 +157,22 @@ class Renewer(Collector):
             raise MlaasError(f"the CRLs can't be written: {error.strerror}") from error
         self._fetched = time.monotonic()
 
-    def _keep_authorities(self) -> None:
-        now = time.monotonic()
+    def look(self) -> None:
+        """Show the CAs as they are, with fresh CRLs, and note how old they are.
+
+        In a thread of its own: it takes minutes where servers of CRLs don't answer.
+        """
+        self._watched = now = time.monotonic()
         if self._looked and now < self._looked + LOOK_SECONDS:
             return
+        self._looked = now
         try:
             authorities.publish(self._settings)
+            self._ages = authorities.look(self._settings, self._certificate)
             stale = now > self._fetched + self._settings.fetch_crl_hours * 3600
             if authorities.fetches(self._settings) and (stale or not self._fetched):
                 self.crl.run()
-            self._ages = authorities.look(self._settings, self._certificate)
+                self._ages = authorities.look(self._settings, self._certificate)
             self._untrusted = None
         except MlaasError as error:
             self._untrusted = error
@@ -173,13 +182,12 @@ class Renewer(Collector):
                 f" data: {error.strerror}",
                 "Set MLAAS4HEP_CA_FOLDER to the folder of the grid's CAs.",
             )
-        self._looked = time.monotonic()
 
     # How it is.
 
     def alive(self) -> bool:
-        """Whether it still ticks."""
-        return time.monotonic() < self._ticked + HANG_SECONDS
+        """Whether it still ticks and looks."""
+        return time.monotonic() < min(self._ticked, self._watched) + HANG_SECONDS
 
     def seconds_left(self) -> dict[str, float | None]:
         """Of each thing; None of what there is not. Negative since it ended."""
@@ -208,7 +216,7 @@ class Renewer(Collector):
         token_wanted = bool(self._settings.grid_token_issuer)
         if not self._certificate and not self._unusable and not token_wanted:
             found.append(MlaasError("waiting for a certificate", _IMPORT))
-        if self._certificate and not _positive(left["proxy"]):
+        if self._certificate and not self._has_proxy():
             found.append(self.proxy.error or MlaasError("there is no proxy yet", "Wait a moment."))
         if token_wanted and not _positive(left["token"]):
             found.append(self.token.error or MlaasError("there is no token yet", "Wait a moment."))
@@ -216,6 +224,13 @@ class Renewer(Collector):
             if left[name] is not None and not _positive(left[name]):
                 found.append(_ENDED[name])
         return found
+
+    def _has_proxy(self) -> bool:
+        """Whether there is one with the VO's attributes, be it of another certificate."""
+        made = proxy.read(proxy.proxy_file(self._settings))
+        if made is None or made.end < time.time():
+            return False
+        return (made.voms.vo if made.voms else "") == self._settings.voms.partition(":")[0]
 
     @property
     def _tasks(self) -> tuple[Task, ...]:
@@ -290,15 +305,16 @@ def serve(settings: Settings) -> None:
         log.warning("MLAAS4HEP_VOMS is empty: the proxy has no attributes of a VO")
     stop = Event()
 
-    def work() -> None:
+    def work(step: Callable[[], None]) -> None:
         while not stop.wait(TICK_SECONDS):
             try:
-                renewer.tick()
+                step()
             except Exception:
-                log.exception("a tick failed")
+                log.exception("a step failed")
                 stop.wait(FIRST_PAUSE)
 
-    Thread(target=work, name="renewer", daemon=True).start()
+    for step in (renewer.tick, renewer.look):
+        Thread(target=work, args=(step,), daemon=True).start()
     told = status.Status(renewer.alive, renewer.lacks, renewer.facts, (renewer,))
     try:
         status.serve("x509-renewer", settings.host, settings.grid_status_port, told)
