@@ -76,7 +76,13 @@ def test_a_key_with_a_passphrase(pki, settings, tmp_path):
     assert b"ENCRYPTED" not in certificate.own_file(settings).read_bytes()
 
 
-def refused(pki: Pki, folder: Path, what: str) -> tuple[list[Path], bytes]:
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """Another authority, which nobody trusts here."""
+    return Pki(tmp_path_factory.mktemp("other") / "pki", "Other CA")
+
+
+def refused(pki: Pki, other: Pki, folder: Path, what: str) -> tuple[list[Path], bytes]:
     own, key = pki.user()
     if what == "other key":
         return [own, pki.user("bob")[1]], b""
@@ -89,7 +95,7 @@ def refused(pki: Pki, folder: Path, what: str) -> tuple[list[Path], bytes]:
     if what == "not yet":
         return list(pki.user("carol", start=DAY)), b""
     if what == "unknown CA":
-        return list(Pki(folder / "other", "Other CA").user()), b""
+        return list(other.user()), b""
     if what == "proxy":
         return [pki.proxy()], b""
     if what == "wrong passphrase":
@@ -116,10 +122,10 @@ def refused(pki: Pki, folder: Path, what: str) -> tuple[list[Path], bytes]:
         ("garbage", "the file .p12 can't be read", "is whole"),
     ],
 )
-def test_what_no_server_would_take_is_refused(pki, settings, tmp_path, what, said, remedy):
+def test_what_no_server_would_take_is_refused(pki, settings, other, tmp_path, what, said, remedy):
     put_in(settings, *pki.user("bob"))
     before = certificate.own_file(settings).read_bytes()
-    files, passphrase = refused(pki, tmp_path, what)
+    files, passphrase = refused(pki, other, tmp_path, what)
     with pytest.raises(UsageError) as error:
         put_in(settings, *files, passphrase=passphrase)
     assert said in error.value.message
@@ -127,14 +133,13 @@ def test_what_no_server_would_take_is_refused(pki, settings, tmp_path, what, sai
     assert certificate.own_file(settings).read_bytes() == before
 
 
-def test_a_revoked_certificate_is_refused(tmp_path):
-    pki = Pki(tmp_path / "pki")
-    files = pki.user()
-    pki.crl(revoked=files[0])
-    settings = GridSettings(x509_folder=tmp_path / "x509", ca_folder=str(pki.ca_folder))
+def test_a_revoked_certificate_is_refused(other, tmp_path):
+    files = other.user()
+    settings = GridSettings(x509_folder=tmp_path / "x509", ca_folder=str(other.ca_folder))
+    put_in(settings, *files)
+    other.crl(revoked=files[0])
     with pytest.raises(UsageError, match="is revoked, says its CA"):
         put_in(settings, *files)
-    put_in(settings, *pki.user("bob"))
 
 
 def test_a_ca_whose_own_ca_is_missing_is_named(pki, tmp_path):

@@ -9,18 +9,19 @@ import pytest
 
 from grid.process import membership
 from mlaas4hep.core.errors import LimitError, MlaasError
-from mlaas4hep.core.settings import GridSettings
+from mlaas4hep.core.settings import Settings
 from mlaas4hep.grid import certificate, proxy
+from mlaas4hep.grid.renewer import Renewer
 from parts.xrootd import Pki, Voms
 
 pytestmark = pytest.mark.grid
 
 
 @pytest.fixture
-def settings(pki: Pki, vo: Voms, tmp_path: Path, monkeypatch) -> GridSettings:
+def settings(pki: Pki, vo: Voms, tmp_path: Path, monkeypatch) -> Settings:
     for name, value in membership(pki, vo).items():
         monkeypatch.setenv(f"MLAAS4HEP_{name.upper()}", value)
-    made = GridSettings(x509_folder=tmp_path / "x509", ca_folder=str(pki.ca_folder))
+    made = Settings(x509_folder=tmp_path / "x509", ca_folder=str(pki.ca_folder))
     own = certificate.read([file.read_bytes() for file in pki.user()], lambda: b"")
     certificate.keep(made, own)
     proxy.proxy_file(made).parent.mkdir()
@@ -47,6 +48,20 @@ def test_a_full_disk(settings, full):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_the_last_proxy_of_a_certificate_ends_with_it(settings, pki):
+    """The program takes one that would end later for a failure."""
+    last = settings.model_copy(update={"voms": ""})
+    own = certificate.read([file.read_bytes() for file in pki.user("dora", life=3600)], bytes)
+    certificate.keep(last, own)
+    renewer = Renewer(last)
+    renewer.tick()
+    made = proxy.read(proxy.proxy_file(last))
+    assert own.end - 300 < made.end <= own.end
+    renewer.tick()  # it can't get any longer
+    assert renewer.proxy.done == 1
+    assert renewer.lacks() == []
+
+
 def test_the_program_is_missing(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MlaasError) as error:
@@ -57,7 +72,7 @@ def test_the_program_is_missing(settings, monkeypatch, tmp_path):
 
 def test_a_vo_of_which_nothing_is_known(settings, monkeypatch):
     monkeypatch.delenv("MLAAS4HEP_VOMSES")
-    unknown = GridSettings(x509_folder=settings.x509_folder, ca_folder=settings.ca_folder)
+    unknown = Settings(x509_folder=settings.x509_folder, ca_folder=settings.ca_folder)
     with pytest.raises(MlaasError) as error:
         proxy.make(unknown, certificate.load(settings))
     assert "the servers of the VO test.vo are not known" in error.value.message
@@ -66,7 +81,7 @@ def test_a_vo_of_which_nothing_is_known(settings, monkeypatch):
 
 def test_an_attribute_signed_by_another_is_refused(settings, pki, monkeypatch):
     monkeypatch.setenv("MLAAS4HEP_VOMS_LSC", '{"voms.test": ["/CN=another", "/CN=Another CA"]}')
-    other = GridSettings(x509_folder=settings.x509_folder, ca_folder=settings.ca_folder)
+    other = Settings(x509_folder=settings.x509_folder, ca_folder=settings.ca_folder)
     before = proxy.proxy_file(settings).read_bytes()
     with pytest.raises(MlaasError):
         proxy.make(other, certificate.load(settings))

@@ -6,6 +6,7 @@ is the heading, a field's description the documentation.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -228,6 +229,16 @@ class DataProxySettings(_Section):
     )
 
 
+_VOMSES = re.compile(r'(?:"[^"]+"[ \t]+){4}"[^"]+"(?:[ \t]+"[0-9.]+")?')
+
+
+def _check_vomses(text: str) -> str:
+    """Each server on a line of its own."""
+    if left := _VOMSES.sub("", text).strip("\r\n\t ;,"):
+        raise PydanticCustomError("vomses", "{left} is no line of a vomses file", {"left": left})
+    return "\n".join(_VOMSES.findall(text))
+
+
 class GridSettings(_Section):
     """Data of the grid (`mlaas4hep x509-renewer`)."""
 
@@ -257,10 +268,10 @@ class GridSettings(_Section):
         description="VO whose attributes the proxy gets, `VO` or `VO:/VO/GROUP/Role=ROLE`; empty:"
         " a proxy without.",
     )
-    vomses: str = Field(
+    vomses: Annotated[str, AfterValidator(_check_vomses)] = Field(
         "",
-        description='VOMS servers, one per line as in a vomses file, `"ALIAS" "HOST" "PORT"'
-        ' "DN" "VO"`; empty: the files in `vomses` beside `ca_folder`.',
+        description='VOMS servers, as in the lines of a vomses file, `"ALIAS" "HOST" "PORT" "DN"'
+        ' "VO"`, or with `;` between them; empty: the files in `vomses` beside `ca_folder`.',
     )
     voms_lsc: dict[str, list[str]] = Field(
         {},

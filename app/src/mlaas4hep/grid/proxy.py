@@ -95,7 +95,7 @@ def make(settings: GridSettings, certificate: Certificate) -> Proxy:
 
 def _make(settings: GridSettings, certificate: Certificate, folder: Path, new: Path) -> Proxy:
     """Let the program make the file ``new``, and check it."""
-    said = _run(settings, folder, new)
+    said = _run(settings, certificate, folder, new)
     made = read(new)
     if made is None:
         raise MlaasError(f"{PROGRAM} made no proxy: {in_a_line(said)}", _ASK_VO)
@@ -109,11 +109,14 @@ def _make(settings: GridSettings, certificate: Certificate, folder: Path, new: P
     return made
 
 
-def _run(settings: GridSettings, folder: Path, new: Path) -> str:
+def _run(settings: GridSettings, certificate: Certificate, folder: Path, new: Path) -> str:
     """Run the program; what it said."""
     own, trusted = own_file(settings), anchors(settings)
     command: list[str | Path] = [PROGRAM, "-rfc", "-bits", "2048", "-cert", own, "-key", own]
-    command += ["-certdir", trusted, "-valid", f"{settings.proxy_hours}:00", "-out", new]
+    # It takes one that would outlive the certificate for a failure.
+    left = int(certificate.end - time.time()) // 60 - 1
+    hours, minutes = divmod(max(1, min(60 * settings.proxy_hours, left)), 60)
+    command += ["-certdir", trusted, "-valid", f"{hours}:{minutes:02}", "-out", new]
     env: dict[str, str | Path] = {"HOME": folder, "X509_CERT_DIR": trusted}
     if settings.voms:
         vomses, vomsdir = _servers(settings, folder)
@@ -134,7 +137,7 @@ def _servers(settings: GridSettings, folder: Path) -> tuple[Path, Path]:
     vomses, vomsdir = beside / "vomses", beside / "vomsdir"
     if settings.vomses:
         vomses = folder / "vomses"
-        vomses.write_text(settings.vomses.strip() + "\n")
+        vomses.write_text(settings.vomses + "\n")
     if settings.voms_lsc:
         vomsdir = folder / "vomsdir"
         own = vomsdir / settings.voms.partition(":")[0]

@@ -33,7 +33,8 @@ HANG_SECONDS = 1800.0
 """After so long without a tick, it hangs: longer than all that a tick may wait for."""
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
 """Seconds between a failure and the next try, doubled by each failure."""
-_SPARE_SECONDS = 60.0
+_SPARE_SECONDS = 300.0
+"""Less than by so much longer, another proxy isn't worth it."""
 _IMPORT = "Import one: mlaas4hep admin certificate usercert.pem userkey.pem"
 
 
