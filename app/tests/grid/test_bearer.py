@@ -83,7 +83,8 @@ def test_it_is_renewed_when_half_of_it_is_over(pki, issuer, settings):
     assert 3590 < renewer.seconds_left()["token"] <= 3600
 
 
-def test_while_the_issuer_is_away_the_old_token_stays(pki, issuer, settings):
+def test_while_the_issuer_is_away_the_old_token_stays(pki, issuer, settings, monkeypatch):
+    monkeypatch.setattr("mlaas4hep.grid.renewer.FIRST_PAUSE", 600.0)
     renewer = Renewer(settings)
     token = bearer.token_file(settings)
     old = pki.token(life=600)

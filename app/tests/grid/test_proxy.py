@@ -62,6 +62,33 @@ def test_the_last_proxy_of_a_certificate_ends_with_it(settings, pki):
     assert renewer.lacks() == []
 
 
+def test_a_young_proxy_is_left_alone(settings):
+    before = proxy.proxy_file(settings).read_bytes()
+    renewer = Renewer(settings)  # as after a new start
+    renewer.tick()
+    assert proxy.proxy_file(settings).read_bytes() == before
+    assert renewer.lacks() == []
+
+
+def test_a_role_that_the_vo_does_not_give_is_an_error(settings, vo):
+    before = proxy.proxy_file(settings).read_bytes()
+    role = "/test.vo/Role=production"
+    renewer = Renewer(settings.model_copy(update={"voms": f"test.vo:{role}"}))
+    renewer.tick()
+    assert vo.asked[-1] == role
+    assert proxy.proxy_file(settings).read_bytes() == before
+    assert "the VO gave /test.vo, not test.vo:/test.vo/Role=production" in str(renewer.proxy.error)
+
+
+def test_a_stranger_to_the_vo_is_told(settings, pki):
+    bob = certificate.read([file.read_bytes() for file in pki.user("bob")], bytes)
+    certificate.keep(settings, bob)
+    with pytest.raises(MlaasError) as error:
+        proxy.make(settings, bob)
+    assert "None of the contacted servers for test.vo were capable" in error.value.message
+    assert "registered with the VO" in error.value.remedy
+
+
 def test_the_program_is_missing(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MlaasError) as error:

@@ -121,6 +121,8 @@ def _run(settings: GridSettings, certificate: Certificate, folder: Path, new: Pa
     if settings.voms:
         vomses, vomsdir = _servers(settings, folder)
         command += ["-voms", settings.voms, "-vomses", vomses, "-timeout", str(_EACH_SECONDS)]
+        # Asks with the certificate itself: else it leaves a proxy in /tmp when it is killed.
+        command.append("-noregen")
         env["X509_VOMS_DIR"] = vomsdir
     return run(command, seconds=SECONDS, package="voms-clients", remedy=_ASK_VO, env=env)
 

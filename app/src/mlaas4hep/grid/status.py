@@ -41,6 +41,11 @@ class Status:
 def serve(name: str, host: str, port: int, status: Status) -> None:
     """Answer until SIGINT or SIGTERM; prints ``NAME listens on URL`` when ready."""
     requests = Requests()
+    run(name, application(name, status, requests), listen(host, port), requests)
+
+
+def application(name: str, status: Status, requests: Requests) -> Starlette:
+    """What answers."""
     metrics = registry(requests, *status.collectors)
 
     def healthz(_: Request) -> Response:
@@ -57,14 +62,13 @@ def serve(name: str, host: str, port: int, status: Status) -> None:
         content = {"title": f"not ready: {said}", "status": 503, "detail": remedy} | facts
         return JSONResponse(content, 503, media_type="application/problem+json")
 
-    app = Starlette(
+    return Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", lambda _: exposed(metrics)),
         ]
     )
-    run(name, app, listen(host, port), requests)
 
 
 def listen(host: str, port: int) -> socket.socket:
