@@ -27,15 +27,17 @@ help:  ## list the targets
 demo: .venv/app  ## from ROOT files to a served prediction; FILES=a.root,b.root LABELS=1,0 BRANCH=events for your own
 	@$(BIN)/mlaas4hep demo $(DEMO_OPTIONS)
 
-test: lint lint-stack  ## what CI runs: all tests (root)
+test: lint lint-stack .venv-core216/made .venv-im/made root-files  ## what CI runs: all tests (root)
 	$(PARTS) up engine pki vm node neighbour registry keycloak pebble browser xrootd
-	$(MAKE) --jobs=2 --output-sync=target test-one-half test-other-half
+	$(MAKE) --jobs=3 --output-sync=target test-deployed test-computing test-machines
 
-# Two halves of about the same length: the stack mostly waits, the application's tests compute.
-test-one-half:  ## half of make test: the tests that mostly wait (root)
+# Three groups of about the same length for two cores: only the application's tests compute all the time.
+test-deployed:  ## a part of make test: the whole stack on a machine (root)
 	$(MAKE) --jobs=1 test-stack
-test-other-half:  ## half of make test: the tests that mostly compute (root)
-	$(MAKE) --jobs=1 test-collection test-tosca test-app test-grid test-machine test-dodas
+test-computing:  ## a part of make test: collection, templates, application, files on servers (root)
+	$(MAKE) --jobs=1 test-collection test-tosca test-app test-grid
+test-machines:  ## a part of make test: trainings in containers, images, the role machine, dodas (root)
+	$(MAKE) --jobs=1 test-engine test-images test-machine test-dodas
 
 test-quick: lint lint-stack test-collection test-tosca test-app  ## style, the tests of application, collection and templates
 
@@ -60,8 +62,8 @@ test-images: .venv-stack/made  ## the container images (root)
 	$(PARTS) up engine
 	$(STACK) pytest tests/images
 
-test-stack: test-engine test-images .venv-core216/made build/collections  ## test-engine, test-images, and the whole stack on a machine made for it (root)
-	$(PARTS) up pki vm neighbour registry keycloak pebble browser
+test-stack: .venv-stack/made .venv-core216/made build/collections  ## the whole stack on a machine made for it (root)
+	$(PARTS) up engine pki vm neighbour registry keycloak pebble browser
 	$(STACK) docker rm --force mlaas4hep-test-vm
 	$(STACK) timeout 300 molecule -c molecule/shared/base.yml reset -s default
 	$(STACK) timeout 5400 molecule -c molecule/shared/base.yml test --all
@@ -197,5 +199,5 @@ c++:
 build/collections:
 	@mkdir -p $@/ansible_collections/mlaas4hep && ln -s ../../../.. $@/ansible_collections/mlaas4hep/stack
 
-.PHONY: docs-img sanity test-one-half test-other-half c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-grid test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
+.PHONY: docs-img sanity test-deployed test-computing test-machines c++ root-files test-quick test-dodas dodas-cli test-collection test-engine test-grid test-hostile test-images test-machine test-stack test-tosca check-template release lock-stack deploy deploy-check lint-stack help demo test test-app lint soak bench docs proto images lock lock-images clean
 .DEFAULT_GOAL := help

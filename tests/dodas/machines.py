@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 from support.disks import Disk, detach_all
-from support.machine import NETWORK, Machine, docker, run
+from support.machine import NETWORK, SECONDS, Machine, docker, run
 
 IMAGE = "mlaas4hep-test/node"
 # Where users and the IM reach a machine. To the IM only addresses outside the private ranges are
@@ -122,16 +123,24 @@ class Machines:
         self.folder = folder
         self.numbers = count(100)
         self.public_numbers = count(10)
+        self.going: list[Thread] = []
         self.forget()
         docker("network", "create", "--subnet", PUBLIC_SUBNET, "--gateway", GATEWAY, PUBLIC)
 
     def forget(self) -> None:
         """Remove what there is, be it of a run that was killed."""
+        for thread in self.going:
+            thread.join(SECONDS)
         for name in docker("ps", "-aq", "--filter", f"label={LABEL}").split():
             docker("rm", "--force", "--volumes", name)
         detach_all(self.folder)
         if PUBLIC in docker("network", "ls", "--format", "{{.Name}}").split():
             docker("network", "rm", PUBLIC)
+
+    def discard(self, server: Server) -> None:
+        """Begin to destroy a machine; a cloud answers before it is gone, and the IM waits 60 s."""
+        self.going.append(Thread(target=server.destroy))
+        self.going[-1].start()
 
     def public_address(self) -> str:
         """Another address of the public network."""

@@ -129,7 +129,7 @@ def routes(cloud: Cloud) -> APIRouter:
         if name not in cloud.servers:
             return not_found(name)
         server = cloud.servers.pop(name)
-        server.machine.destroy()
+        cloud.machines.discard(server.machine)
         for volume in server.volumes:
             if cloud.volumes[volume]["goes_with_server"]:
                 del cloud.volumes[volume]

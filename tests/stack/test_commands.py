@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
-from vm import VM
+from vm import SERVICES, VM
 
+from support.machine import ROOT
 from support.user import Files
+from support.waiting import until
 
 USER = "physicist"
 HOME = f"/home/{USER}"
@@ -41,6 +44,18 @@ def test_an_administrator_sees_who_has_what_and_is_noted(vm: VM) -> None:
     assert '"by": "olga"' in vm.run("tail -n 1 /var/lib/mlaas4hep/store/audit.jsonl")
     assert vm.run("stat -c %a /var/lib/mlaas4hep/store/copy.sqlite") == "600"
     vm.run("rm /var/lib/mlaas4hep/store/copy.sqlite")
+
+
+def test_the_documented_backup_is_restored(vm: VM) -> None:
+    """As install.md has the commands; what is lost in between is back."""
+    page = (ROOT / "docs/how-to/install.md").read_text()
+    section = page.partition("## Back up")[2].partition("\n## ")[0]
+    backup, enter, stop, *restore = re.findall(r"^    (.*)$", section, re.MULTILINE)
+    known = vm.run("mlaas4hep-admin users")
+    vm.run("\n".join(["set -e", backup, enter, stop, "truncate -s 0 mlaas4hep.sqlite", *restore]))
+    until("the services are well", lambda: vm.healthy(*SERVICES), pause=2)
+    assert vm.run("mlaas4hep-admin users") == known
+    vm.run("rm /var/lib/mlaas4hep/store/backup.sqlite")
 
 
 def test_who_may_use_the_commands_is_no_administrator(vm: VM, user: str) -> None:

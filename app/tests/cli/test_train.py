@@ -336,7 +336,7 @@ def test_a_friend_is_read_in_training_and_prediction(command, five_files):
     moved = (five_files / "mixture_scores.root").rename(five_files / "elsewhere.root")
     ended = command(*predict)
     assert ended.code == 1
-    assert "friends: scores: no such file: ./mixture_scores.root" in ended.err
+    assert f"friends: scores: no such file: {five_files}/mixture_scores.root" in ended.err
     ended = command(*predict, f"--friends=scores={moved}", "--fout=again.root")
     assert ended.code == 0, ended.err
     with uproot.open("again.root") as file:

@@ -242,3 +242,11 @@ def test_a_branch_is_of_one_collection() -> None:
     for groups in ([["x", "y", "x"]], [["x", "y"], ["y", "x"]], [["x", ["y"]]], ["xy"]):
         with pytest.raises(DataError, match="each once"):
             Specs.from_json(value | {"collections": groups}, "specs.json")
+
+
+def test_files_whose_addresses_differ_in_a_credential_only_are_told_apart() -> None:
+    address = "https://h/a?token="
+    files = [FileRecord(f"{address}x", "u", 1, 6), FileRecord(f"{address}y", "v", 1, 4)]
+    specs = Specs("t", ["x"], [], {"x": 0.0}, {"x": 1.0}, {}, files=files)
+    written = {f"{address}...": 6, f"{address}... (2)": 4, "total": 10}
+    assert specs.to_json()["events"] == written

@@ -14,7 +14,7 @@ from mlaas4hep.data import (
     VALIDATION,
     Split,
     file_key,
-    held_out,
+    fingerprint,
     membership,
     membership_by,
 )
@@ -122,7 +122,6 @@ def test_the_split_of_a_seed_never_changes() -> None:
     # Written down once: bundles name their test events by seed, so this must hold for ever.
     key = file_key(0, "abc")
     assert membership(21, key, 0, 24).tolist() == PINNED
-    assert held_out(21, key, 0, 24).tolist() == [part == 2 for part in PINNED]
     assert membership_by(21, [np.ones(24), np.arange(24)]).tolist() == PINNED_BY
 
 
@@ -153,3 +152,22 @@ def test_what_folds_can_not_be(value: object) -> None:
         Split.parse({"folds": value})
     with pytest.raises(UsageError, match="split has folds and test"):
         Split.parse({"folds": 5, "test": 0.2})
+
+
+def test_a_fingerprint_tells_sets_of_events_apart() -> None:
+    """In blocks of any size and order; not of events that add up to the same, or swap parts."""
+
+    def of(events: list[int], parts: list[int]) -> int:
+        return (
+            sum(
+                fingerprint(event, np.array([part], np.uint8))
+                for event, part in zip(events, parts, strict=True)
+            )
+            % 2**64
+        )
+
+    whole = fingerprint(0, np.array([TRAIN, TEST, TRAIN, VALIDATION], np.uint8))
+    assert whole == of([3, 1, 0, 2], [VALIDATION, TEST, TRAIN, TRAIN])
+    assert whole != of([0, 1, 2, 3], [TEST, TRAIN, TRAIN, VALIDATION])
+    # As many, with the same sum and (of the squares that they enclose) differences.
+    assert of([0, 0, 3, 3], [0] * 4) != of([0, 1, 2, 3], [0] * 4)

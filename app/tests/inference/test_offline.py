@@ -11,7 +11,10 @@ import uproot
 from mlaas4hep.core.errors import DataError, FileError, LedgerError, UsageError
 from mlaas4hep.inference.offline import ROWS, LocalAnswers, predict_files, score_file
 from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.sources.filelist import FileList, Listed
+from sources.doctor.answers import serving
 from sources.plain import write_tree
+from sources.test_remote import RangeHandler
 from support.bundles import make_bundle, make_specs
 
 NEEDED = ["met", "nJet", "jet_eta", "jet_pt"]
@@ -145,3 +148,26 @@ def test_observers_of_files_of_other_types(tmp_path: Path, name: str) -> None:
     predict()
     with uproot.open(path) as file:
         assert file["scores"].num_entries == 0
+
+
+def test_files_are_opened_as_by_a_training(tmp_path: Path) -> None:
+    """Replicas in their order, names by the redirector, and what the list says of a file."""
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
+    (tmp_path / "there").mkdir()
+    path = write(tmp_path / "there" / "new.root", [2] * 10, [2] * 10)
+    with uproot.open(path) as file:
+        uuid = str(file.file.uuid)
+    handler = type("Handler", (RangeHandler,), {"folder": tmp_path / "there"})
+
+    def events(said: Listed, redirector: str = "") -> int:
+        found = predict_files(FileList([said]), "Events", NEEDED, answer, redirector=redirector)
+        return sum(len(scores) for scores, _ in found)
+
+    with serving(handler) as server:
+        url = f"{server}/new.root"
+        assert events(Listed("new.root"), server) == 10
+        assert events(Listed(f"{server}/none.root", replicas=(url,), entries=10, uuid=uuid)) == 10
+        with pytest.raises(FileError, match="has 10 entries, but 9 by line 3 of a list"):
+            events(Listed(url, "line 3 of a list", entries=9))
+        with pytest.raises(FileError, match="as UUID, but 0"):
+            events(Listed(url, "line 3 of a list", uuid="0" * 32))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,18 @@ def test_a_key_is_made_once_and_needed(tmp_path: Path) -> None:
 
 
 def test_a_credential_is_of_one_training_and_one_key() -> None:
-    line = credential(b"key", "luca_1")
+    until = int(time.time()) + 100
+    line = credential(b"key", "luca_1", until)
     assert job_of(b"key", line) == "luca_1"
     assert job_of(b"other", line) is None
-    for wrong in ("", " ", "luca_1", line.replace("luca_1", "luca_2"), f"{line}x", "luca_1 é"):
+    for wrong in (
+        *("", " ", "luca_1", "luca_1 é", f"{line}x", f"{line}\n"),
+        line.replace("luca_1", "luca_2"),
+        line.replace(str(until), str(until + 1)),
+        line.replace(str(until), "٣"),
+    ):
         assert job_of(b"key", wrong) is None
+
+
+def test_a_credential_ends_with_its_training() -> None:
+    assert job_of(b"key", credential(b"key", "luca_1", time.time() - 2)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.core.errors import DataError, FileError, RefusedError
+from mlaas4hep.sources import bucket
+from mlaas4hep.sources.opening import list_folder
 from mlaas4hep.sources.remote import Patience
 from mlaas4hep.sources.root import RootFile
 from sources.plain import assert_same
@@ -151,3 +154,27 @@ def test_an_empty_object_can_be_left_out(server: Server) -> None:
     server.fault = lambda handler, _: (answer(416)(handler), True)[1]
     with pytest.raises(FileError, match="is empty"):
         RootFile(URL, "events")
+
+
+def test_an_answer_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, all of them never do; nothing waits for what is left behind."""
+    over, before = threading.Event(), set(threading.enumerate())
+
+    def dribble(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 206 OK\r\nX-")
+            while not over.wait(0.05):
+                handler.wfile.write(b"x")
+        handler.close_connection = True
+        return True
+
+    server.fault = dribble
+    try:
+        with pytest.raises(FileError, match=r"a\.root can't be read: no answer within 2 s"):
+            RootFile(URL, "events")
+        monkeypatch.setattr(bucket, "_LISTING_SECONDS", 0.5)
+        with pytest.raises(DataError, match=r"can't be listed: it takes longer than 0\.5 s"):
+            list_folder("s3://bucket/")
+        assert all(each.daemon for each in set(threading.enumerate()) - before)
+    finally:
+        over.set()

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from mlaas4hep.core.errors import UsageError
+from mlaas4hep.core.errors import DataError, UsageError
+from mlaas4hep.sources import web
 from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.listing import list_files
 
@@ -150,3 +154,53 @@ def test_what_is_said_of_one_file_can_not_be_of_several(folder: Path) -> None:
     )
     with pytest.raises(UsageError, match="described as one file, but names several"):
         names("f.json", folder)
+
+
+def test_a_folder_of_a_web_server_that_sends_a_page_of_links(tmp_path: Path) -> None:
+    (tmp_path / "data/deep").mkdir(parents=True)
+    for name in ("b.root", "a b&c.root", "it's.root", "._b.root", "deep/c.root", "notes.txt"):
+        (tmp_path / "data" / name).touch()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        folder = f"http://127.0.0.1:{server.server_port}/data/"
+        try:
+            assert list_files(folder, tmp_path, "--files").names == [
+                f"{folder}a%20b%26c.root",
+                f"{folder}b.root",
+                f"{folder}it%27s.root",
+            ]
+            with pytest.raises(DataError, match="/none/ can't be listed: there is none"):
+                list_files(f"{folder}none/", tmp_path, "--files")
+            (tmp_path / "data/index.html").write_text("<a " * 300_000)  # no quadratic search
+            with pytest.raises(UsageError, match="It is empty"):
+                list_files(folder, tmp_path, "--files")
+        finally:
+            server.shutdown()
+
+
+def test_links_as_servers_write_them() -> None:
+    page = """<A class="x>1" HREF='a.root'>a</A> <a href="b c.root"> <a href=d.root>
+    <a href="a%2Eroot"><a href="it's.root"><a href="?C=N;O=D"><a href="/data/">
+    <a href="../x.root"><a href="deep/"><a href="http://other/data/y.root">
+    <a href="http://[x/"><a data-href="no.root">"""
+    folder = "http://here/data/"
+    found = web._names(folder, web._linked(folder, page))
+    assert found == ["a.root", "b%20c.root", "d.root", "it's.root"]
+
+
+def test_members_as_servers_write_them() -> None:
+    answer = """<D:multistatus xmlns:D="DAV:">{}</D:multistatus>"""
+    member = "<D:response><D:href>{}</D:href>{}</D:response>"
+    files = ["http://in.side:80/data/a.root", "/data/cut&amp;para=1.root", "//data/n#1.root"]
+    folder = (
+        "<D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop></D:propstat>"
+    )
+    said = answer.format(
+        "".join(member.format(f, "") for f in files) + member.format("/data/d", folder)
+    )
+    found = web._names("https://here/data/", web._members(said))
+    assert found == ["a.root", "cut&para=1.root", "n%231.root"]
+    full = member.format("/data/", "<D:status>HTTP/1.1 507 Insufficient Storage</D:status>")
+    with pytest.raises(OSError, match="a part of it only"):
+        web._members(answer.format(full))

@@ -16,6 +16,7 @@ import pytest
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources import web
+from mlaas4hep.sources.opening import list_folder
 from mlaas4hep.sources.remote import Patience
 from mlaas4hep.sources.root import RootFile
 from sources.plain import assert_same
@@ -27,12 +28,16 @@ class Server:
     def __init__(self, content: bytes) -> None:
         self.content, self.etag = content, '"1"'
         self.fault: Callable[[http.server.BaseHTTPRequestHandler, int], bool] = lambda *_: False
-        self.requests = 0
+        self.requests = self.connections = 0
         self.headers: list[dict[str, str]] = []
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                server.connections += 1
 
             def log_message(self, *args: object) -> None:
                 """Keep quiet."""
@@ -54,6 +59,7 @@ class Server:
                 self.wfile.write(server.content[first : last + 1])
 
         self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.web.size = len(content)
         self.url = f"http://127.0.0.1:{self.web.server_port}/a.root"
         threading.Thread(target=self.web.serve_forever).start()
 
@@ -93,7 +99,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def answer(status: int, **headers: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
     def send(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
-        for name, value in ({"Content-Length": "0"} | headers).items():
+        for name, value in ({"Content_Length": "0"} | headers).items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
 
@@ -110,7 +116,10 @@ def hang(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 
 def cut_body(handler: http.server.BaseHTTPRequestHandler) -> None:
-    answer(206, Content_Length="1024", Content_Range="bytes 0-1023/99999", ETag='"1"')(handler)
+    """The first bytes of what was asked for, and no more."""
+    first, last = map(int, handler.headers["Range"].removeprefix("bytes=").split("-"))
+    about = f"bytes {first}-{last}/{handler.server.size}"
+    answer(206, Content_Length=str(last + 1 - first), Content_Range=about, ETag='"1"')(handler)
     handler.wfile.write(b"root")
     handler.close_connection = True
 
@@ -126,6 +135,54 @@ def test_what_passes_is_tried_again(server: Server, small_files: list[Path], fau
         assert_same(values["x"], small_files[0], "events", "x", 0, 700)
         assert file.traffic.retries == 1
         assert file.traffic.requests == server.requests
+
+
+def test_many_files_share_a_few_connections(
+    server: Server, other: Server, small_files: list[Path]
+) -> None:
+    """The data proxy, for one, allows a training so many."""
+    elsewhere = RootFile(other.url, "events")
+    files = [RootFile(f"{server.url}?{number}", "events") for number in range(30)]
+    for file in files:
+        assert_same(file.read(["x"])["x"], small_files[0], "events", "x", 0, 700)
+    assert server.connections <= web.AT_ONCE
+    for file in files:
+        file.close()
+    assert_same(elsewhere.read(["x"])["x"], small_files[0], "events", "x", 0, 700)
+    elsewhere.close()
+    assert not web._sessions
+    assert not web._users
+
+
+def test_no_password_of_netrc_is_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login anna password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    RootFile(server.url, "events").close()
+    assert all("Authorization" not in headers for headers in server.headers)
+
+
+def test_a_folder_is_asked_for_again(server: Server) -> None:
+    """Nor has an answer to it more time than one to a file."""
+
+    def page(handler: http.server.BaseHTTPRequestHandler, number: int) -> bool:
+        if number == 3:
+            hang(handler)
+            return True
+        answer(503 if number == 1 else 200, Content_Length="18")(handler)
+        handler.wfile.write(b'<a href="b.root"/>')
+        return True
+
+    server.fault = page
+    folder = server.url.removesuffix("a.root")
+    assert list_folder(folder) == ["b.root"]
+    assert server.requests == 2
+    assert list_folder(folder) == ["b.root"]
+    assert server.requests == 4
+    server.fault = lambda handler, _: (answer(503)(handler), True)[1]
+    with pytest.raises(DataError, match=f"{folder} can't be listed: 127.0.0.1 refuses: 503"):
+        list_folder(folder)
 
 
 def test_it_ends_when_it_does_not_pass(server: Server) -> None:
@@ -194,6 +251,22 @@ def test_a_replica_goes_on_where_another_failed(
         values = file.read(["x"])
         assert_same(values["x"], small_files[0], "events", "x", 0, 700)
         assert (file.traffic.replica, file.traffic.retries) == (other.url, 1)
+
+
+def test_replicas_of_a_server_that_fails_come_last(server: Server, other: Server) -> None:
+    """The next file isn't asked for there first, until it answers again; messages name the file."""
+    with RootFile(server.url, "events", replicas=[other.url]):
+        pass
+    server.fault = lambda handler, _: (cut(handler), True)[1]
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        assert (file.traffic.replica, file.traffic.retries) == (other.url, 1)
+    before = server.requests
+    with RootFile(server.url, "events", replicas=[other.url]) as file:
+        assert (file.traffic.replica, file.traffic.retries) == (other.url, 0)
+    assert server.requests == before
+    other.fault = lambda handler, _: (answer(404)(handler), True)[1]
+    with pytest.raises(DataError, match=f"{server.url} can't be read from any of its 2 replicas"):
+        RootFile(server.url, "events", replicas=[other.url])
 
 
 def test_a_replica_that_is_another_file(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import Self
 
 
@@ -17,7 +18,7 @@ class Cut:
         self.port = self._listening.getsockname()[1]
         self._open: list[socket.socket] = []
         self._left: int | None = None
-        self.cuts = 0
+        self.cuts = self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -34,6 +35,13 @@ class Cut:
         """
         self._left = after
 
+    def wait_for(self, connections: int) -> None:
+        """Until so many were made."""
+        end = time.monotonic() + 60
+        while self.connections < connections:
+            assert time.monotonic() < end, self.connections
+            time.sleep(0.05)
+
     def _end_all(self) -> None:
         for each in self._open:
             with contextlib.suppress(OSError):
@@ -46,6 +54,7 @@ class Cut:
                 ours, _ = self._listening.accept()
                 theirs = socket.create_connection(("127.0.0.1", self._to))
                 self._open += [ours, theirs]
+                self.connections += 1
                 threading.Thread(target=self._forward, args=(ours, theirs), daemon=True).start()
                 threading.Thread(
                     target=self._forward, args=(theirs, ours, True), daemon=True

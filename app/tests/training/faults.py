@@ -68,7 +68,7 @@ def trained(
     names = files or [name for name in LABELS if name not in without]
     (folder / "model.py").write_text(model)
     (folder / "params.json").write_text(json.dumps({"batch_size": 100, "epochs": 2} | params))
-    labels = ",".join(LABELS[name.rpartition("/")[2]] for name in names)
+    labels = ",".join(LABELS[name.rpartition("/")[2].partition("?")[0]] for name in names)
     request = TrainRequest(
         ",".join(names),
         labels,

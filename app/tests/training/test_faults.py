@@ -10,9 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -34,6 +37,12 @@ LOST = {
     "flipped": "was replaced|seems damaged",
 }
 """What happens to the server or its file, and what is said of the file then."""
+STREAMED = """
+from sklearn.linear_model import SGDClassifier
+
+def model(idim):
+    return SGDClassifier(loss="log_loss", random_state=0)
+"""
 SOME = [("killed", "root"), ("hanging", "https"), ("truncated", "root"), ("replaced", "s3")]
 ALL = [(fault, protocol) for fault in LOST for protocol in PROTOCOLS]
 CASES = ALL if os.environ.get("MLAAS4HEP_TEST_FAULTS") == "all" else SOME
@@ -43,16 +52,20 @@ from pathlib import Path
 from mlaas4hep.core.errors import MlaasError
 from training.faults import essence, ledger_of, trained
 
-def during(phase, done, total, **_):
-    if phase == "reading" and done == total and not told:
-        told.append(phase)
-        print("now", flush=True)
-        sys.stdin.readline()
+def pause():
+    print("now", flush=True)
+    sys.stdin.readline()
 
-folder, files, skip = json.loads(sys.argv[1])
-told = []
+def during(phase, done, total, **_):
+    global left
+    if left and (phase == "reading" and done == total or phase == "training" and done):
+        left -= 1
+        pause()
+
+folder, files, options, left = json.loads(sys.argv[1])
+pause()
 try:
-    result = trained(Path(folder), files=files, skip=skip, during=during, cache_bytes=0)
+    result = trained(Path(folder), files=files, during=during, cache_bytes=0, **options)
     print(json.dumps({"ledger": ledger_of(result), "essence": essence(result)}))
 except MlaasError as error:
     print(json.dumps({"error": error.message}))
@@ -93,26 +106,54 @@ def url_of(server: Server, protocol: str, file: Path) -> str:
     return url
 
 
+class Training:
+    """A training in a process of its own, which waits before it begins, and after some passes.
+
+    ``urls`` are in place of the files of these names; ``pauses`` are after the first pass and after
+    each epoch, so many.
+    """
+
+    def __init__(
+        self, folder: Path, urls: dict[str, str], env: dict[str, str], pauses: int, **options: Any
+    ) -> None:
+        files = [urls.get(name, name) for name in LABELS]
+        asked = json.dumps([str(folder), files, options, pauses])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RUN, asked],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> None:
+        """Until it pauses."""
+        assert self._process.stdout
+        assert self._process.stdout.readline() == "now\n"
+
+    def go_on(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def end(self) -> dict[str, Any]:
+        """What it says in the end."""
+        said, _ = self._process.communicate(timeout=200)
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return found
+
+
 def train(
     folder: Path, url: str, env: dict[str, str], fault: Callable[[], object], skip: bool
 ) -> dict[str, Any]:
     """What a training says in which the fault happens after the first pass."""
-    files = [url if name == BAD else name for name in LABELS]
-    asked = json.dumps([str(folder), files, skip])
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, asked],
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
-    assert process.stdout.readline() == "now\n"
+    training = Training(folder, {BAD: url}, env, 1, skip=skip)
+    training.wait()
+    training.go_on()
+    training.wait()
     fault()
-    said, _ = process.communicate("\n", timeout=200)
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+    training.go_on()
+    return training.end()
 
 
 def harm(fault: str, server: Server, file: Path, again: Path) -> None:
@@ -207,3 +248,100 @@ def test_a_connection_that_is_cut_loses_nothing(
     assert found["ledger"]["sum"]["lost"] == 0
     for same in ("metrics.json", "history.json", "answers"):
         assert found["essence"][same] == expected[same]
+
+
+class Refresher:
+    """Writes a token into the file each time before the last one ends, but the second too late.
+
+    That comes ``late`` seconds after ``refused`` is set.
+    """
+
+    def __init__(self, pki: Pki, file: Path, life: float, late: float) -> None:
+        self._pki, self._file, self._life, self._late = pki, file, life, late
+        self.ends: list[float] = []
+        self.refused = threading.Event()
+        self._written, self._over = threading.Condition(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.refused.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait = self._life - 1
+        while not self._over.is_set():
+            new = self._file.with_suffix(".new")
+            new.write_text(self._pki.token(life=self._life))
+            new.chmod(0o600)
+            new.replace(self._file)
+            with self._written:
+                self.ends.append(time.time() + self._life)
+                self._written.notify_all()
+            if len(self.ends) == 1:
+                # A machine so slow that a token isn't enough for a pass isn't to wait for ever.
+                self.refused.wait(3 * self._life + 10)
+            self._over.wait(self._late if len(self.ends) == 1 else wait)
+
+    def wait_for(self, number: int) -> None:
+        """Until that token is there."""
+        with self._written:
+            assert self._written.wait_for(lambda: len(self.ends) >= number, 120)
+
+    def outlive(self, number: int) -> None:
+        """Wait until that token has expired."""
+        self.wait_for(number)
+        time.sleep(max(0, self.ends[number - 1] + 0.5 - time.time()))
+
+
+def test_three_lives_of_a_token(
+    tmp_path: Path, tokens: XRootD, pki: Pki, env: dict[str, str]
+) -> None:
+    """The refresher is late once, by 30 s in the long run; nothing is lost or read twice.
+
+    root:// shows its token when it connects, so its connections are cut after each life. By HTTPS
+    the server takes for a minute what it took once, so files are opened with a token that is
+    replaced by the first of those lives, which nobody shows before it has expired.
+    """
+    life, late = (20, 30) if CASES is ALL else (3, 1)
+    expected = essence(trained(four(tmp_path), model=STREAMED))
+    with Cut(tokens.port) as way, ExitStack() as stack:
+        trainings = {}
+        for protocol in ("root", "https"):
+            urls = {name: url_of(tokens, protocol, tmp_path / name) for name in LABELS}
+            if protocol == "root":
+                urls = {k: u.replace(f":{tokens.port}/", f":{way.port}/") for k, u in urls.items()}
+            (own := tmp_path / protocol).mkdir()
+            trainings[protocol] = Training(own, urls, env, 2, model=STREAMED, skip=False)
+        for number in range(3):
+            for training in trainings.values():
+                training.wait()
+            if number == 1:
+                token = Path(env["BEARER_TOKEN_FILE"])
+                refresher = stack.enter_context(Refresher(pki, token, life, late))
+            if number:
+                refresher.outlive(number)
+                way.cut(0)
+            connections = way.connections
+            for training in trainings.values():
+                training.go_on()
+            if number == 1:
+                way.wait_for(connections + 1)
+                time.sleep(0.5)
+                refresher.refused.set()
+        for protocol, training in trainings.items():
+            found = training.end()
+            assert "error" not in found, found
+            keep(f"three lives of a token, {protocol}", found["ledger"])
+            sums = found["ledger"]["sum"]
+            assert (sums["entries"], sums["used"], sums["lost"]) == (1400, 1400, 0)
+            assert sums["retries"] >= 1
+            renewals = [each["renewals"] for each in found["ledger"]["files"]]
+            assert sum(renewals) >= (1 if protocol == "root" else 8), renewals
+            for same in ("metrics.json", "history.json", "answers"):
+                assert found["essence"][same] == expected[same]
+    assert len(refresher.ends) >= 3

@@ -12,6 +12,7 @@ from mlaas4hep.core.errors import LedgerError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, file_key, membership
 from mlaas4hep.training.dataset import Dataset
 from mlaas4hep.training.ledger import Account, Ledger, Tally
+from sources.test_retries import Server
 from training.faults import EVENTS, LABELS, flip, four, ledger_of, trained
 from training.root_files import content, write
 from training.tasks import prepared, streamed
@@ -106,7 +107,9 @@ def test_bytes_grow_with_each_pass(tmp_path: Path, stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("selection", ["", "met > 20"])
-@pytest.mark.parametrize("harm", ["twice", "lost", "one for another", "another part", "none"])
+@pytest.mark.parametrize(
+    "harm", ["twice", "lost", "one for another", "another part", "two parts swapped", "none"]
+)
 def test_a_pass_that_is_not_as_planned_is_refused(
     tmp_path: Path, stack: ExitStack, harm: str, selection: str
 ) -> None:
@@ -125,6 +128,9 @@ def test_a_pass_that_is_not_as_planned_is_refused(
             parts = task.parts(index, start, stop, {})
             if index == 1 and harm == "another part":
                 parts = np.roll(parts, 1) if start > ranges[0][0] else (parts + 1) % 3
+            if index == 1 and harm == "two parts swapped" and start == ranges[0][0]:
+                at = [int(np.flatnonzero(parts == part)[0]) for part in (TRAIN, TEST)]
+                parts[at] = parts[at[::-1]]
             tally.add(index, start, parts.astype(np.uint8))
             assert len(parts) == passing.count(start, stop)
     if harm == "none":
@@ -132,6 +138,23 @@ def test_a_pass_that_is_not_as_planned_is_refused(
     else:
         with pytest.raises(LedgerError, match=r"events don't add up: .*b2\.root gave"):
             tally.check()
+
+
+def test_no_credential_of_an_address_is_in_the_bundle(tmp_path: Path) -> None:
+    """The bundle is shared with those who may not read the files."""
+    server = Server((four(tmp_path) / "s1.root").read_bytes())
+    files = [f"{server.url.rpartition('/')[0]}/s1.root?access_token=Top5ecret"]
+    files += [name for name in LABELS if LABELS[name] == "0"]
+    told: list[str] = []
+    try:
+        result = trained(tmp_path, files=files, told=told)
+    finally:
+        server.close()
+    account = ledger_of(result)["files"][0]
+    assert account["file"].endswith("/s1.root?access_token=...")
+    assert account["used"]
+    for text in [*told, *(f.read_bytes().decode("latin-1") for f in result.bundle.rglob("*.*"))]:
+        assert "Top5ecret" not in text
 
 
 def test_an_account_that_does_not_add_up_is_refused() -> None:

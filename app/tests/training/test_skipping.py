@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -403,3 +404,39 @@ def test_what_the_list_says_of_a_file_counts(
     assert task.labels_of_list == ["set0", "set0", "set1", "set1"]
     assert task.weights
     assert task.weights.per_file == [2, 2, 2]
+
+
+def test_a_label_written_in_two_ways_is_one_class(tmp_path: Path, stack: ExitStack) -> None:
+    """The only file labelled 01 is lost; its class has others, labelled 1."""
+    flip(four(tmp_path) / "s1.root")
+    params, _ = Params.parse({}, "params.json", tmp_path)
+    skipping = Skipping(1)
+    labels = ["0", "0", "01", "1"]
+
+    def attempt() -> Dataset:
+        return Dataset(prepare(list(LABELS), labels, params, tmp_path, stack, skipping=skipping))
+
+    data = skipping.run(attempt)
+    assert data.task.classes == ["0", "1"]
+    assert list(data.task.labels_of_list) == ["0", "0", "1", "1"]
+
+
+def test_specs_that_were_made_with_a_file_that_is_left_out(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    four(tmp_path)
+    params, _ = Params.parse({"skip_bad_files": True}, "params.json", tmp_path)
+    specs = tmp_path / "old.json"
+    scan_files(list(LABELS), [], params, tmp_path)[0].save(specs)
+    cut_short(tmp_path / "b2.root")
+    skipping = Skipping(1)
+    with pytest.raises(DataError) as error:
+        skipping.run(
+            lambda: prepare(
+                list(LABELS), list(LABELS.values()), params, tmp_path, stack, specs,
+                skipping=skipping,
+            )
+        )  # fmt: skip
+    assert "4 files were scanned, 3 are given" in error.value.message
+    assert re.search(r"left out as a whole: \S*b2\.root is truncated", error.value.message)
+    assert "old.json may have been made with" in error.value.remedy

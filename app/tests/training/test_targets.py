@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mlaas4hep.cli.main import app
 from mlaas4hep.core.errors import BundleError, DataError, MlaasError, ModelError, UsageError
-from mlaas4hep.data import TRAIN, Encoder, file_key, held_out, membership
+from mlaas4hep.data import TEST, TRAIN, Encoder, file_key, membership
 from mlaas4hep.inference.offline import LocalAnswers, predict_files
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.models.repository import Repository
@@ -110,7 +110,8 @@ def held_of(files: list[Path]) -> np.ndarray:
     masks = []
     for position, file in enumerate(files):
         with RootFile(str(file), "Events") as opened:
-            masks.append(held_out(21, file_key(position, opened.uuid), 0, opened.entries))
+            key = file_key(position, opened.uuid)
+            masks.append(membership(21, key, 0, opened.entries) == TEST)
     return np.concatenate(masks)
 
 

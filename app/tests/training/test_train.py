@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from mlaas4hep.cli.main import app
 from mlaas4hep.core.errors import DataError, LimitError, MlaasError, ModelError, UsageError
-from mlaas4hep.data import Encoder, file_key, held_out
+from mlaas4hep.data import TEST, Encoder, file_key, membership
 from mlaas4hep.inference.events import EventTable
 from mlaas4hep.models.bundle import CARD_KEYS, Bundle
 from mlaas4hep.sources.root import RootFile
@@ -125,7 +125,8 @@ def test_from_five_files_to_a_bundle(tmp_path: Path) -> None:
     for position, (file, label) in enumerate([(files[1], 1), (files[0], 0)]):
         with RootFile(str(file), "Events") as opened:
             events = opened.read([*bundle.specs.flat, *bundle.specs.jagged])
-            kept = held_out(21, file_key(position, opened.uuid), 0, opened.entries)
+            key = file_key(position, opened.uuid)
+            kept = membership(21, key, 0, opened.entries) == TEST
         mine = Encoder(bundle.specs).encode(events)[kept]
         rows.append(mine)
         truth += [label] * len(mine)

@@ -9,12 +9,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlaas4hep.core.hosts import DataHosts
+from mlaas4hep.core.hosts import Address, DataHosts
 from mlaas4hep.core.probe import main as probe
 from mlaas4hep.jobs.remote import KEY, SOCKET, credential, read_key
 from mlaas4hep.web import data_proxy
@@ -23,6 +24,7 @@ from support.remote_data import FileServer, file_server
 from support.waiting import until
 
 CONTENT = bytes(range(256)) * 400
+LATER = 2**33
 
 
 class Proxy:
@@ -50,7 +52,7 @@ class Proxy:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(20)
         connection.connect(str(self.folder / SOCKET))
-        own = credential(read_key(self.folder), "luca_1")
+        own = credential(read_key(self.folder), "luca_1", LATER)
         connection.sendall(f"{own if line is None else line}\n{request}".encode())
         return connection
 
@@ -164,11 +166,38 @@ def test_a_second_request_on_a_connection_is_not_forwarded(proxy: Proxy) -> None
 @pytest.mark.hostile
 def test_who_has_no_credential_is_not_served(proxy: Proxy) -> None:
     """Neither with another training's name, nor with another key."""
-    own = credential(read_key(proxy.folder), "luca_1")
-    other = credential(b"another key", "luca_1")
+    own = credential(read_key(proxy.folder), "luca_1", LATER)
+    other = credential(b"another key", "luca_1", LATER)
     for line in ("", "luca_1", other, own.replace("luca_1", "luca_2"), own[:-1], f"{own} "):
         assert proxy.ask(get(proxy.target), line).startswith(b"HTTP/1.1 407 ")
     assert (proxy.folder / KEY).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.hostile
+def test_an_own_name_that_is_not_answered_keeps_its_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the name server's absence would open the way to this machine."""
+    answers: dict[str, OSError | list[Address]] = {}
+
+    async def addresses(name: str) -> list[Address]:
+        found = answers[name]
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(data_proxy, "_addresses", addresses)
+    monkeypatch.setattr(data_proxy, "OWN_SECONDS", -1)
+    proxy = DataProxy(tmp_path, DataHosts("data.test"), ["192.0.2.7", "us.test", "none.test"])
+    answers["us.test"] = socket.gaierror(socket.EAI_AGAIN, "later")
+    answers["none.test"] = socket.gaierror(socket.EAI_NONAME, "unknown")
+    with pytest.raises(OSError, match=r"us\.test, a name of this installation, can't be looked up"):
+        asyncio.run(proxy._own_networks())
+    answers["us.test"] = [ip_address("198.51.100.1")]
+    known = asyncio.run(proxy._own_networks())
+    assert {ip_network("192.0.2.7"), ip_network("198.51.100.1")} <= set(known)
+    answers["us.test"] = TimeoutError()
+    assert asyncio.run(proxy._own_networks()) == known
 
 
 def test_a_server_that_is_away_is_named(proxy: Proxy) -> None:
@@ -189,7 +218,7 @@ def test_one_training_holds_so_many_connections(
     for connection in held:
         assert b" 200 " in connection.recv(100)
     assert proxy.ask(tunnel).startswith(b"HTTP/1.1 429 too many connections")
-    other = credential(read_key(proxy.folder), "anna_1")
+    other = credential(read_key(proxy.folder), "anna_1", LATER)
     assert proxy.ask(get(proxy.target), other).startswith(b"HTTP/1.1 200")
     for connection in held:
         connection.close()
@@ -224,7 +253,7 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(
         connection.settimeout(20)
         connection.connect(str(proxy.folder / SOCKET))
         if number == 20:
-            own = credential(read_key(proxy.folder), "luca_1")
+            own = credential(read_key(proxy.folder), "luca_1", LATER)
             connection.sendall(f"{own}\n{get(proxy.target)}".encode())
     held.set()
     assert rest(sockets[20]).startswith(b"HTTP/1.1 200")

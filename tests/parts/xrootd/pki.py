@@ -110,6 +110,10 @@ class Pki:
             self._publish(f"{self._hash(kind)}.0", self.ca.read_text())
             policy = _POLICY.format(subject=self.subject, organisation=_ORGANISATION)
             self._publish(f"{self._hash(kind)}.signing_policy", policy)
+        # Who believes this host's word on the members of the VO.
+        (self.vomsdir / VO / f"{VOMS_HOST}.lsc").write_text(
+            f"{_ORGANISATION}/OU=hosts/CN={VOMS_HOST}\n{self.subject}\n"
+        )
         self._token_key = folder / "token.key"
         run("openssl", "genrsa", "-out", self._token_key, "2048")
 
@@ -162,9 +166,6 @@ class Pki:
         """
         certificate, key = self.user(user)
         server, server_key = self.host(VOMS_HOST)
-        (self.vomsdir / VO / f"{VOMS_HOST}.lsc").write_text(
-            f"{_ORGANISATION}/OU=hosts/CN={VOMS_HOST}\n{self.subject}\n"
-        )
         new = self.folder / f"proxy{next(self._numbers)}"
         run("voms-proxy-fake", "-rfc", "-quiet", "-cert", certificate, "-key", key,
             "-certdir", self.ca_folder, "-hostcert", server, "-hostkey", server_key,

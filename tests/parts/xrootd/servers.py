@@ -61,20 +61,26 @@ def plain_origin() -> XRootD:
     return server
 
 
-def gsi_origin(pki: Pki, *, users: tuple[str, ...] = ("alice",)) -> XRootD:
-    """With X.509: only these users may read."""
-    server = XRootD("gsi", "gsi")
+def gsi_origin(
+    pki: Pki, *, users: tuple[str, ...] = ("alice",), with_https: bool = False
+) -> XRootD:
+    """With X.509: only these users may read; with HTTPS, by that, too (``https``)."""
+    port = free_port()
+    more = ("https", "gridmap") if with_https else ()
+    server = XRootD("gsi", "gsi", *more, https_port=port)
+    server.https = f"https://localhost:{port}/store" if with_https else ""
     _accept(server, pki, users)
     server.own()
     return server
 
 
-def vo_origin(pki: Pki) -> XRootD:
-    """With X.509: members of the VO ``test.vo`` may read, by the attributes in their proxies."""
-    pki.voms_proxy()  # makes known who signs them
-    server = XRootD("vo", "vo", vo=VO)
+def vo_origin(pki: Pki, *, vo: str = VO) -> XRootD:
+    """With X.509, by root:// and HTTPS (``https``): all members of the VO may read, nobody else."""
+    port = free_port()
+    server = XRootD("vo", "vo", "https", https_port=port)
+    server.https = f"https://localhost:{port}/store"
     server.identify(pki)
-    (server.folder / "authdb").write_text(f"o {VO} /store rl\n")
+    (server.folder / "authdb").write_text(f"g /{vo} /store rl\n")
     server.own()
     return server
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.core.secrets import without_secrets
 
 EPILOG = (
     "Exit status: 0 done; 1 the work failed, such as reading a ROOT file or training the model;"
@@ -44,4 +45,6 @@ def show(error: MlaasError) -> None:
 def warn(message: str) -> None:
     """Print a warning on stderr."""
     console = Console(file=sys.stderr, soft_wrap=True)
-    console.print(Text("warning: ", style="bold yellow") + Text(message), highlight=False)
+    console.print(
+        Text("warning: ", style="bold yellow") + Text(without_secrets(message)), highlight=False
+    )

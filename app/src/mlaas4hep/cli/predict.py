@@ -38,6 +38,14 @@ def predict(
             " selection's branches."
         ),
     ] = True,
+    redirector: Annotated[
+        str,
+        typer.Option(
+            help="Where names that don't exist here are asked for, such as"
+            " root://xrootd-cms.infn.it. That of the training's params.json isn't used, as your"
+            " credentials are shown there, and a bundle may come from another user."
+        ),
+    ] = "",
     observers: Annotated[
         bool, typer.Option(help="Write the observers of the training beside the scores.")
     ] = True,
@@ -48,7 +56,8 @@ def predict(
     second of two classes; with more classes there is one for each. A regression has `prediction`,
     in the units of the branch that it predicts. If the training had a selection,
     `selected` is 1 for events that pass it, 0 for others; all are predicted. The training's
-    `observers` follow.
+    `observers` follow. Replicas are tried as by `train`; a file that can't be read, or is another
+    than its list says (entries, bytes, UUID), is an error.
 
     For example:
 
@@ -59,7 +68,8 @@ def predict(
     from mlaas4hep.sources.names import friends_of
     from mlaas4hep.training.inputs import read_files_option, read_friends_option, refuse_input
 
-    inputs = read_files_option(files, Path.cwd()).names
+    listed = read_files_option(files, Path.cwd())
+    inputs = listed.names
     if fout:
         refuse_input("--fout", fout, inputs)
     with opened(model) as bundle:
@@ -83,7 +93,7 @@ def predict(
                 refuse_input("--fout", fout, list(friends_of(name, tree, places).values()))
         with Bars() as bars, score_file(fout, names, kept) as add:
             for each in predict_files(
-                inputs,
+                listed,
                 tree,
                 branches,
                 answer,
@@ -92,6 +102,7 @@ def predict(
                 kept,
                 places,
                 bundle.specs.selection.get("identifier", ()),
+                redirector,
             ):
                 add(*each)
     if local.truncated:

@@ -14,6 +14,7 @@ from mlaas4hep.cli.errors import EPILOG, run, show, warn
 from mlaas4hep.core.errors import MlaasError
 from mlaas4hep.core.files import write_json
 from mlaas4hep.core.progress import Bars, ProgressFile
+from mlaas4hep.core.secrets import without_secrets
 
 if TYPE_CHECKING:
     from mlaas4hep.training.train import TrainRequest, TrainResult
@@ -160,7 +161,7 @@ def _telling(told: list[str]) -> Callable[[str], None]:
 
 def _show_outcome(result: TrainResult, told: list[str]) -> None:
     for heading, text in result.summary:
-        typer.echo(f"{heading:<8} {text}")
+        typer.echo(without_secrets(f"{heading:<8} {text}"))
     for step in result.cut_flow:
         typer.echo(f"{step['events']:>12} events: {step['cut']}")
     for warning in result.warnings:

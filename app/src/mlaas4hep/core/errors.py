@@ -8,6 +8,8 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any
 
+from mlaas4hep.core.secrets import without_secrets
+
 
 class MlaasError(Exception):
     """A failure that a person can fix.
@@ -19,9 +21,8 @@ class MlaasError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = without_secrets(message), without_secrets(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from mlaas4hep.core.secrets import without_secrets
+
 _ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
 
 
@@ -64,7 +66,7 @@ class JsonFormatter(logging.Formatter):
         line |= {k: v for k, v in record.__dict__.items() if k not in self._standard}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return without_secrets(json.dumps(line, default=str))
 
 
 def setup_logging(level: str) -> None:

@@ -14,7 +14,7 @@ from mlaas4hep.data.split import (
     VALIDATION,
     Split,
     file_key,
-    held_out,
+    fingerprint,
     membership,
     membership_by,
 )
@@ -42,7 +42,7 @@ __all__ = [
     "Split",
     "Target",
     "file_key",
-    "held_out",
+    "fingerprint",
     "membership",
     "membership_by",
     "plan_chunks",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import DataError, MlaasError
 from mlaas4hep.core.files import write_json
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.data.derivation import Derivation
 from mlaas4hep.data.events import Events, Jagged
 from mlaas4hep.data.preprocess import Cleaner, Preprocessing
@@ -50,7 +51,8 @@ class FileRecord:
     def to_json(self) -> dict[str, Any]:
         """As specs.json holds it."""
         friends = {"friends": [each.to_json() for each in self.friends]} if self.friends else {}
-        return {k: v for k, v in asdict(self).items() if k != "friends"} | friends
+        own = {k: v for k, v in asdict(self).items() if k != "friends"}
+        return own | {"name": without_secrets(self.name)} | friends
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ class Specs:
 
     def to_json(self) -> dict[str, Any]:
         """The prototype's keys and ours; always valid JSON."""
-        events = {f.name: f.entries for f in self.files}
+        events: dict[str, int] = {}
+        for number, file in enumerate(self.files, 1):
+            name = without_secrets(file.name)
+            events[f"{name} ({number})" if name in events else name] = file.entries
         return {
             "version": self.version,
             "tree": self.tree,

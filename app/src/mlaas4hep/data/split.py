@@ -140,6 +140,16 @@ def folds_by(seed: int, values: Sequence[NDArray[Any]], number: int) -> NDArray[
     return _fold(_uniform_by(seed, values), number)
 
 
+def fingerprint(first: int, parts: NDArray[np.uint8]) -> int:
+    """A number for consecutive events of a file, the first of which is ``first``, in their parts.
+
+    Those of several blocks are added modulo 2^64, in any order: sets of events that differ, in an
+    event or in its part, or have one twice, differ in it.
+    """
+    events = 4 * np.arange(first, first + len(parts), dtype=np.uint64) + parts
+    return int(_mixed(_start("events"), events).sum(dtype=np.uint64))
+
+
 def _uniform_of(seed: int, key: str, start: int, stop: int) -> NDArray[np.float64]:
     entries = np.arange(start, stop, dtype=np.uint64)
     return _uniform(_mixed(_start(f"{seed}:{key}"), entries))
@@ -202,11 +212,3 @@ def _parts(uniform: NDArray[np.float64], split: Split, fold: int) -> NDArray[np.
         return np.where(own == fold, np.uint8(TEST), validates)
     to_validation, to_test = split.train, 1 - split.test
     return (uniform >= to_validation).astype(np.uint8) + (uniform >= to_test).astype(np.uint8)
-
-
-def held_out(
-    seed: int, key: str, start: int, stop: int, split: Split | None = None
-) -> NDArray[np.bool_]:
-    """Which of the entries a training doesn't see: its test part; arguments as ``membership``'s."""
-    mask: NDArray[np.bool_] = membership(seed, key, start, stop, split) == TEST
-    return mask

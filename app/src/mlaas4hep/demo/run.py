@@ -31,14 +31,13 @@ from mlaas4hep.data import (
     EventsToUse,
     Jagged,
     Split,
-    file_key,
-    held_out,
-    membership_by,
 )
 from mlaas4hep.demo.services import Services
 from mlaas4hep.demo.simulate import write_files
 from mlaas4hep.models.bundle import Bundle
 from mlaas4hep.sources.root import RootFile
+from mlaas4hep.training.params import Params
+from mlaas4hep.training.prepare import prepare
 
 EXAMPLE = Path(__file__).parent / "example"
 NAME = "demo"
@@ -149,7 +148,7 @@ def run(folder: Path, own: Inputs | None = None, keep: bool = False) -> float:
 
         bundle = Bundle.open(folder / "store" / "models" / job)
         with steps.step("Send events as they are in the tree, get predictions"):
-            events, truth = with_truth(inputs, bundle)
+            events, truth = with_truth(inputs, bundle, folder / NAME)
             slices = [slice(i, i + SLICE) for i in range(0, len(truth), SLICE)]
             answers = [
                 client.predict_events(job, {name: events[name][part] for name in events})
@@ -234,10 +233,10 @@ def of_example(error: MlaasError, model: Path) -> MlaasError:
     )
 
 
-def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64]]:
+def with_truth(inputs: Inputs, bundle: Bundle, folder: Path) -> tuple[Events, NDArray[np.int64]]:
     """Events with the branches that the model wants, and the index of each one's class.
 
-    Of the files that were trained on, the events that the training held out.
+    Of the files that were trained on, those of ``folder``, the events that the training held out.
     """
     branches = [name for names in bundle.specs.inputs for name in names]
     if inputs.predict:
@@ -245,32 +244,21 @@ def with_truth(inputs: Inputs, bundle: Bundle) -> tuple[Events, NDArray[np.int64
             events = dict(file.read([*branches, "truth"]))
         return events, np.asarray(events.pop("truth"), np.int64)
 
-    seed = json.loads((bundle.path / "provenance" / "run.json").read_text())["seed"]
-    split = Split.parse(json.loads(inputs.params.read_text()).get("split"))
-    label_branch = bundle.specs.selection["label_branch"]
-    derivation = bundle.specs.derivation
-    cuts = derivation.for_selection if derivation and derivation.cuts.selection else None
-    more = [*([label_branch] if label_branch else []), *split.by, *(cuts.inputs if cuts else [])]
-    wanted = list(dict.fromkeys([*branches, *more]))
+    params, _ = Params.load(folder / "params.json")
     parts, truth = [], []
     with ExitStack() as stack:
-        files = [stack.enter_context(RootFile(str(path), inputs.tree)) for path in inputs.files]
-        use = EventsToUse.of([file.entries for file in files], 5 * MOST_PREDICTED)
-        for position, (file, ranges) in enumerate(zip(files, use.ranges, strict=True)):
-            for start, stop, read in file.blocks(wanted, ranges, 5 * MOST_PREDICTED):
-                if split.by:
-                    by = [np.asarray(read[name]) for name in split.by]
-                    kept = membership_by(seed, by, split) == TEST
-                else:
-                    kept = held_out(seed, file_key(position, file.uuid), start, stop, split)
-                if cuts:
-                    kept &= cuts.passes(cuts.derive(dict(read)))[0]
+        names, specs = [file.name for file in inputs.files], bundle.path / "specs.json"
+        task = prepare(names, inputs.labels, params, folder, stack, specs, keep_specs=False)
+        step = 5 * MOST_PREDICTED
+        nevts = min(step, params.nevts) if params.nevts > 0 else step
+        use = EventsToUse.of([file.entries for file in task.files], nevts, task.use.passing)
+        for index, (file, ranges) in enumerate(zip(task.files, use.ranges, strict=True)):
+            passing = use.passing[index]
+            for start, stop, read in file.blocks(task.branches, ranges, step, passing):
+                kept = task.parts(index, start, stop, read) == TEST
                 parts.append({name: taken(read[name], kept) for name in branches})
-                labels = (
-                    read[label_branch] if label_branch else [inputs.labels[position]] * len(kept)
-                )
-                names = np.asarray(labels).astype(str)[kept]
-                truth.append(np.array([bundle.classes.index(name) for name in names], np.int64))
+                classes = task.labels.of_events(read, index)
+                truth.append(np.broadcast_to(classes, len(kept))[kept])
     events = {name: joined([part[name] for part in parts]) for name in branches}
     return events, np.concatenate(truth)
 

@@ -27,7 +27,9 @@ from mlaas4hep.frameworks.ensemble import OF_FOLDS
 from mlaas4hep.inference.outside import Outside
 from mlaas4hep.inference.worker import open_session
 from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.sources.filelist import FileList
 from mlaas4hep.sources.friends import open_files
+from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 
 ROWS = 4096
@@ -133,7 +135,7 @@ class Marked:
 
 
 def predict_files(
-    names: Sequence[str],
+    names: FileList | Sequence[str],
     tree: str,
     branches: Sequence[str],
     answer: Answer,
@@ -142,9 +144,12 @@ def predict_files(
     observers: Sequence[str] = (),
     friends: Mapping[str, str] | None = None,
     identifier: Sequence[str] = (),
+    redirector: str = "",
 ) -> Iterator[tuple[Scores, Observed]]:
     """The scores of all events of the files, in their order, ``ROWS`` at a time, and observers.
 
+    Files are opened as by a training: names that don't exist here are asked of the ``redirector``,
+    replicas tried, and what a list says of a file must be so, else it is a FileError.
     ``branches`` are needed by the model, those of ``marking`` by the selection alone. Of the
     ``friends`` those are opened whose branches are needed, see ``open_files``. Raises
     DataError naming the file and the branches that it lacks, or the event whose lists of one
@@ -157,7 +162,13 @@ def predict_files(
             for alias, place in (friends or {}).items()
             if any(branch.startswith(f"{alias}.") for branch in needed)
         }
-        files = open_files(names, tree, used, identifier, stack)
+        listed = FileList.of(names).files
+
+        def find(name: str) -> str:
+            return resolve(name, redirector, Path.cwd())
+
+        paths = [find(file.name) for file in listed]
+        files = open_files(paths, tree, used, identifier, stack, find, listed=listed)
         for file in files:
             if absent := [branch for branch in needed if branch not in file.branches]:
                 more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""

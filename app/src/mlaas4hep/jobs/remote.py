@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
+import time
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,7 @@ SOCKET = f"{SOCKETS}/proxy.sock"
 PROBE = "PROBE"
 """Asks whether the proxy is well, in place of a credential."""
 _URL = re.compile(rb"\b(?:https?|davs?|s3)://")
+_CREDENTIAL = re.compile(rf"(({PROCESS_NAME.pattern}) ([0-9]{{1,12}})) ([0-9a-f]{{64}})")
 _MOST_BYTES = 16 << 20
 """Of a list of files that are looked through for an address."""
 _MOST_LISTS = 100
@@ -52,20 +55,26 @@ def read_key(folder: Path) -> bytes:
         ) from None
 
 
-def credential(key: bytes, process_name: str) -> str:
-    """The line with which a training's connections begin: its name, which it can't change."""
-    return f"{process_name} {_signature(key, process_name)}"
+def credential(key: bytes, process_name: str, until: float) -> str:
+    """The line with which a training's connections begin: its name, which it can't change.
+
+    It is worth nothing after ``until`` (Unix time), when the training has ended at the latest.
+    """
+    said = f"{process_name} {math.ceil(until)}"
+    return f"{said} {_signature(key, said)}"
 
 
 def job_of(key: bytes, line: str) -> str | None:
-    """The training that has this credential; None for what is no credential."""
-    name, _, signature = line.partition(" ")
-    known = PROCESS_NAME.fullmatch(name) and signature.isascii()
-    return name if known and hmac.compare_digest(signature, _signature(key, name)) else None
+    """The training that has this credential; None for what is none, or not any more."""
+    if not line.isascii() or not (match := _CREDENTIAL.fullmatch(line)):
+        return None
+    said, name, until, signature = match.groups()
+    known = hmac.compare_digest(signature, _signature(key, said))
+    return name if known and time.time() <= int(until) else None
 
 
-def _signature(key: bytes, process_name: str) -> str:
-    return hmac.new(key, process_name.encode(), hashlib.sha256).hexdigest()
+def _signature(key: bytes, said: str) -> str:
+    return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
 def reads_remote(root: Path, asked: Names) -> bool:

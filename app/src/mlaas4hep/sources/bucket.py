@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cache, partial
+from threading import Semaphore, Thread
+from time import monotonic
+from typing import Any, TypeVar
 
 import botocore.session
 from botocore import UNSIGNED
@@ -30,6 +32,9 @@ from mlaas4hep.sources.credentials import Bearer
 from mlaas4hep.sources.remote import HEAD_BYTES, PassingError, Patience, ReplacedError, Traffic
 from mlaas4hep.sources.web import AT_ONCE, BUSY, parts, retry_after, unreached
 
+T = TypeVar("T")
+_LISTING_SECONDS = 300
+"""For all pages of names of a folder."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _BUSY_CODES = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable")
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint")
@@ -59,29 +64,34 @@ class BucketConnection:
             self._client, self._is_signed = _client(patience, _environment())
         except (BotoCoreError, ValueError) as error:
             raise RefusedError(f"{url} can't be read: {error}", _SET) from error
-        self._pool = ThreadPoolExecutor(AT_ONCE)
-        try:
-            self.head = self._get((0, HEAD_BYTES))
-        except BaseException:
-            self.close()
-            raise
+        self._turns = Semaphore(AT_ONCE)
+        ((self.head,),) = self._all([[(0, HEAD_BYTES)]])
         self.versioned = bool(self._version)
 
     def close(self) -> None:
-        """Ask for nothing more; other files use the same connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Nothing is open: other files use the same connections."""
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
-        split = parts(ranges)
-        asked = [self._pool.submit(self._get, part) for each in split for part in each]
+        return [b"".join(each) for each in self._all(parts(ranges))]
+
+    def _all(self, split: list[list[Place]]) -> list[list[bytes]]:
+        """All places, side by side; PassingError where that takes too long.
+
+        botocore has a deadline for each piece that comes, but none for all of an answer.
+        """
+        asked = [_start(partial(self._get, place), self._turns) for each in split for place in each]
+        rounds = -(-len(asked) // AT_ONCE)
+        seconds = self._patience.connect + self._patience.request * rounds
+        end = monotonic() + seconds
         try:
-            found = iter([each.result() for each in asked])
-        except BaseException:
+            found = iter([each.result(max(0, end - monotonic())) for each in asked])
+        except TimeoutError:
+            raise PassingError(f"no answer within {seconds:g} s") from None
+        finally:
             for each in asked:
                 each.cancel()
-            raise
-        return [b"".join([next(found) for _ in each]) for each in split]
+        return [[next(found) for _ in each] for each in split]
 
     def _get(self, place: Place) -> bytes:
         start, stop = place
@@ -157,6 +167,50 @@ class BucketConnection:
             why = told if self._is_signed else f"{told} (no credentials were found)"
             return RefusedError(f"{self._url} can't be read: {why}", _SET)
         return OSError(f"unexpected answer: {status} {told}")
+
+
+def _start(work: Callable[[], T], turns: Semaphore) -> Future[T]:
+    """Do it in a thread that, other than those of a pool, no process waits for at its end."""
+    asked: Future[T] = Future()
+
+    def run() -> None:
+        with turns:
+            if not asked.set_running_or_notify_cancel():
+                return
+            try:
+                asked.set_result(work())
+            except BaseException as error:
+                asked.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return asked
+
+
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the objects whose keys begin with that URL's, up to the next slash."""
+    try:
+        return _start(partial(_list, url, patience), Semaphore()).result(_LISTING_SECONDS)
+    except TimeoutError:
+        raise OSError(f"it takes longer than {_LISTING_SECONDS} s") from None
+    except (EndpointConnectionError, ProxyConnectionError) as error:
+        raise _unconnected(error) from error
+    except (HTTPClientError, IncompleteReadError) as error:
+        raise PassingError(f"the connection failed: {error}") from error
+
+
+def _list(url: str, patience: Patience) -> list[str]:
+    bucket, _, prefix = url.split("://", 1)[1].partition("/")
+    client, _ = _client(patience, _environment())
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=prefix, Delimiter="/"
+    )
+    keys: list[str] = []
+    end = monotonic() + _LISTING_SECONDS
+    for page in pages:
+        keys += [each["Key"] for each in page.get("Contents", ())]
+        if monotonic() > end:
+            break  # nobody waits for it any more
+    return [key.removeprefix(prefix) for key in keys if key != prefix]
 
 
 def _unconnected(error: EndpointConnectionError | ProxyConnectionError) -> Exception:

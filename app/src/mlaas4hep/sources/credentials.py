@@ -32,6 +32,17 @@ class X509:
     path: Path
     where: str
 
+    @property
+    def expires(self) -> float | None:
+        """Seconds since the epoch, of the first of its certificates; None of an unreadable one."""
+        from cryptography import x509
+
+        try:
+            found = x509.load_pem_x509_certificates(self.path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return min(each.not_valid_after_utc.timestamp() for each in found)
+
 
 @dataclass(frozen=True)
 class Bearer:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlaas4hep.core.errors import DataError, FileError
 from mlaas4hep.data import Jagged
+from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.names import friends_of, local
 from mlaas4hep.sources.root import RootFile
 
@@ -24,13 +25,14 @@ def open_files(
     stack: ExitStack,
     find: Callable[[str], str] = str,
     try_all: bool = False,
-    replicas: Mapping[str, Sequence[str]] | None = None,
+    listed: Sequence[Listed] = (),
 ) -> list[RootFile]:
     """Open the files with their friends; ``stack`` closes them.
 
-    ``replicas`` are other URLs of a file, by its name.
+    ``listed`` is what a list says of each: its replicas, its entries, bytes and UUID.
 
-    A file that can't be read is a FileError; with ``try_all`` it is raised after all were tried.
+    A file that can't be read, or is another than the list says, is a FileError; with ``try_all`` it
+    is raised after all were tried.
 
     ``find`` gives the path or URL of a friend that is named. Raises DataError as RootFile does;
     on one tree that would be the friend of several files, each of whose entries can't be those of
@@ -39,17 +41,18 @@ def open_files(
     files: list[RootFile] = []
     failed: list[FileError] = []
     users: dict[tuple[str, str, str], str] = {}
-    for name in names:
+    for name, said in zip(names, listed or [Listed(name) for name in names], strict=True):
         wanted = friends_of(name, tree, friends)
         try:
             places = {k: _found(k, place, find) for k, place in wanted.items()}
-            others = (replicas or {}).get(name, ())
-            file = stack.enter_context(RootFile(name, tree, places, replicas=others))
-        except FileError as error:
-            error.file = local(name)
+            file = stack.enter_context(RootFile(name, tree, places, replicas=said.replicas))
+            if error := _unlike_listed(file, said):
+                raise error
+        except FileError as bad:
+            bad.file = local(name)
             if not try_all:
                 raise
-            failed.append(error)
+            failed.append(bad)
             continue
         files.append(file)
         for alias, friend in file.friends.items():
@@ -63,6 +66,25 @@ def open_files(
             _check_order(file, alias, friend, identifier)
     raise_all(failed)
     return files
+
+
+def _unlike_listed(file: RootFile, said: Listed) -> FileError | None:
+    """The error where the file isn't what the list says, such as how many entries it has."""
+    for what, expected, found in (
+        ("entries", said.entries, file.entries),
+        ("bytes", said.bytes, file.size),
+        ("as UUID", said.uuid and said.uuid.lower(), file.uuid),
+    ):
+        if None not in (expected, found) and expected != found:
+            error = FileError(
+                f"{file.name} has {found} {what}, but {expected} by {said.where}",
+                "It was replaced since the list was made, or copied in part: make the list again,"
+                " or name the file without one.",
+                file.name,
+            )
+            error.source = file
+            return error
+    return None
 
 
 def raise_all(failed: list[FileError]) -> None:

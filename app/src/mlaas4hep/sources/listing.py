@@ -168,7 +168,8 @@ def _on_server(folder: str, pattern: str, at: str) -> list[str]:
     from mlaas4hep.sources.opening import list_folder  # which loads uproot
 
     names = sorted(list_folder(folder))
-    found = [f"{folder}{name}" for name in names if fnmatchcase(name, pattern)]
+    shown = [name for name in names if name[0] != "." or pattern[0] == "."]
+    found = [f"{folder}{name}" for name in shown if fnmatchcase(name, pattern)]
     if not found:
         remedy = f"It holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}." if names else ""
         raise UsageError(f"{at}no file of {folder} matches {pattern}", remedy or "It is empty.")

@@ -144,8 +144,8 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
     remedy = "Give a path that exists, or a URL such as root://HOST//PATH."
     if remote:
         remedy = (
-            "Give a path that exists, or set redirector in params.json"
-            " (for instance root://xrootd-cms.infn.it) if it lies on the grid."
+            "Give a path that exists, or, if it lies on the grid, set redirector in params.json"
+            " (--redirector of predict), for instance root://xrootd-cms.infn.it."
         )
     raise FileError(f"no such file: {path}", remedy)
 

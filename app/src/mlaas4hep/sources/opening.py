@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import uproot
 
 from mlaas4hep.core.errors import (
@@ -26,7 +25,16 @@ from mlaas4hep.core.errors import (
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
-from mlaas4hep.sources.remote import Connect, Connection, Patience, RemoteSource, Traffic
+from mlaas4hep.sources.remote import (
+    Connect,
+    Connection,
+    Patience,
+    RemoteSource,
+    Traffic,
+    reason,
+    silent_for,
+    until_it_passes,
+)
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that any other file would have, too."""
@@ -44,9 +52,10 @@ OPENERS = {
     "davs": _WEB,
     "s3": "bucket:BucketConnection",
 }
-"""The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed."""
-_PLAIN = {"dav": "http", "davs": "https"}
-"""The schemes by which fsspec knows them."""
+"""The Connection of each scheme, MODULE:CLASS; a module is imported when it is needed.
+
+It has a ``list_folder(url, patience)``, too.
+"""
 
 
 def opener(name: str) -> Connect:
@@ -118,17 +127,33 @@ def open_file(
 
     ``replicas`` are other URLs of the same file, for when this one fails. With ``explained`` the
     reason is looked for as ``mlaas4hep doctor`` does it, once for each server, which takes some
-    seconds more. ``options`` are uproot's.
+    seconds more; a server that answers nobody is then asked for no other file until the doctor,
+    once a minute, finds that it does. ``options`` are uproot's.
     """
     name = local(name)
+    urls = (name, *replicas)
     try:
+        if explained and _are_silent(urls):
+            raise UnreachedError(
+                f"{name} can't be read: its server answered nobody a moment ago",
+                "Try again when it is back, or name another replica.",
+            )
         return _open_file(name, replicas, options)
     except (UnreachedError, RefusedError) as error:
         if not explained:
             raise
         from mlaas4hep.sources.doctor import explain  # only where something is wrong
 
-        raise explain(error, (name, *replicas)) from error
+        raise explain(error, urls) from error
+
+
+def _are_silent(urls: Sequence[str]) -> bool:
+    """Whether it is known that none of the servers answers: many files may be theirs."""
+    if any(silent_for(url) is None for url in urls):
+        return False
+    from mlaas4hep.sources.doctor import are_silent
+
+    return are_silent(urls)
 
 
 def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> Any:
@@ -145,24 +170,21 @@ def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> A
 def list_folder(url: str) -> list[str]:
     """Names of the files in the folder at that URL, without those of its subfolders.
 
-    A web server must send a page of links. DataError says why a folder can't be listed.
+    A web server must know WebDAV or send a page of links. DataError says why a folder can't be
+    listed.
     """
-    scheme, rest = url.split("://", 1)
-    opener(url)
+    module = import_module(opener(url).__module__)
     try:
-        if OPENERS[scheme.lower()] == _XROOTD:
-            import_module("mlaas4hep.sources.xrootd").load(url)
-            scheme = "root"
-        files, path = fsspec.core.url_to_fs(f"{_PLAIN.get(scheme.lower(), scheme)}://{rest}")
-        found = files.ls(path, detail=True)
+        found: list[str] = until_it_passes(lambda patience: module.list_folder(url, patience))
     except MlaasError:
         raise
     except Exception as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else reason(error)
         raise DataError(
-            f"the folder {url} can't be listed: {first_line(error)}",
+            f"the folder {url} can't be listed: {why}",
             "Check the address, or name its files one by one.",
         ) from error
-    return [str(each["name"]).rpartition("/")[2] for each in found if each["type"] == "file"]
+    return found
 
 
 def check_local(path: Path) -> None:

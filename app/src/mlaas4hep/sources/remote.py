@@ -29,10 +29,14 @@ from mlaas4hep.core.errors import (
 )
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import Place
-from mlaas4hep.sources.credentials import Bearer, bearer_token, x509_proxy
+from mlaas4hep.sources.credentials import X509, Bearer, bearer_token, x509_proxy
 from mlaas4hep.sources.names import missing
 
 T = TypeVar("T")
+_failing: set[str] = set()
+"""Servers that failed when they were last asked: other replicas than theirs come first."""
+_silent: dict[str, float] = {}
+"""Servers that gave no answer at all, and since when (time.monotonic), see ``note_silent``."""
 
 HEAD_BYTES = 1024
 """Bytes from the start that are read with the opening: what uproot reads first is among them."""
@@ -68,6 +72,10 @@ class Patience:
             retries=_number("XRD_CONNECTIONRETRY", usual.retries),
         )
 
+    def before(self, turn: int, asked: float = 0) -> float:
+        """Seconds before a further try, the first of which is turn 1; the server asked for some."""
+        return min(max(self.pause * 2.0 ** (turn - 1), asked), self.renewal)
+
 
 def _number(variable: str, usual: int) -> int:
     try:
@@ -76,12 +84,43 @@ def _number(variable: str, usual: int) -> int:
         return usual
 
 
+def server_of(url: str) -> str:
+    """Scheme, host and port of a URL; of s3:// the endpoint belongs to it."""
+    server = "/".join(url.split("/", 3)[:3]).lower()
+    return f"{server} {os.environ.get('AWS_ENDPOINT_URL', '')}" if server[:3] == "s3:" else server
+
+
+def note_silent(url: str, is_silent: bool) -> None:
+    """Remember, for all of the process, that a file's server answers nobody, or that it does."""
+    if is_silent:
+        _silent[server_of(url)] = time.monotonic()
+    else:
+        _silent.pop(server_of(url), None)
+
+
+def silent_for(url: str) -> float | None:
+    """Seconds since the file's server was last found to answer nobody; None if it wasn't."""
+    when = _silent.get(server_of(url))
+    return None if when is None else time.monotonic() - when
+
+
 class PassingError(Exception):
     """What may pass by itself: a cut connection, a busy server; ``wait`` is what it asks for."""
 
     def __init__(self, message: str, wait: float = 0) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+def until_it_passes(action: Callable[[Patience], T]) -> T:
+    """What an action returns that is tried again after a PassingError, a few times."""
+    patience = Patience.of_environment()
+    for turn in range(1, patience.retries + 1):
+        try:
+            return action(patience)
+        except PassingError as error:
+            time.sleep(patience.before(turn, error.wait))
+    return action(patience)
 
 
 class DeniedError(Exception):
@@ -148,13 +187,15 @@ class RemoteSource(Source):  # type: ignore[misc]
         super().__init__()
         self._file_path = file_path
         self._urls = list(dict.fromkeys((file_path, *replicas)))
+        self._urls.sort(key=lambda url: server_of(url) in _failing)
         self._connect, self._patience = connect, Patience.of_environment()
         self._connection: Connection | None = None
         self._size: int | None = None
         self._head = b""
         self._token: Bearer | None = None
+        self._proxy_end: float | None = None
         self._closed = False
-        self.traffic = Traffic(replica=file_path)
+        self.traffic = Traffic(replica=self._urls[0])
         self._persist(lambda connection: None)
 
     def __repr__(self) -> str:
@@ -234,22 +275,26 @@ class RemoteSource(Source):  # type: ignore[misc]
             for url in list(urls):
                 self.traffic.retries += bool(failures)
                 try:
-                    return self._by(url, action)
+                    done = self._by(url, action)
                 except ReplacedError as error:
                     raise self._replaced(url, error) from None
                 except PassingError as error:
                     failures[url] = error
+                    _failing.add(server_of(url))
                 except Exception as error:
                     failures[url] = error
                     urls.remove(url)
+                else:
+                    _failing.discard(server_of(url))
+                    return done
                 self._disconnect()
             if not urls:
                 break
-        raise _failure(failures) from failures[self.traffic.replica]
+        raise _failure(self._file_path, failures) from failures[self.traffic.replica]
 
     def _pause(self, turn: int, failures: dict[str, Exception]) -> float:
         asked = max(e.wait for e in failures.values() if isinstance(e, PassingError))
-        return min(max(self._patience.pause * 2.0 ** (turn - 1), asked), self._patience.renewal)
+        return self._patience.before(turn, asked)
 
     def _by(self, url: str, action: Callable[[Connection], T]) -> T:
         while True:
@@ -259,7 +304,8 @@ class RemoteSource(Source):  # type: ignore[misc]
             except DeniedError as error:
                 self._disconnect()
                 self._note(error.token)
-                if not self._is_renewed(error.token):
+                renewed = self._is_renewed(error.token) if error.token else self._has_new_proxy()
+                if not renewed:
                     raise
                 self.traffic.retries += 1
             else:
@@ -270,6 +316,8 @@ class RemoteSource(Source):  # type: ignore[misc]
         if self._connection and self.traffic.replica == url:
             return self._connection
         self._disconnect()
+        proxy = x509_proxy()
+        self._proxy_end = proxy.expires if proxy else None
         connection = self._connect(url, self._patience, self.traffic)
         first, self._connection = not self._head, connection
         if first:
@@ -290,16 +338,33 @@ class RemoteSource(Source):  # type: ignore[misc]
             self.traffic.renewals += 1
         self._token = token or self._token
 
-    def _is_renewed(self, token: Bearer | None) -> bool:
+    def _has_new_proxy(self) -> bool:
+        """Whether there is another proxy certificate than the one that was shown and has expired.
+
+        It may have come before that, or come soon enough after.
+        """
+        shown = self._proxy_end
+        if shown is None or shown > time.time() + _CLOCKS:
+            return False
+        while True:
+            proxy = x509_proxy()
+            if proxy and proxy.expires not in (None, shown) and not has_expired(proxy):
+                self.traffic.renewals += 1
+                return True
+            if time.time() >= shown + self._patience.renewal:
+                return False
+            time.sleep(0.2)
+
+    def _is_renewed(self, token: Bearer) -> bool:
         """Whether there is another token now, or soon enough after its expiry."""
-        if not token or not token.file:
+        if not token.file:
             return False
         # After its expiry, wait for one that is late, but not for one that nobody renews.
-        end = (token.expires or 0) + self._patience.renewal if _has_expired(token, _CLOCKS) else 0
+        end = (token.expires or 0) + self._patience.renewal if has_expired(token, _CLOCKS) else 0
         while True:
             with suppress(DataError):  # such as a file that is just being written
                 found = bearer_token()
-                if found and found.value != token.value and not _has_expired(found):
+                if found and found.value != token.value and not has_expired(found):
                     return True
             if time.time() >= end:
                 return False
@@ -313,8 +378,10 @@ class RemoteSource(Source):  # type: ignore[misc]
         )
 
 
-def _has_expired(token: Bearer, early: float = 0) -> bool:
-    return token.expires is not None and token.expires <= time.time() + early
+def has_expired(credential: Bearer | X509, early: float = 0) -> bool:
+    """Whether it has by its own account, or will in ``early`` seconds."""
+    end = credential.expires
+    return end is not None and end <= time.time() + early
 
 
 def _described(length: int | None, head: bytes) -> str:
@@ -328,21 +395,21 @@ def _described(length: int | None, head: bytes) -> str:
     return ", ".join(parts) or "no ROOT file"
 
 
-def _failure(failures: dict[str, Exception]) -> DataError:
-    """What to tell of a file that can't be read from any of its replicas.
+def _failure(name: str, failures: dict[str, Exception]) -> DataError:
+    """What to tell of a file, ``name``, that can't be read from any of its replicas.
 
     A FileError, unless credentials or the like are to blame: other files would fail, too.
     """
     (url, error), *others = failures.items()
     if others:
-        reasons = "; ".join(f"{url}: {_reason(error)}" for url, error in failures.items())
+        reasons = "; ".join(f"{url}: {reason(error)}" for url, error in failures.items())
         ours = any(
             isinstance(each, DeniedError | DataError) and not isinstance(each, FileError)
             for each in failures.values()
         )
         kind = RefusedError if ours else UnreachedError
         return kind(
-            f"{url} can't be read from any of its {len(failures)} replicas: {reasons}",
+            f"{name} can't be read from any of its {len(failures)} replicas: {reasons}",
             "Check the addresses, and whether the servers answer and let you read.",
         )
     if isinstance(error, DataError):
@@ -350,14 +417,15 @@ def _failure(failures: dict[str, Exception]) -> DataError:
     if isinstance(error, FileNotFoundError):
         return missing(url, "Give a path or URL that exists.")
     if isinstance(error, DeniedError):
-        return RefusedError(f"{url} can't be read: {_reason(error)}", _advice(error.token))
+        return RefusedError(f"{url} can't be read: {reason(error)}", _advice(error.token))
     return UnreachedError(
-        f"{url} can't be read: {_reason(error)}",
+        f"{url} can't be read: {reason(error)}",
         "Check the address, and whether the server answers and lets you read.",
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something failed, in a line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, DataError):
@@ -369,7 +437,7 @@ def _reason(error: Exception) -> str:
 
 def _advice(token: Bearer | None) -> str:
     """What to do about a refusal, by what the server was shown."""
-    if token and _has_expired(token):
+    if token and has_expired(token):
         ended = datetime.fromtimestamp(token.expires or 0, UTC)
         renew = "" if token.file else " Name its file in BEARER_TOKEN_FILE."
         return f"The token in {token.where} expired at {ended:%F %T} UTC: get a new one.{renew}"

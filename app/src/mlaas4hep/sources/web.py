@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import os
 import re
 import socket
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 from time import time
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+from xml.etree import ElementTree
 
 import aiohttp
 from fsspec.asyn import get_loop
@@ -35,14 +39,37 @@ T = TypeVar("T")
 PART_BYTES = 4 * 2**20
 """Bytes that are asked for at once, at most; several such requests are sent side by side."""
 AT_ONCE = 8
+"""Connections to one server, by all files of one process."""
+CONNECTIONS = 32
+"""To all servers."""
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
+_PAGE_BYTES = 4 << 20
+"""Of what describes a folder."""
+_LINK = re.compile(
+    r"""<a\s(?:[^"'<>]|"[^"]{0,500}"|'[^']{0,500}'){0,300}?(?<=[\s"'])href\s?=\s?
+    (?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
-def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, in the thread in which all remote files are read."""
-    return asyncio.run_coroutine_threadsafe(coroutine, get_loop()).result()
+_SECONDS = 15
+"""For what needs no server, such as to close a session."""
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    """What a coroutine returns, in the thread in which all remote files are read.
+
+    PassingError if that takes longer, though each request has an end by itself.
+    """
+    asked = asyncio.run_coroutine_threadsafe(coroutine, get_loop())
+    try:
+        return asked.result(seconds)
+    except TimeoutError:
+        asked.cancel()
+        raise PassingError(f"no answer within {seconds:g} s") from None
 
 
 def parts(ranges: Sequence[Place]) -> list[list[Place]]:
@@ -67,39 +94,32 @@ class WebConnection:
     versioned = False
 
     def __init__(self, url: str, patience: Patience, traffic: Traffic) -> None:
-        scheme, rest = url.split("://", 1)
-        self._url = f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
+        self._url = _web_url(url)
         self._patience, self._traffic = patience, traffic
         self._with_token = False
         self.size: int | None = None
         self._is_open = False
         self.token: Bearer | None = None
-        self._session = wait_for(self._start(tls_context()))
+        self._session = wait_for(_join(patience), _SECONDS)
         try:
-            self.head = wait_for(self._get((0, HEAD_BYTES)))
+            self.head = wait_for(self._get((0, HEAD_BYTES)), self._most_seconds)
         except BaseException:
             self.close()
             raise
 
-    async def _start(self, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=tls),
-            timeout=aiohttp.ClientTimeout(
-                total=self._patience.request, sock_connect=self._patience.connect
-            ),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,
-            trust_env=True,  # the proxies that the environment names
-        )
-
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, if no other file uses them."""
         with contextlib.suppress(Exception):
-            wait_for(self._session.close())
+            wait_for(_leave(self._session), _SECONDS)
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
-        return wait_for(self._read(ranges))
+        return wait_for(self._read(ranges), self._most_seconds)
+
+    @property
+    def _most_seconds(self) -> float:
+        """More than a read takes: each range is asked for twice at most, all at once."""
+        return 2 * self._patience.request + _SECONDS
 
     async def _read(self, ranges: Sequence[Place]) -> list[bytes]:
         split = parts(ranges)
@@ -131,17 +151,12 @@ class WebConnection:
             self.token = token
         self._traffic.requests += 1
         try:
-            async with self._session.get(self._url, headers=headers) as answer:
+            asked = self._session.get(self._url, headers=headers, proxy=_proxy_of(self._url))
+            async with asked as answer:
                 problem = self._problem(answer, place, token)
                 found = b"" if problem else await _body(answer, stop - start)
-        except aiohttp.ClientHttpProxyError as error:
-            raise OSError(f"the proxy {_proxy()} refuses: {error.status} {error.message}") from None
-        except _TooMuchError as error:
-            raise OSError(str(error)) from None
-        except TimeoutError as error:
-            raise PassingError(f"no answer within {self._patience.request:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._understood(error) from error
+        except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+            raise _understood(self._url, error, self._patience) from error
         if problem:
             raise problem
         return found
@@ -181,24 +196,172 @@ class WebConnection:
             return OSError(f"the server sent bytes {first} to {last + 1} for {place[0]} to {stop}")
         return None
 
-    def _understood(self, error: Exception) -> Exception:
-        """What a failure of aiohttp means, in a text without its details."""
-        if isinstance(error, aiohttp.InvalidURL):
-            return OSError("the address is not valid")
-        cause: BaseException = error
-        if isinstance(error, aiohttp.ClientConnectorError):
-            cause = error.os_error
-        elif isinstance(error.__cause__, ssl.SSLError):
-            cause = error.__cause__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return RefusedError(
-                f"{self._url} can't be read: its certificate is not accepted:"
-                f" {cause.verify_message}",
-                "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
-            )
-        if isinstance(cause, ssl.SSLError):
-            return OSError(f"no connection by TLS: {cause.reason or cause}")
-        return unreached(cause)
+
+def _understood(url: str, error: Exception, patience: Patience) -> Exception:
+    """What a failure of aiohttp means, in a text without its details."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        proxy = urlsplit(_proxy_of(url) or "").netloc.rpartition("@")[2]
+        return OSError(f"the proxy {proxy} refuses: {error.status} {error.message}")
+    if isinstance(error, _TooMuchError):
+        return OSError(str(error))
+    if isinstance(error, TimeoutError):
+        return PassingError(f"no answer within {patience.request:g} s")
+    if isinstance(error, aiohttp.InvalidURL):
+        return OSError("the address is not valid")
+    cause: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    elif isinstance(error.__cause__, ssl.SSLError):
+        cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RefusedError(
+            f"{url} can't be read: its certificate is not accepted: {cause.verify_message}",
+            "Name the folder or file with its CA in X509_CERT_DIR or SSL_CERT_FILE.",
+        )
+    if isinstance(cause, ssl.SSLError):
+        said = f"no connection by TLS: {cause.reason or cause}"
+        return DeniedError(said, None) if "CERTIFICATE_EXPIRED" in said else OSError(said)
+    return unreached(cause)
+
+
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the files in the folder at that URL, by WebDAV or from a page of links."""
+    return wait_for(_list(_web_url(url), patience), 4 * patience.request + _SECONDS)
+
+
+async def _list(url: str, patience: Patience) -> list[str]:
+    session = await _join(patience)
+    try:
+        answer, said = await _whole(session, url, "PROPFIND")
+        if answer.status == HTTPStatus.MULTI_STATUS:
+            return _names(str(answer.url), _members(said))
+        answer, said = await _whole(session, url, "GET")
+    except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+        raise _understood(url, error, patience) from error
+    finally:
+        await _leave(session)
+    if answer.status == HTTPStatus.NOT_FOUND:
+        raise FileNotFoundError(url)
+    refusal = f"{answer.url.host} refuses: {answer.status} {answer.reason}"
+    if answer.status in BUSY:
+        raise PassingError(refusal, retry_after(answer.headers.get("Retry-After", "")))
+    if answer.status != HTTPStatus.OK:
+        raise OSError(refusal)
+    return _names(str(answer.url), _linked(str(answer.url), said))
+
+
+async def _whole(
+    session: aiohttp.ClientSession, url: str, method: str
+) -> tuple[aiohttp.ClientResponse, str]:
+    """The answer and its text; with the token if it is refused without."""
+    headers = {"Depth": "1"} if method == "PROPFIND" else {}
+    while True:
+        asked = session.request(method, url, headers=headers, proxy=_proxy_of(url))
+        async with asked as answer:
+            said = (await _body(answer, _PAGE_BYTES)).decode(errors="replace")
+        refused = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        token = bearer_token() if refused and _is_safe(url) else None
+        if not token or "Authorization" in headers:
+            return answer, said
+        headers["Authorization"] = f"Bearer {token.value}"
+
+
+def _members(said: str) -> list[str]:
+    """Paths of the files in an answer to PROPFIND (RFC 4918), which folders are not."""
+    try:
+        tree = ElementTree.fromstring(said)  # noqa: S314  (expat bounds what entities expand to)
+    except ElementTree.ParseError as error:
+        raise OSError(f"its answer is no XML: {error}") from None
+    if any(" 507 " in each.findtext("{DAV:}status", "") for each in tree):
+        raise OSError("the server tells a part of it only (507 Insufficient Storage)")
+    hrefs = (
+        each.findtext("{DAV:}href", "").strip()
+        for each in tree.iterfind("{DAV:}response")
+        if each.find(".//{DAV:}resourcetype/{DAV:}collection") is None
+    )
+    # Some servers don't quote names: what would end a path is part of it.
+    paths = (re.sub("^[a-z]+://[^/]*", "", href) for href in hrefs)
+    return [path.replace("?", "%3F").replace("#", "%23") for path in paths]
+
+
+def _linked(folder: str, page: str) -> Iterator[str]:
+    """Paths that a page's links lead to, on the same server."""
+    for found in _LINK.finditer(page):
+        try:
+            link = urlsplit(urljoin(folder, html.unescape(found[1] or found[2] or found[3] or "")))
+        except ValueError:  # it leads nowhere
+            continue
+        if link.netloc == urlsplit(folder).netloc and not link.query:
+            yield link.path
+
+
+def _names(folder: str, paths: Iterable[str]) -> list[str]:
+    """The last parts of those that are files of the folder itself, as they are quoted there."""
+    found: dict[str, str] = {}
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if name and _plain(parent) == _plain(urlsplit(folder).path):
+            found.setdefault(unquote(name), name.replace(" ", "%20"))
+    return list(found.values())
+
+
+def _plain(path: str) -> str:
+    return re.sub("/+", "/", unquote(path)).strip("/")
+
+
+_users: dict[aiohttp.ClientSession, int] = {}
+_sessions: dict[tuple[object, ...], aiohttp.ClientSession] = {}
+"""By the loop that they belong to, and all that an open connection has been decided by."""
+
+
+async def _join(patience: Patience) -> aiohttp.ClientSession:
+    """The session of all files that are opened under the same circumstances.
+
+    So a training of many files shakes hands with a server a few times, not for each file, and
+    a proxy certificate that has been renewed is used from the next file on.
+    """
+    key = (asyncio.get_running_loop(), patience, *_circumstances())
+    if not (session := _sessions.get(key)) or session.closed:
+        session = _sessions[key] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS, limit_per_host=AT_ONCE, ssl=tls_context()
+            ),
+            timeout=aiohttp.ClientTimeout(total=patience.request, sock_connect=patience.connect),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
+    _users[session] = _users.get(session, 0) + 1
+    return session
+
+
+async def _leave(session: aiohttp.ClientSession) -> None:
+    """Close a session with its last file."""
+    _users[session] -= 1
+    if not _users[session]:
+        del _users[session]
+        for key in [key for key, each in _sessions.items() if each is session]:
+            del _sessions[key]
+        await session.close()
+
+
+def _circumstances() -> list[object]:
+    """What TLS depends on: variables, and the state of the proxy certificate's file."""
+    proxy = x509_proxy()
+    found: list[object] = [os.environ.get(name) for name in _TLS_VARIABLES]
+    with contextlib.suppress(OSError):
+        state = proxy.path.stat() if proxy else None
+        found += [proxy, state and (state.st_ino, state.st_mtime_ns, state.st_size)]
+    return [*found, ca_folder()]
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL.
+
+    aiohttp's own look (``trust_env``) would send passwords of ~/.netrc, too.
+    """
+    parts = urlsplit(url)
+    bypassed = proxy_bypass(parts.hostname or "")
+    return None if bypassed else getproxies().get(parts.scheme)
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
@@ -215,16 +378,19 @@ class _TooMuchError(Exception):
     """Another answer than the one that was announced."""
 
 
+def _web_url(url: str) -> str:
+    """The address with the scheme that web servers know."""
+    scheme, rest = url.split("://", 1)
+    return f"{'https' if scheme.lower() in ('https', 'davs') else 'http'}://{rest}"
+
+
 def _is_safe(url: str) -> bool:
     """Whether a token may be shown there."""
     return url.startswith("https:")
 
 
 def tls_context() -> ssl.SSLContext:
-    """Trusts the system's CAs, the grid's and those that the environment names; has the proxy.
-
-    Each file has its own: a proxy certificate may have been renewed.
-    """
+    """Trusts the system's CAs, the grid's and those that the environment names; has the proxy."""
     context = ssl.create_default_context()  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if named := os.environ.get(variable):
@@ -243,13 +409,6 @@ def tls_context() -> ssl.SSLContext:
         with contextlib.suppress(OSError):
             context.load_cert_chain(proxy.path, password="")  # never ask for one
     return context
-
-
-def _proxy() -> str:
-    for variable in ("https_proxy", "HTTPS_PROXY"):
-        if named := os.environ.get(variable):
-            return urlsplit(named).netloc.rpartition("@")[2]
-    return ""
 
 
 def unreached(cause: BaseException) -> Exception:

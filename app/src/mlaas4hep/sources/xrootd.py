@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -19,6 +20,7 @@ from mlaas4hep.sources.remote import (
     PassingError,
     Patience,
     Traffic,
+    has_expired,
 )
 
 _PATIENCE = {
@@ -105,8 +107,38 @@ class XRootDConnection:
     def _done(self, call: _Call) -> Any:
         status, answer = call.result(2 * self._patience.request + self._patience.connect)
         if not status.ok:
-            raise _understood(status, self.token)
+            raise _understood(status, self._shown())
         return answer
+
+    def _shown(self) -> Bearer | None:
+        """The token that the client showed last.
+
+        A cut connection it makes again by itself, with what the token's file holds by then.
+        """
+        with suppress(DataError):
+            now = bearer_token()
+            if now and has_expired(now):
+                self.token = now
+        return self.token
+
+
+def list_folder(url: str, patience: Patience) -> list[str]:
+    """Names of the files in the folder at that URL."""
+    client = load(url)
+    from XRootD.client.flags import DirListFlags, StatInfoFlags
+
+    _token(url)
+    where = client.URL(url)
+    server = client.FileSystem(f"{where.protocol}://{where.hostid}/")
+    seconds = max(1, round(patience.request))
+    path = f"/{where.path.strip('/')}/"
+    status, found = _Call(server.dirlist, path, DirListFlags.STAT, timeout=seconds).result(
+        2 * seconds + patience.connect
+    )
+    if not status.ok:
+        raise _understood(status, bearer_token())
+    other = StatInfoFlags.IS_DIR | StatInfoFlags.OTHER
+    return [each.name for each in found if each.statinfo and not each.statinfo.flags & other]
 
 
 class _Call:

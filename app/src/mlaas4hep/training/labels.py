@@ -91,11 +91,8 @@ class Labels:
         Raises UsageError on another number of labels than files, or one class only.
         """
         check_number(labels, len(files))
-        if all(_is_int(label) for label in labels):
-            names = [str(value) for value in sorted({int(label) for label in labels})]
-            labels = [str(int(label)) for label in labels]
-        else:
-            names = sorted(set(labels))
+        labels = as_named(labels)
+        names = sorted(set(labels), key=int if all(map(_is_int, labels)) else None)
         if len(names) == 1:
             raise UsageError(
                 f"all files have the label {names[0]!r}: there is only one class",
@@ -184,6 +181,13 @@ def by_pattern(labels: Sequence[str], files: FileList) -> list[str]:
             raise UsageError(f"--labels: the file {name} {what}", "Each file needs exactly one.")
         found.append(own[0])
     return found
+
+
+def as_named(labels: Sequence[str]) -> list[str]:
+    """The labels as their classes are named: where all are whole numbers, 01 is 1."""
+    if all(_is_int(label) for label in labels):
+        return [str(int(label)) for label in labels]
+    return list(labels)
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.core.errors import LedgerError
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.core.units import many
-from mlaas4hep.data import TEST, Passing, Range
+from mlaas4hep.data import TEST, fingerprint
 from mlaas4hep.sources.remote import Traffic
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.training.prepare import Task
@@ -34,18 +35,19 @@ class Tally:
         self._task = task
         self.parts: NDArray[np.int64] = np.zeros((len(task.files), 3), np.int64)
         """Events of each file in each part."""
-        self._squares = [0] * len(task.files)
+        self._fingerprints = [0] * len(task.files)
 
     def add(self, file: int, start: int, parts: NDArray[np.uint8]) -> None:
         """Take in events of a file, the first of which is the next that passes from ``start``."""
         self.parts[file] += np.bincount(parts, minlength=3)
-        self._squares[file] += _squares(self._task.use.passing[file], start, len(parts))
+        found = fingerprint(self._task.use.passing[file].count(0, start), parts)
+        self._fingerprints[file] = (self._fingerprints[file] + found) % 2**64
 
     def check(self) -> None:
         """LedgerError unless each event that is used came once, in its part.
 
-        Compared are the numbers, and the sum of the squares that the events' positions enclose,
-        which differs where as many events came twice as are missing.
+        Compared are the numbers, and the sum of a hash of each event's position and part, which
+        differs where as many events came twice as are missing, or two are in each other's part.
         """
         task = self._task
         for index, file in enumerate(task.files):
@@ -55,16 +57,10 @@ class Tally:
                     f"{file.name} gave {_told(self.parts[index])} events to train, validate and"
                     f" test, expected {_told(planned)}"
                 )
-            passing = task.use.passing[index]
-            ranges: Sequence[Range] = task.use.ranges[index]
-            squares = sum(_squares(passing, a, passing.count(a, b)) for a, b in ranges)
-            if self._squares[index] != squares:
-                raise LedgerError(f"{file.name} gave events twice, and others not at all")
-
-
-def _squares(passing: Passing, start: int, events: int) -> int:
-    before = passing.count(0, start)
-    return (before + events) ** 2 - before**2
+            if self._fingerprints[index] != task.totals.fingerprints[index]:
+                raise LedgerError(
+                    f"{file.name} gave events twice, and others not at all, or in another part"
+                )
 
 
 def _told(counts: NDArray[np.int64]) -> str:
@@ -112,7 +108,7 @@ class Account:
     def as_dict(self) -> dict[str, Any]:
         """As ledger.json holds it."""
         return {
-            "file": self.file,
+            "file": without_secrets(self.file),
             "uuid": self.uuid,
             "label": self.label,
             "entries": self.entries,
@@ -122,8 +118,8 @@ class Account:
             "cut": self.cut,
             "lost": self.lost,
             "skipped": self.skipped or None,
-            **asdict(self.traffic),
-            "friends": {name: asdict(traffic) for name, traffic in self.friends.items()},
+            **_shown(self.traffic),
+            "friends": {name: _shown(traffic) for name, traffic in self.friends.items()},
         }
 
 
@@ -192,6 +188,10 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """As ledger.json holds it."""
         return {"sum": self.sums, "files": [account.as_dict() for account in self.accounts]}
+
+
+def _shown(traffic: Traffic) -> dict[str, Any]:
+    return asdict(traffic) | {"replica": without_secrets(traffic.replica)}
 
 
 def _label(task: Task, position: int) -> str | None:

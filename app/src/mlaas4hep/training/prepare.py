@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.core.errors import DataError, EventError, FileError, UsageError, did_you_mean
+from mlaas4hep.core.errors import DataError, EventError, UsageError, did_you_mean
 from mlaas4hep.core.progress import Progress, silent
 from mlaas4hep.data import (
     TEST,
@@ -26,6 +26,7 @@ from mlaas4hep.data import (
     Specs,
     Target,
     file_key,
+    fingerprint,
     membership,
     membership_by,
 )
@@ -33,8 +34,8 @@ from mlaas4hep.data.preprocess import Cleaner
 from mlaas4hep.data.specs import BranchRange
 from mlaas4hep.models.bundle import PREDICTION, SELECTED, refuse_names, score_names
 from mlaas4hep.sources.derive import CutFlow, derivation_of, find_passing
-from mlaas4hep.sources.filelist import FileList, Listed
-from mlaas4hep.sources.friends import open_files, raise_all
+from mlaas4hep.sources.filelist import FileList
+from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 from mlaas4hep.sources.scan import scan, selected_by
@@ -46,7 +47,14 @@ from mlaas4hep.sources.selection import (
     cleaner_of,
     select,
 )
-from mlaas4hep.training.labels import Labels, by_dataset, by_pattern, check_number, label_branch
+from mlaas4hep.training.labels import (
+    Labels,
+    as_named,
+    by_dataset,
+    by_pattern,
+    check_number,
+    label_branch,
+)
 from mlaas4hep.training.params import Params
 from mlaas4hep.training.skipping import BadFile, Skipping
 from mlaas4hep.training.targets import Targets
@@ -185,7 +193,7 @@ def prepare(
     don't fit them, on a class without an event to train on, and on weights that are no numbers.
     """
     whole = FileList.of(names)
-    labels = by_pattern(labels, whole) or ([] if params.target else by_dataset(whole))
+    labels = as_named(by_pattern(labels, whole) or ([] if params.target else by_dataset(whole)))
     if not labels and not params.target:
         raise UsageError(
             "--labels is missing",
@@ -211,7 +219,8 @@ def prepare(
     totals = _count(given.files, given.use, classes, weights, params, reached=(spread, reach))
     _check_selection(given, classes, totals.events.sum(axis=(0, 2)))
     kept = cwd / SPECS_FILE if keep_specs else None
-    specs, told = _find_specs(given, specs_file and cwd / specs_file, kept, progress)
+    named = specs_file and cwd / specs_file
+    specs, told = _find_specs(given, named, kept, progress, skipping.warnings)
     answers = [PREDICTION] if given.targets else score_names(classes.names)
     refuse_names(specs.observers, [*answers, SELECTED])
     if not specs.width:
@@ -254,7 +263,7 @@ def scan_files(
     labels every branch may be one.
     """
     listed = FileList.of(names)
-    labels = by_pattern(labels, listed)
+    labels = as_named(by_pattern(labels, listed))
     skipping = Skipping(params.allowed_missing)
 
     def scanned() -> tuple[Specs, list[str]]:
@@ -290,10 +299,8 @@ def _opened(
         stack,
         find,
         skipping.is_on,
-        {path: file.replicas for path, file in zip(paths, left, strict=True)},
+        left,
     )
-    said = zip(files, left, strict=True)
-    raise_all([error for each in said if (error := _unlike_listed(*each))])
     per_file = bool(labels) and label_branch(labels, files) is None
     if per_file and skipping.bad:
         check_number(labels, len(listed))  # not the files that are left: labels go by position
@@ -363,25 +370,6 @@ def _opened(
     use = EventsToUse.of([file.entries for file in files], params.nevts, passing if flow else [])
     warnings = [*selected.warnings, *warnings]
     return _Input(files, use, selection, selected, derivation, targets, flow, warnings)
-
-
-def _unlike_listed(file: RootFile, said: Listed) -> FileError | None:
-    """The error where the file isn't what the list says, such as how many entries it has."""
-    for what, expected, found in (
-        ("entries", said.entries, file.entries),
-        ("bytes", said.bytes, file.size),
-        ("as UUID", said.uuid and said.uuid.lower(), file.uuid),
-    ):
-        if None not in (expected, found) and expected != found:
-            error = FileError(
-                f"{file.name} has {found} {what}, but {expected} by {said.where}",
-                "It was replaced since the list was made, or copied in part: make the list again,"
-                " or name the file without one.",
-                file.name,
-            )
-            error.source = file
-            return error
-    return None
 
 
 def _told(flow: CutFlow) -> str:
@@ -457,14 +445,30 @@ def _refuse_computed(labels: Sequence[str], params: Params) -> None:
 
 
 def _find_specs(
-    given: _Input, wanted: Path | None, path: Path | None, progress: Progress
+    given: _Input,
+    wanted: Path | None,
+    path: Path | None,
+    progress: Progress,
+    skipped: Sequence[str],
 ) -> tuple[Specs, list[str]]:
-    """Specs that fit: of ``wanted``, else of ``path``, else of a new scan, kept there; warnings."""
+    """Specs that fit: of ``wanted``, else of ``path``, else of a new scan, kept there; warnings.
+
+    ``skipped`` says which files of the list were left out, and why.
+    """
     records = [file.record for file in given.files]
     selection = selected_by(given.selection, given.use, given.derivation)
     if wanted is not None:
         specs = Specs.load(wanted)
-        specs.check_fits(records, selection)
+        try:
+            specs.check_fits(records, selection)
+        except DataError as error:
+            if not skipped:
+                raise
+            raise DataError(
+                f"{error.message}; {'; '.join(skipped[:10])}",
+                f"{wanted.name} may have been made with the files that are left out: copy these"
+                f" again, or make specs without them. {error.remedy}",
+            ) from None
         return specs, []
     warnings = []
     if path and path.exists():
@@ -574,6 +578,8 @@ def _count(
             except EventError as error:
                 raise error.at(passing.nth(start, error.event), file.name) from None
             totals.add(index, places, of_events)
+            print_of = fingerprint(passing.count(0, start), parts)
+            totals.fingerprints[index] = (totals.fingerprints[index] + print_of) % 2**64
             if reached and isinstance(labels, Targets):
                 trained, all_events = reached
                 trained.add(truth if params.parts.folds else truth[parts == TRAIN], spread=True)

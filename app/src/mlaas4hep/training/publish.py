@@ -21,6 +21,7 @@ import numpy as np
 import mlaas4hep
 from mlaas4hep.core.errors import LimitError, UsageError, first_line
 from mlaas4hep.core.files import NO_ROOM, remove_tree, write_json
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.data import Target
 from mlaas4hep.frameworks import FRAMEWORKS, Fit, Framework, NotServable
 from mlaas4hep.frameworks.base import Matrix
@@ -153,10 +154,11 @@ def _write(trained: Trained, folder: Path) -> Bundle:
     for name, file in file_names(observers).items():
         (folder / OBSERVERS / f"{file}.png").write_bytes(observers[name])
     page = report_html(_report(trained, manifest, folder), pictures, observers)
-    (folder / "report.html").write_text(page)
+    (folder / "report.html").write_text(without_secrets(page))
     provenance = folder / "provenance"
     provenance.mkdir()
-    shutil.copyfile(trained.params_file, provenance / "params.json")
+    params = Path(trained.params_file).read_text()
+    (provenance / "params.json").write_text(without_secrets(params))
     shutil.copyfile(trained.model_file, provenance / "model.py")
     write_json(provenance / "files.json", _files(task))
     write_json(provenance / "ledger.json", trained.ledger.as_dict())
@@ -250,10 +252,12 @@ def _expressions(task: Task) -> list[tuple[str, str, Any]]:
 def _files(task: Task) -> list[dict[str, Any]]:
     """The ROOT files, each with its label; null where files have none.
 
-    Also its dataset and other URLs, if the list named any: as ``--files`` it is the same list.
+    Also its dataset and other URLs, if the list named any: as ``--files`` it is the same list, but
+    for credentials in its addresses.
     """
     labels, listed = task.labels, task.listed
-    more = zip(listed.datasets, (list(file.replicas) for file in listed.files), strict=True)
+    replicas_of = (list(map(without_secrets, file.replicas)) for file in listed.files)
+    more = zip(listed.datasets, replicas_of, strict=True)
     return [
         record.to_json()
         | {"label": labels.names[labels.per_file[index]] if labels.per_file else None}
@@ -278,14 +282,14 @@ def _run(trained: Trained) -> dict[str, Any]:
     return {
         "seed": task.params.seed,
         "code_sha256": code_hash(),
-        "command": sys.argv,
+        "command": [*map(without_secrets, sys.argv)],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "label_branch": task.labels.branch,
         "target": task.target and task.target.branch,
         "weight_branch": task.weights and task.weights.branch,
         "split_by": task.split_by,
-        "files": task.listed.source,
+        "files": without_secrets(task.listed.source),
         "datasets": task.listed.metadata,
         "yields": task.yields,
         "events": {

@@ -155,12 +155,14 @@ class Totals:
     weights: NDArray[np.float64]
     squares: NDArray[np.float64]
     """Of the weights."""
+    fingerprints: list[int]
+    """Of the events of each file, each in its part."""
 
     @classmethod
     def empty(cls, files: int, classes: int) -> Self:
         """Zeros, to be added to."""
         shape = files, classes, 3
-        return cls(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
+        return cls(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), [0] * files)
 
     def add(self, file: int, places: Any, weights: NDArray[np.float64] | None) -> None:
         """Take in events of a file; ``places`` are 3 class + part, ``weights`` by default 1."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import re
 import signal
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
@@ -33,9 +35,9 @@ from mlaas4hep.web.protocol import allow_connections
 
 log = logging.getLogger(__name__)
 
-MOST = 1024
+MOST = 256
 """Connections of all trainings."""
-MOST_OF_A_JOB = 128
+MOST_OF_A_JOB = 64
 MOST_STRANGERS = 64
 """Connections that have not said yet whose they are: with more of them, the oldest goes."""
 GRACE_SECONDS = 0.5
@@ -47,10 +49,17 @@ HEAD_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 HEAD_BYTES = 16 << 10
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 16
+"""Copied at once. A connection whose client takes nothing holds 8 times this at most: what asyncio
+reads at once (256 KiB), the buffers of a reader (2 pieces) and a writer (1 piece), and the piece
+between them; so MOST of them hold 128 MiB."""
+OWN_SECONDS = 60.0
+"""How long the addresses of this machine's own names are taken as they were found."""
 
 _REQUEST = re.compile(r"(CONNECT|GET|HEAD) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA)
+"""Errors that say that a name has no address."""
 _OF_ONE_HOP = frozenset(
     ("host", "connection", "keep-alive", "te", "trailer", "upgrade", "content-length")
 )
@@ -91,8 +100,15 @@ class DataProxy:
     def __init__(self, folder: Path, hosts: DataHosts, own: Iterable[str] = ()) -> None:
         self._path = folder / SOCKET
         self._hosts = hosts
-        self._own_names = [name for name in own if name]
-        self._own_networks = own_networks()
+        self._own = own_networks()
+        self._own_names: list[str] = []
+        for name in filter(None, own):
+            try:
+                self._own.append(ipaddress.ip_network(name))
+            except ValueError:
+                self._own_names.append(name)
+        self._found: dict[str, list[Network]] = {}
+        self._looked_up = -math.inf
         (folder / SOCKETS).mkdir(parents=True, exist_ok=True)
         self._key = make_key(folder)
         self._strangers: dict[StreamWriter, float] = {}
@@ -181,13 +197,12 @@ class DataProxy:
                 HTTPStatus.FORBIDDEN,
                 f"{host}:{port} is not among the hosts that trainings may read from (data_hosts)",
             )
-        own = await asyncio.gather(*map(_networks_of, self._own_names))
-        networks = [*self._own_networks, *(network for found in own for network in found)]
         try:
+            own = await self._own_networks()
             addresses = await _addresses(host)
         except OSError as error:
             raise RefusedError(HTTPStatus.BAD_GATEWAY, f"{host}: {_reason(error)}") from None
-        allowed = [each for each in addresses if self._hosts.allow_address(each, networks)]
+        allowed = [each for each in addresses if self._hosts.allow_address(each, own)]
         if not allowed:
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
@@ -203,6 +218,28 @@ class DataProxy:
             except OSError as error:
                 problem = f"{host}:{port} at {address}: {_reason(error)}"
         raise RefusedError(HTTPStatus.BAD_GATEWAY, problem)
+
+    async def _own_networks(self) -> list[Network]:
+        """Addresses of this machine; of names that aren't answered just now, the last known.
+
+        OSError for a name that never was: its address may be the very one that is asked for.
+        """
+        if monotonic() > self._looked_up + OWN_SECONDS:
+            for name in self._own_names:
+                try:
+                    found = await _addresses(name)
+                except OSError as error:
+                    unknown = isinstance(error, socket.gaierror) and error.errno in _NO_ADDRESS
+                    if not unknown and name not in self._found:
+                        text = f"{name}, a name of this installation, can't be looked up"
+                        raise OSError(
+                            f"{text} ({_reason(error)}), so nothing is reached"
+                        ) from error
+                    self._found.setdefault(name, [])
+                else:
+                    self._found[name] = [ipaddress.ip_network(each) for each in found]
+            self._looked_up = monotonic()
+        return [*self._own, *chain.from_iterable(self._found.values())]
 
 
 def parse_request(head: bytes) -> Request:
@@ -312,12 +349,6 @@ async def _addresses(host: str) -> list[Address]:
     async with asyncio.timeout(CONNECT_SECONDS):
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [ipaddress.ip_address(name[0]) for *_, name in found]
-
-
-async def _networks_of(host: str) -> list[Network]:
-    with suppress(OSError):
-        return [ipaddress.ip_network(each) for each in await _addresses(host)]
-    return []
 
 
 def own_networks() -> list[Network]:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ def test_a_job_succeeds_and_its_container_is_gone(
     assert Repository(service.settings.models).names() == ["luca_1"]
     assert (service.home(job) / "log.txt").read_text() == "training of luca_1\n"
     assert service.containers(client) == []
+
+
+def test_a_container_may_be_removed_by_several_at_once(service: ContainerService) -> None:
+    """The engine answers 409 to all but one, which was taken for an engine that is away."""
+    home = service.home(service.running_code(HANG))
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(service.executor.forget, home) for _ in range(6)]:
+            done.result()
+    assert service.executor.look(home).state is Life.ENDED
 
 
 def test_a_new_runner_adopts_what_runs(service: ContainerService) -> None:

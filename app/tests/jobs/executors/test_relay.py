@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def folder() -> Iterator[Path]:
 
 def started(folder: Path, code: str, *words: str) -> subprocess.Popen[str]:
     """Python code, as a training with remote files runs: but for TCP, sockets are refused to it."""
-    port, line = free_port(), credential(read_key(folder), "luca_1")
+    port, line = free_port(), credential(read_key(folder), "luca_1", time.time() + 600)
     return subprocess.Popen(
         [
             *offline(sys.executable, loopback=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.utils import formatdate
@@ -55,6 +56,22 @@ def test_what_a_web_server_may_answer(files: str, serve: Serve) -> None:
         blamed(diagnose(f"{serve(answering(status, body))}/a.root"), what, says)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "root", "roots", "s3"])
+def test_a_server_that_accepts_and_never_answers(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.sources.doctor.steps.PATIENCE", 0.3)
+    monkeypatch.setattr("mlaas4hep.sources.doctor.bucket._SECONDS", 7)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        address = "data" if scheme == "s3" else f"127.0.0.1:{port}"
+        found = diagnose(f"{scheme}://{address}//a.root")
+        blamed(found, "TLS" if scheme == "https" else "server")
+        assert found.is_silent
+
+
 def test_redirects_without_end(serve: Serve) -> None:
     blamed(diagnose(f"{serve(answering(302, Location='/b.root'))}/a.root"), "server",
            "redirects more than 5 times")  # fmt: skip
@@ -86,3 +103,20 @@ def refusing_tunnels() -> type[RangeHandler]:
             self.send_error(403)
 
     return Handler
+
+
+def test_a_token_is_not_shown_by_plain_http(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server that refuses without one, and to one to which it redirects."""
+    monkeypatch.setenv("BEARER_TOKEN", "secret-token")
+    shown: list[str] = []
+
+    class Refusing(RangeHandler):
+        def _answer(self, with_body: bool) -> None:
+            shown.append(str(self.headers))
+            self.send_error(401)
+
+    refusing = serve(Refusing)
+    for url in (refusing, serve(answering(307, Location=f"{refusing}/a.root"))):
+        blamed(diagnose(f"{url}/a.root"), "access", "401")
+    assert len(shown) == 2
+    assert not any("secret" in each or "authorization" in each.lower() for each in shown)

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from mlaas4hep.data import Preprocessing
+from mlaas4hep.data import Cuts, Derivation, Preprocessing, Specs
+from mlaas4hep.data.derivation import Input
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
 from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
@@ -40,6 +41,21 @@ def logarithm(width: int) -> bytes:
     return onnx_graph([(ones, np.full(1, 1, np.float32))], last="Log")
 
 
+def odd_specs() -> Specs:
+    """nJet is constant; jet_pt is clipped at its highest value, jet_eta beyond it; met is cut."""
+    specs = make_specs()
+    clip = {"jet_pt": (None, 100.0), "jet_eta": (None, 200.0)}
+    inputs = {name: Input("flat", "float64") for name in specs.flat}
+    inputs |= {name: Input("jagged", "float64") for name in specs.jagged}
+    return replace(
+        specs,
+        minv=specs.minv | {"nJet": 2.0},
+        maxv=specs.maxv | {"nJet": 2.0},
+        preprocessing=Preprocessing(clip=clip),
+        derivation=Derivation(Cuts.parse({}, {}, "met < 100"), inputs, {}),
+    )
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
     folder = tmp_path_factory.mktemp("predict")
@@ -55,6 +71,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TFaaSProcess]:
     repository.put(make_bundle(folder, "broken", b"no graph"), "broken")
     jets = replace(make_specs(), collections=[["jet_eta", "jet_pt"]])
     repository.put(make_bundle(folder, "jets", specs=jets), "jets")
+    repository.put(make_bundle(folder, "odd", specs=odd_specs()), "odd")
     repository.put(make_bundle(folder, "unserved", why_not="it has a Lambda layer"), "unserved")
     with tfaas_process(folder / "store", max_request_bytes=200_000) as process:
         yield process
@@ -258,6 +275,19 @@ def test_values_that_the_training_did_not_reach_are_counted(
     assert outside(met=31_500_000) == outside(met=-0.1) == 1
     assert outside(met=100.1, jet_pt=[1, 101, 1e30], jet_eta=[-1]) == 4
     assert outside(jet_pt=[1, 1, 1, 500]) == 0  # it was dropped
+
+
+def test_constant_clipped_and_unselected_values_count_as_the_reference_says(
+    service: TFaaSProcess,
+) -> None:
+    def outside(**event: Any) -> int:
+        body = {"model": "odd", "events": [GOOD | event]}
+        return service.http.post("/predict/events", json=body).json()["outside"]
+
+    assert outside() == outside(nJet=7) == 0  # always 2 in the training
+    assert outside(jet_pt=[500, 1]) == 0  # the bound, which the training reached
+    assert outside(jet_eta=[500, 1]) == 1  # the bound, which it did not reach
+    assert outside(met=101) == 1  # although the selection drops the event
 
 
 GOOD = {"met": 1, "nJet": 2, "jet_pt": [1, 2], "jet_eta": [1, 2]}

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 ENGINE_SECONDS = 60
 """How long one answer of the engine may take."""
+_GRACE_SECONDS = 60
+"""What a training may have over its time: the runner looks now and then."""
+REMOVAL_SECONDS = 10
 STARTED = "started"
 """A file of the job's folder, written just before its container is started for the first time."""
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
@@ -120,7 +124,7 @@ class ContainerExecutor:
         """Remove what a runner left if it was killed before it started this training."""
         (home / STARTED).unlink(missing_ok=True)
         if container := self._find(home):
-            container.remove(force=True)
+            _remove(container)
 
     def _prepare(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -191,8 +195,9 @@ class ContainerExecutor:
         offered = settings.data_proxy and settings.job_network == "none"
         if not offered or settings.job_offline or not reads_remote(order.cwd, order):
             return []
-        key = read_key(self._data_proxy)
-        return relay("python3", self._data_proxy / SOCKET, credential(key, order.process_name))
+        until = time.time() + settings.max_job_seconds + _GRACE_SECONDS
+        line = credential(read_key(self._data_proxy), order.process_name, until)
+        return relay("python3", self._data_proxy / SOCKET, line)
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.
@@ -224,8 +229,8 @@ class ContainerExecutor:
     def forget(self, home: Path) -> None:
         """Remove its container."""
         if container := self._find(home):
-            with _answering(self._settings.engine), suppress(NotFound):
-                container.remove(force=True)
+            with _answering(self._settings.engine):
+                _remove(container)
 
     def sweep(self, running: set[Path]) -> None:
         """Remove containers of this store whose jobs have ended."""
@@ -237,8 +242,7 @@ class ContainerExecutor:
             ):
                 if container.name not in names:
                     log.info("removing the container %s, left by an ended job", container.name)
-                    with suppress(NotFound):
-                        container.remove(force=True)
+                    _remove(container)
 
     def _name(self, home: Path) -> str:
         return f"mlaas4hep-job-{home.name}"
@@ -251,6 +255,18 @@ class ContainerExecutor:
             except NotFound:
                 return None
         return container if container.labels.get("mlaas4hep.store") == self._store else None
+
+
+def _remove(container: Container) -> None:
+    """Remove it; where another thread's removal has begun, wait a while for that."""
+    with suppress(NotFound):
+        try:
+            container.remove(force=True)
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            with suppress(requests.RequestException):
+                container.wait(condition="removed", timeout=REMOVAL_SECONDS)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ No step changes anything.
 """
 
 from mlaas4hep.sources.doctor.diagnose import diagnose
-from mlaas4hep.sources.doctor.reasons import explain
+from mlaas4hep.sources.doctor.reasons import are_silent, explain
 from mlaas4hep.sources.doctor.steps import Diagnosis, State, Step
 
-__all__ = ["Diagnosis", "State", "Step", "diagnose", "explain"]
+__all__ = ["Diagnosis", "State", "Step", "are_silent", "diagnose", "explain"]

@@ -43,7 +43,8 @@ def diagnose_bucket(diagnosis: Diagnosis, url: str) -> None:
     if "size" not in found:
         why = found.get("failure", f"no answer within {_SECONDS} s")
         diagnosis.fail("server", f"{endpoint or 's3://'} can't be asked: {why}",
-                       "Look at AWS_ENDPOINT_URL, and whether the service runs.")  # fmt: skip
+                       "Look at AWS_ENDPOINT_URL, and whether the service runs.",
+                       silent=True)  # fmt: skip
     diagnosis.ok("file", f"{bucket} has it, {size(int(found['size']))}", size=found["size"])
     look_at_head(diagnosis, bytes.fromhex(found["head"]), found["size"])
     look_at_trees(diagnosis, found)

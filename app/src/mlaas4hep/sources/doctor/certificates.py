@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -22,6 +23,7 @@ from mlaas4hep.sources.x509 import (
     voms_of,
 )
 
+_VOMS_FOLDER = "/etc/grid-security/vomsdir"
 _RENEW = "Make a new one: voms-proxy-init --voms YOUR-VO"
 _CLOCK = "Set this machine's clock right (timedatectl shows whether it is synchronised)"
 
@@ -41,6 +43,38 @@ def host_names(certificate: x509.Certificate) -> list[str]:
         if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
             names += extension.value.get_values_for_type(x509.DNSName)
     return list(dict.fromkeys(names))
+
+
+def who(proxy: dict[str, Any]) -> str:
+    """Whose a proxy is, of which VO, in words; of the details of the step ``proxy``."""
+    if not proxy.get("vo"):
+        return f"{proxy.get('dn')}, whose proxy has no attributes of a VO,"
+    return f"{proxy.get('dn')} of the VO {proxy['vo']} ({', '.join(proxy['fqans'])})"
+
+
+def with_vo(proxy: dict[str, Any]) -> str:
+    """What to do where a server, which doesn't say so, may read by VO or role only."""
+    if proxy.get("vo"):
+        return (
+            "Ask the site which VO or role may; make the proxy with it: voms-proxy-init --voms"
+            " YOUR-VO:/YOUR-VO/Role=ROLE."
+        )
+    known = known_vos()
+    name = known[0] if len(known) == 1 else "YOUR-VO"
+    among = f" (this machine knows {', '.join(known[:10])})" if len(known) > 1 else ""
+    return (
+        f"Make a proxy with your VO: voms-proxy-init --voms {name}{among}. If you have none, ask"
+        " the site which VO may read."
+    )
+
+
+def known_vos() -> list[str]:
+    """The VOs that this machine knows (X509_VOMS_DIR), of which the user may be a member."""
+    folder = Path(os.environ.get("X509_VOMS_DIR") or _VOMS_FOLDER)
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
 
 
 def judge_times(certificate: x509.Certificate, host: str) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,25 +11,51 @@ from mlaas4hep.core.errors import DataError
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.doctor.bucket import diagnose_bucket
 from mlaas4hep.sources.doctor.content import HEAD, attempt, look_at_head, look_at_trees
-from mlaas4hep.sources.doctor.steps import BrokenError, Diagnosis
+from mlaas4hep.sources.doctor.steps import BrokenError, Diagnosis, State, Step
 from mlaas4hep.sources.doctor.web import diagnose_web
 from mlaas4hep.sources.doctor.xrootd import diagnose_xrootd
 from mlaas4hep.sources.names import local, missing, scheme_of, split_tree
 
+MOST_SECONDS = 40
+"""For a diagnosis."""
 _SECONDS = 15
 
 
 def diagnose(name: str) -> Diagnosis:
-    """Find out whether a file (path or URL, or FILE:TREE) can be read, and if not, why."""
+    """Find out whether a file (path or URL, or FILE:TREE) can be read, and if not, why.
+
+    It takes MOST_SECONDS at most: a server that sends a byte now and then ends no step.
+    """
     file, _ = split_tree(local(name))
-    diagnosis = Diagnosis(file)
-    with suppress(BrokenError):
+    found, unexpected = Diagnosis(file), list[Exception]()
+
+    def look() -> None:
         try:
-            _take_steps(diagnosis, file)
+            _take_steps(found, file)
+        except BrokenError:
+            pass
         except DataError as error:  # such as a variable that names no file
-            diagnosis.fail("environment", error.message, error.remedy)
-    diagnosis.end()
-    return diagnosis
+            found.steps.append(Step("environment", State.FAILED, error.message, error.remedy))
+        except Exception as error:
+            unexpected.append(error)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(MOST_SECONDS)
+    if unexpected:
+        raise unexpected[0]
+    if looking.is_alive():
+        found = found.so_far()
+        last = found.steps[-1].what if found.steps else "the address"
+        with suppress(BrokenError):
+            found.fail(
+                "server",
+                f"{found.name}: the diagnosis has no end, and was left after {MOST_SECONDS} s; the"
+                f" last step that ended is {last}",
+                "The server, or one on the way to it, answers very slowly: name another replica.",
+            )
+    found.end()
+    return found
 
 
 def _take_steps(diagnosis: Diagnosis, file: str) -> None:

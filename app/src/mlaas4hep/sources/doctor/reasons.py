@@ -6,17 +6,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from math import inf
 
 from mlaas4hep.core.errors import DataError, FileError
 from mlaas4hep.sources.doctor.diagnose import diagnose
 from mlaas4hep.sources.doctor.steps import Diagnosis
+from mlaas4hep.sources.remote import note_silent, server_of, silent_for
 
 _SECONDS = 60
 """For so long a diagnosis holds for other files of its server."""
-_PATIENCE = 40
-"""Seconds for a diagnosis."""
 _lock = threading.Lock()
-_told: dict[str, tuple[float, Diagnosis]] = {}
+_told: dict[str, tuple[float, Diagnosis | None]] = {}
 
 
 def explain(error: DataError, urls: Sequence[str]) -> DataError:
@@ -41,23 +41,34 @@ def explain(error: DataError, urls: Sequence[str]) -> DataError:
     return kind(told, reasons[0].remedy)
 
 
+def are_silent(urls: Sequence[str]) -> bool:
+    """Whether the servers of all replicas answered nobody before, and don't now.
+
+    A server that was found to be silent more than a minute ago is looked at again, so that one that
+    came back is noticed; that takes seconds, where each file would take all tries of a read.
+    """
+    with _lock:
+        for url in urls:
+            since = silent_for(url)
+            if since is None:
+                return False
+            if since >= _SECONDS:
+                _look(url)
+        return all(silent_for(url) is not None for url in urls)
+
+
 def _of(url: str) -> Diagnosis | None:
-    server = url.split("/", 3)[:3]
-    key, now = "/".join(server), time.monotonic()
-    when, known = _told.get(key, (0.0, None))
-    if known and now - when < _SECONDS:
-        return known if known.of_server else None
-    found: list[Diagnosis] = []
+    when, known = _told.get(server_of(url), (-inf, None))
+    if time.monotonic() - when < _SECONDS:
+        return known if known and known.of_server else None
+    return _look(url)
 
-    def look() -> None:
-        # The error that is to be explained is worth more than one of the doctor's.
-        with contextlib.suppress(Exception):
-            found.append(diagnose(url))
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(_PATIENCE)  # a server that sends a byte now and then ends no step
-    if not found:
-        return None
-    _told[key] = time.monotonic(), found[0]
-    return found[0]
+def _look(url: str) -> Diagnosis | None:
+    found = None
+    # The error that is to be explained is worth more than one of the doctor's.
+    with contextlib.suppress(Exception):
+        found = diagnose(url)
+    _told[server_of(url)] = time.monotonic(), found
+    note_silent(url, bool(found and found.is_silent))
+    return found

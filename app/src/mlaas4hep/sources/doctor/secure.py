@@ -10,7 +10,7 @@ from socket import socket
 from cryptography import x509
 
 from mlaas4hep.sources.doctor.certificates import judge_names, judge_times, unknown_authority
-from mlaas4hep.sources.doctor.steps import Diagnosis, moment
+from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, moment
 from mlaas4hep.sources.x509 import dn
 
 _UNKNOWN = (18, 19, 20, 21)
@@ -43,6 +43,15 @@ def secure(
             found = judge_times(shown, host) or judge_names(shown, host)
         text = f"the certificate of {host} isn't accepted: {error.verify_message}"
         diagnosis.fail("TLS", *(found or (text, "Tell the site, or name another replica.")))
+    except TimeoutError:
+        connection.close()
+        diagnosis.fail(
+            "TLS",
+            f"{host} accepts the connection and doesn't answer within {PATIENCE:.0f} s",
+            "The server hangs, or its port isn't one for TLS: name another replica, and tell the"
+            " site if it stays.",
+            silent=True,
+        )
     except (OSError, ValueError) as error:
         connection.close()
         diagnosis.fail(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from mlaas4hep.core.secrets import without_secrets
+
 PATIENCE = 4.0
 """Seconds that a server has for each answer."""
 
@@ -18,11 +19,6 @@ _OF_FILE = ("address", "access", "file", "ROOT")
 """Steps whose failure says nothing of other files of the server."""
 _SKEW = 60
 """Seconds by which clocks may differ before credentials are refused."""
-
-_SECRET = re.compile(
-    r"([?&](?:authz|access_token|X-Amz-Signature|X-Amz-Security-Token|Signature)=)[^&#]+", re.I
-)
-"""What of an address is a credential."""
 
 
 class State(StrEnum):
@@ -58,10 +54,16 @@ class Diagnosis:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _SECRET.sub(r"\1...", name)
+        self.name = without_secrets(name)
         self.steps: list[Step] = []
         self._start = time.monotonic()
         self.seconds = 0.0
+
+    def so_far(self) -> Diagnosis:
+        """A copy, for when this one is still being made."""
+        copy = Diagnosis(self.name)
+        copy.steps, copy._start = list(self.steps), self._start
+        return copy
 
     def end(self) -> None:
         """Note how long it took."""
@@ -86,6 +88,13 @@ class Diagnosis:
     def of_server(self) -> bool:
         """Whether the reason holds for every file of that server, not for this one alone."""
         return self.failed is not None and self.failed.what not in _OF_FILE
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the server that the address names gives no answer, to whatever is asked."""
+        if not self.failed or self.state("redirected") is not None:
+            return False
+        return self.failed.what in ("name", "connection") or bool(self.failed.details.get("silent"))
 
     def document(self) -> dict[str, Any]:
         """What ``mlaas4hep doctor --json`` prints."""
@@ -138,7 +147,11 @@ class Diagnosis:
 
     def detail(self, what: str, key: str) -> Any:
         """A detail of a step; None if there is none."""
-        return next((step.details.get(key) for step in self.steps if step.what == what), None)
+        return self.details(what).get(key)
+
+    def details(self, what: str) -> dict[str, Any]:
+        """All details of a step; none if it wasn't taken."""
+        return next((step.details for step in self.steps if step.what == what), {})
 
 
 def moment(seconds: float) -> str:

@@ -17,10 +17,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.credentials import Bearer, ca_folder, x509_proxy
-from mlaas4hep.sources.doctor.certificates import look_at_authorities, look_at_proxy
+from mlaas4hep.sources.doctor.certificates import (
+    look_at_authorities,
+    look_at_proxy,
+    who,
+    with_vo,
+)
 from mlaas4hep.sources.doctor.content import HEAD, attempt, look_at_head, look_at_trees
 from mlaas4hep.sources.doctor.secure import secure
-from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, connect, look_at_clock
+from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, State, connect, look_at_clock
 from mlaas4hep.sources.doctor.tokens import explain_refusal, look_at_token
 from mlaas4hep.sources.web import tls_context
 from mlaas4hep.sources.x509 import Authorities
@@ -130,6 +135,7 @@ def _ask(
             f"{host}, port {port}, accepts the connection and doesn't answer within"
             f" {PATIENCE:.0f} s",
             f"The server hangs or is overloaded. {_REPLICA}",
+            silent=True,
         )
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, ssl.SSLError) and x509_proxy():  # servers look at it after they answer
@@ -206,6 +212,16 @@ def _explain(
         )
     if answer.status in _REFUSALS:
         diagnosis.blame("clock")
+        if diagnosis.state("proxy") == State.OK and not token:
+            proxy = diagnosis.details("proxy")
+            diagnosis.blame("VO")
+            diagnosis.fail(
+                "access",
+                f"{host} doesn't let {who(proxy)} read {path} ({status}), and there is no bearer"
+                " token",
+                f"{with_vo(proxy)} Or get a token, and set BEARER_TOKEN_FILE.",
+                vo=proxy.get("vo"),
+            )
         diagnosis.blame_all("proxy", "token")
         if token:
             explain_refusal(diagnosis, token, host, port, path, status)

@@ -23,6 +23,8 @@ from mlaas4hep.sources.doctor.certificates import (
     look_at_list,
     look_at_proxy,
     unknown_authority,
+    who,
+    with_vo,
 )
 from mlaas4hep.sources.doctor.content import (
     attempt,
@@ -147,6 +149,7 @@ def _meet(
             f"{host}, port {port}, accepts the connection and doesn't answer within"
             f" {PATIENCE:.0f} s",
             f"The server hangs, or it isn't one of XRootD. {_REPLICA}",
+            silent=True,
         )
     except NotXRootDError:
         diagnosis.fail(
@@ -293,7 +296,7 @@ def _explain_sign_in(diagnosis: Diagnosis, hop: _Hop, log: str) -> NoReturn:
 def _explain_proxy_refused(diagnosis: Diagnosis, host: str, said: str) -> NoReturn:
     """The client was content, and showed its proxy: its times are right, and the server's CA."""
     diagnosis.blame("proxy")
-    proxy: dict[str, Any] = next((s.details for s in diagnosis.steps if s.what == "proxy"), {})
+    proxy = diagnosis.details("proxy")
     if "unknown CA" in said:
         diagnosis.fail(
             "proxy",
@@ -341,10 +344,10 @@ def _explain_denial(
     diagnosis.blame("VO")
     if by != "gsi":
         diagnosis.blame_all("proxy", "token")
-    name = diagnosis.detail("proxy", "dn") if by == "gsi" else "everybody"
+    proxy = diagnosis.details("proxy") if by == "gsi" else {}
     diagnosis.fail(
         "access",
-        f"{hop.host} doesn't let {name} read {path}: {said}",
-        "Ask the site which VO or role may; make the proxy with it: voms-proxy-init --voms"
-        " YOUR-VO:/YOUR-VO/Role=ROLE.",
+        f"{hop.host} doesn't let {who(proxy) if proxy else 'everybody'} read {path}: {said}",
+        with_vo(proxy),
+        vo=proxy.get("vo"),
     )
