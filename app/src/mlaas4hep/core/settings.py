@@ -324,8 +324,8 @@ class CacheSettings(_Section):
     )
     data_token_public_key: Path | None = Field(
         None,
-        description="Public half of the key that signs the tokens of trainings, in PEM (P-256)."
-        " Without it, whoever reaches the cache reads all that its credential may read.",
+        description="Must be empty: whoever reaches the cache reads all that its credential may"
+        " read. XRootD 5.5.3 opens more by a training's token than it names, so one is refused.",
     )
 
 
