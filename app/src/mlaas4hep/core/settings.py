@@ -16,9 +16,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
 from mlaas4hep.core.hosts import DataHosts, HostError
+from mlaas4hep.core.origins import Cache, origins_of
 from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
+
+
+_ORIGIN = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?"
 
 
 class JobEnvironment(BaseModel):
@@ -167,6 +171,22 @@ class JobSettings(StoreSettings):
         description="Folder of the data proxy, by which trainings in containers whose network is"
         " none read remote files; empty: they can't.",
     )
+    xrootd_cache: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5})?$",
+        description="`HOST:PORT` at which the data proxy finds the cache of grid data, by which"
+        " trainings in containers read root:// files; empty: they can't.",
+    )
+    xrootd_cache_status_port: int = Field(
+        8085, description="Port at which that cache tells whether a file was replaced."
+    )
+    xrootd_origins: str = Field(
+        "",
+        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
+        description="Servers and redirectors of root:// that are read through the cache (comma"
+        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
+        " a host are the first one's.",
+    )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
@@ -192,6 +212,14 @@ class JobSettings(StoreSettings):
         description="Days after which the files of ended trainings and unused folders are deleted;"
         " 0 keeps them for ever. Models stay.",
     )
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache of grid data that trainings read through, if there is one."""
+        origins = tuple(origins_of(self.xrootd_origins))
+        if not self.xrootd_cache or not origins:
+            return None
+        return Cache(self.xrootd_cache.lower(), self.xrootd_cache_status_port, origins)
 
     @cached_property
     def job_environments(self) -> dict[str, JobEnvironment]:

@@ -154,7 +154,8 @@ class ContainerExecutor:
             "working_dir": str(order.cwd),
             "environment": environment
             | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY}
-            | (proxies() if way_out else {}),
+            | (proxies() if way_out else {})
+            | (settings.cache.environment() if way_out and settings.cache else {}),
             # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
@@ -193,11 +194,15 @@ class ContainerExecutor:
         """The words that give a training with remote files a way to the data proxy, if any."""
         settings = self._settings
         offered = settings.data_proxy and settings.job_network == "none"
-        if not offered or settings.job_offline or not reads_remote(order.cwd, order):
+        if not offered or settings.job_offline:
+            return []
+        cache = settings.cache
+        if not reads_remote(order.cwd, order, grid=bool(cache)):
             return []
         until = time.time() + settings.max_job_seconds + _GRACE_SECONDS
         line = credential(read_key(self._data_proxy), order.process_name, until)
-        return relay("python3", self._data_proxy / SOCKET, line)
+        tunnels = cache.tunnels() if cache else {}
+        return relay("python3", self._data_proxy / SOCKET, line, tunnels=tunnels)
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.
