@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from mlaas4hep.core.origins import Cache, Doors, origins_of
+from mlaas4hep.core.origins import PATHS, TOKEN, Cache, Doors, origins_of
 from mlaas4hep.jobs.executors.offline import offline
 from mlaas4hep.jobs.executors.relay import proxies, relay
 from mlaas4hep.jobs.remote import SOCKET, credential, read_key
@@ -59,6 +59,7 @@ class Status(ThreadingHTTPServer):
         super().__init__((own_address(), 0), _Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.asked: list[tuple[str, str]] = []
+        self.shown: set[str] = set()
 
     def say(self, *states: str, code: int = 200, version: str = "1 1") -> None:
         self.answers = [(code, {"state": s, "reason": "away", "version": version}) for s in states]
@@ -71,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         self.server.asked.append((query["origin"][0], query["path"][0]))
+        self.server.shown.add(self.headers.get("Authorization", ""))
         answers = self.server.answers
         code, said = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(code)
@@ -110,7 +112,9 @@ def cache(folder: Path, plain: XRootD, status: Status) -> Iterator[Cache]:
         yield Cache(settings["xrootd_cache"], status.server_port, origins)
 
 
-def said(folder: Path, cache: Cache, *words: str, code: str = READ) -> tuple[list, str]:
+def said(
+    folder: Path, cache: Cache, *words: str, code: str = READ, **more: str
+) -> tuple[list, str]:
     """What a training prints, as lines of JSON, and its warnings."""
     line = credential(read_key(folder), "luca_1", time.time() + 600)
     first = free_port()
@@ -125,6 +129,7 @@ def said(folder: Path, cache: Cache, *words: str, code: str = READ) -> tuple[lis
         env=os.environ
         | proxies(port)
         | cache.environment(first)
+        | more
         | {"XRD_CONNECTIONRETRY": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -231,6 +236,28 @@ for url in ("http://{cache.status}/metrics", "http://{host}:{first}/fresh?x",
     for each in found:
         assert "403" in each
     assert status.asked == []
+
+
+@pytest.mark.grid
+def test_who_may_read_some_folders_shows_a_token_there_and_reads_no_others(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    """The cache's own tests show that it holds them to that."""
+    plain.put(small_files[0], "mine/a.root")
+    status.say("same")
+    status.shown.clear()
+    names = ("mine/a.root", "mine/", "other/a.root", "minedeeper/a.root", "mine/../other/a.root")
+    urls = [f"root://data.example.org//store/{name}" for name in names]
+    limits = {PATHS: "/store/mine/", TOKEN: "abc.def.ghi"}
+    found, warned = said(folder, cache, *urls, **limits)
+    assert found[0][1]
+    assert found[1] == ["a.root"]
+    for error in found[2:]:
+        assert "of the grid's data, your groups may read below /store/mine/ only" in error
+    assert status.shown == {"Bearer abc.def.ghi"}
+    assert "abc.def" not in json.dumps(found) + warned
+    [error], _ = said(folder, cache, urls[0], **{PATHS: ""})
+    assert "your groups may read none" in error
 
 
 def test_names_of_store_are_the_first_servers(

@@ -13,6 +13,10 @@ from typing import Self
 USUAL_PORT = 1094
 ORIGINS, STATUS = "MLAAS4HEP_CACHED_ORIGINS", "MLAAS4HEP_CACHE_STATUS"
 """Variables of a training's environment: ORIGIN=DOOR, ..., and where the cache says how it is."""
+PATHS, TOKEN = "MLAAS4HEP_CACHE_PATHS", "MLAAS4HEP_CACHE_TOKEN"
+"""What it may read, where that is limited, and the token that says so to the cache."""
+ISSUER, AUDIENCE = "https://mlaas4hep.invalid/jobs", "mlaas4hep-xrootd-cache"
+"""Of these tokens. No address leads to the issuer: the cache has its key from the operator."""
 
 
 def origins_of(text: str) -> list[str]:
@@ -64,6 +68,8 @@ class Doors:
 
     doors: dict[str, str]
     status: str
+    paths: tuple[str, ...] | None = None
+    token: str = ""
 
     @classmethod
     def of_environment(cls) -> Self | None:
@@ -72,7 +78,13 @@ class Doors:
         if not said:
             return None
         pairs = (entry.partition("=") for entry in said.split(","))
-        return cls({origin: door for origin, _, door in pairs}, os.environ.get(STATUS, ""))
+        paths = os.environ.get(PATHS)
+        return cls(
+            {origin: door for origin, _, door in pairs},
+            os.environ.get(STATUS, ""),
+            None if paths is None else tuple(filter(None, paths.split(","))),
+            os.environ.get(TOKEN, ""),
+        )
 
     @property
     def first(self) -> str:

@@ -6,6 +6,8 @@ is the heading, a field's description the documentation.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -139,6 +141,17 @@ class UploadSettings(StoreSettings):
     )
 
 
+_FOLDER = re.compile(r"/([A-Za-z0-9_.+=@~-]+/)*")
+
+
+def _check_paths(paths: dict[str, list[str]]) -> dict[str, list[str]]:
+    for path in (path for each in paths.values() for path in each):
+        if not _FOLDER.fullmatch(path) or {".", ".."} & set(path.split("/")):
+            why = f"{path!r} is no folder of grid data: write it as /store/mc/, with both slashes"
+            raise PydanticCustomError("paths", "{why}", {"why": why})
+    return paths
+
+
 class JobSettings(StoreSettings):
     """Trainings."""
 
@@ -187,6 +200,17 @@ class JobSettings(StoreSettings):
         " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
         " a host are the first one's.",
     )
+    data_paths: Annotated[dict[str, list[str]], AfterValidator(_check_paths)] = Field(
+        {},
+        description="Folders of grid data that a group's trainings may read, as a JSON object such"
+        ' as {"cms": ["/store/mc/"], "*": ["/store/open/"]}: each with a slash at the end; `*` is'
+        " everybody. Empty: all that the cache's credential reads.",
+    )
+    data_token_key: Path | None = Field(
+        None,
+        description="Private key (P-256, PEM) that signs what a training may read, for the cache;"
+        " needed with `data_paths`.",
+    )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
@@ -220,6 +244,14 @@ class JobSettings(StoreSettings):
         if not self.xrootd_cache or not origins:
             return None
         return Cache(self.xrootd_cache.lower(), self.xrootd_cache_status_port, origins)
+
+    def paths_of(self, groups: Iterable[str]) -> tuple[str, ...] | None:
+        """Folders of grid data that a training of these groups may read; None: all."""
+        if not self.data_paths:
+            return None
+        return tuple(
+            sorted({p for group in {*groups, "*"} for p in self.data_paths.get(group, ())})
+        )
 
     @cached_property
     def job_environments(self) -> dict[str, JobEnvironment]:

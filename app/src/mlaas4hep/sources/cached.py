@@ -25,7 +25,17 @@ _log = logging.getLogger(__name__)
 def through(url: str, doors: Doors) -> str:
     """The URL by which a training reads ``url``; DataError where the cache hasn't its server."""
     door, path = doors.doors[_origin(url, doors)], _path(url)
-    return f"root://{door}/{path}"
+    plain, _, query = path.partition("?")
+    inside = plain.startswith(doors.paths or ()) and ".." not in plain.split("/")
+    if doors.paths is not None and not inside:
+        may = f"may read below {', '.join(doors.paths)} only" if doors.paths else "may read none"
+        raise DataError(
+            f"{url} can't be read: of the grid's data, your groups {may}",
+            "Ask the operator for it (data_paths), or train on other files.",
+        )
+    if doors.token:
+        query = f"{query}{'&' * bool(query)}authz=Bearer%20{doors.token}"
+    return f"root://{door}/{plain}{'?' * bool(query)}{query}"
 
 
 class CachedFile:
@@ -36,7 +46,9 @@ class CachedFile:
         self.url = through(url, doors)
         self._name, self._seconds = url, seconds
         asked = {"origin": _origin(url, doors), "path": _path(url).partition("?")[0]}
-        self._question = f"{doors.status}/fresh?{urlencode(asked)}"
+        self._question = urllib.request.Request(f"{doors.status}/fresh?{urlencode(asked)}")  # noqa: S310
+        if doors.token:
+            self._question.add_header("Authorization", f"Bearer {doors.token}")
         state, reason, self._version = self._ask()
         if state == "evicted":
             _log.warning("%s was replaced at its server: it is read anew", url)

@@ -142,7 +142,9 @@ def list_folder(url: str, patience: Patience) -> list[str]:
     where = client.URL(through(url, doors) if doors else url)
     server = client.FileSystem(f"{where.protocol}://{where.hostid}/")
     seconds = max(1, round(patience.request))
-    path = f"/{where.path.strip('/')}/"
+    path = f"/{where.path.strip('/')}/" + (
+        f"?authz=Bearer%20{doors.token}" if doors and doors.token else ""
+    )
     status, found = _Call(server.dirlist, path, DirListFlags.STAT, timeout=seconds).result(
         2 * seconds + patience.connect
     )

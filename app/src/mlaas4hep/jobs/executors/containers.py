@@ -26,8 +26,10 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
+from mlaas4hep.core.origins import PATHS, TOKEN
 from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.core.units import GiB, size
+from mlaas4hep.jobs.data_tokens import data_token, read_token_key
 from mlaas4hep.jobs.executors.base import (
     ExecutorAwayError,
     JobStatus,
@@ -90,6 +92,7 @@ class ContainerExecutor:
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
         self._data_proxy = Path(settings.data_proxy).absolute()
+        self._token_key = read_token_key(settings) if settings.data_paths else None
         _check_network(settings.job_network)
 
     @cached_property
@@ -155,7 +158,7 @@ class ContainerExecutor:
             "environment": environment
             | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY}
             | (proxies() if way_out else {})
-            | (settings.cache.environment() if way_out and settings.cache else {}),
+            | (self._cache_environment(order) if way_out else {}),
             # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
@@ -203,6 +206,17 @@ class ContainerExecutor:
         line = credential(read_key(self._data_proxy), order.process_name, until)
         tunnels = cache.tunnels() if cache else {}
         return relay("python3", self._data_proxy / SOCKET, line, tunnels=tunnels)
+
+    def _cache_environment(self, order: Order) -> dict[str, str]:
+        """How it reads through the cache, and what it may read there."""
+        cache = self._settings.cache
+        if not cache:
+            return {}
+        may = {} if order.paths is None else {PATHS: ",".join(order.paths)}
+        if order.paths and self._token_key:
+            until = time.time() + self._settings.max_job_seconds + _GRACE_SECONDS
+            may[TOKEN] = data_token(self._token_key, order.process_name, order.paths, until)
+        return cache.environment() | may
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.
