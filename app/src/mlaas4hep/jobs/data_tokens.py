@@ -40,14 +40,15 @@ def read_token_key(settings: JobSettings) -> ECKey:
 def data_token(key: ECKey, process_name: str, paths: Sequence[str], until: float) -> str:
     """A token to read below these folders until then (Unix time), and nothing else.
 
-    SciTokens compare prefixes of strings: each folder ends in a slash, or others would be read.
+    XRootD 5.5's SciTokens compare prefixes of strings and ignore the slash at the end: who may read
+    /store/a/ also opens /store/ab.root, if XRootD's client asks for that itself.
     """
     now = int(time.time())
     claims = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": process_name,
-        "ver": "scitoken:2.0",
+        "wlcg.ver": "1.0",  # in whose profile storage.read is a scope
         "scope": " ".join(f"storage.read:{path.rstrip('/')}/" for path in paths),
         "iat": now - _LATE_SECONDS,
         "nbf": now - _LATE_SECONDS,
