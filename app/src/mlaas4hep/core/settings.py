@@ -204,7 +204,8 @@ class JobSettings(StoreSettings):
         {},
         description="Folders of grid data that a group's trainings may read, as a JSON object such"
         ' as {"cms": ["/store/mc/"], "*": ["/store/open/"]}: each with a slash at the end; `*` is'
-        " everybody. Empty: all that the cache's credential reads.",
+        " everybody. XRootD opens what begins alike, too: `/store/mc/` also `/store/mc2/` and"
+        " `/store/mc.root`. Empty: all that the cache's credential reads.",
     )
     data_token_key: Path | None = Field(
         None,
