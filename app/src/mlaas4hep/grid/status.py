@@ -1,6 +1,6 @@
 """How a program of the grid is: /healthz, /readyz and /metrics, by HTTP.
 
-Nothing else is served, and nothing secret is in it: no sign-in is needed. The port belongs on
+Nothing secret is in it: no sign-in is needed. The port belongs on
 loopback or an internal network.
 """
 
@@ -38,7 +38,7 @@ class Status:
     collectors: Sequence[Collector] = ()
 
 
-def serve(name: str, host: str, port: int, status: Status) -> None:
+def serve(name: str, host: str, port: int, status: Status, more: Sequence[Route] = ()) -> None:
     """Answer until SIGINT or SIGTERM; prints ``NAME listens on URL`` when ready."""
     requests = Requests()
     metrics = registry(requests, *status.collectors)
@@ -62,6 +62,7 @@ def serve(name: str, host: str, port: int, status: Status) -> None:
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", lambda _: exposed(metrics)),
+            *more,
         ]
     )
     run(name, app, listen(host, port), requests)
