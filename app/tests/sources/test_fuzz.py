@@ -63,6 +63,10 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data[: int(random.integers(1, size))] if random.random() < 0.1 else data)
 
 
+FOUND = (1012,)
+"""Cases that once ended otherwise: a branch with fewer entries than its tree."""
+
+
 @pytest.mark.timeout(300 if CASES == 300 else 3600)
 @pytest.mark.parametrize("kind", ["tree", "rntuple"])
 @pytest.mark.parametrize("compression", [None, uproot.LZ4(4), uproot.ZLIB(1)], ids=str)
@@ -70,7 +74,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str, compressio
     content = written(tmp_path / "whole.root", kind, compression).read_bytes()
     path = tmp_path / "damaged.root"
     told = []
-    for case in range(FIRST, FIRST + CASES // 6):
+    for case in (*range(FIRST, FIRST + CASES // 6), *FOUND):
         path.write_bytes(damaged(content, np.random.default_rng(case)))
         try:
             with RootFile(str(path)) as file:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.core.errors import LedgerError
 from mlaas4hep.data import Events, Jagged, Passing, Range
 from mlaas4hep.data.mixing import cut, scattered
 from mlaas4hep.sources.columns import Column, Place, SharedOffsets, UnreadableError
@@ -121,7 +120,8 @@ class Reader:
             raise UnreadableError(unreadable[0].file, reasons)
         for name, column in self._columns.items():
             if column.stop < until:
-                raise LedgerError(f"{name} was read up to entry {column.stop}, expected {until}")
+                with self._guard(name):  # its list of baskets is not that of the tree's entries
+                    raise ValueError(f"it holds entries up to {column.stop}, not to {until}")
         self._loaded = until
 
     def _end_of_window(self, stop: int) -> int:
