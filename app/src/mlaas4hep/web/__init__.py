@@ -1,1 +1,1 @@
-"""The doors over HTTP: the training API and its page, and TFaaS."""
+"""What is served by HTTP: the training API and its page, TFaaS, and the data proxy."""
