@@ -58,9 +58,9 @@ STAYS = re.compile(
 def layers(vm: VM) -> None:
     """Keep images and what they were built in under other names: the next build takes minutes less.
 
-    What is older than three days goes, or the volume would grow for ever.
+    What is older than a day goes, or the volume would grow for ever: each build has its 4 GB.
     """
-    vm.run("docker image prune --all --force --filter until=72h")
+    vm.run("docker image prune --all --force --filter until=24h")
     for image in vm.run("docker images --format '{{.Repository}}:{{.Tag}}' mlaas4hep/*").split():
         vm.run(f"docker tag {image} {KEEP}/{image.partition('/')[2]}")
     for image in vm.run("docker images --quiet --filter dangling=true").split():
