@@ -75,12 +75,13 @@ def file_server(content: bytes, address: tuple[str, int] | None = None) -> Itera
 
 
 class DataProxyProcess:
-    """``mlaas4hep data-proxy``, for the hosts in ``hosts``."""
+    """``mlaas4hep data-proxy``, for the hosts in ``hosts``, with ``more`` settings."""
 
-    def __init__(self, folder: Path, hosts: str) -> None:
+    def __init__(self, folder: Path, hosts: str, **more: str) -> None:
         self.folder = folder
         self._log = folder / "proxy.log"
         settings = {"MLAAS4HEP_DATA_PROXY": str(folder), "MLAAS4HEP_DATA_HOSTS": hosts}
+        settings |= {f"MLAAS4HEP_{name.upper()}": value for name, value in more.items()}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlaas4hep.cli.main", "data-proxy"],
@@ -105,9 +106,9 @@ class DataProxyProcess:
 
 
 @contextmanager
-def data_proxy(folder: Path, hosts: str) -> Iterator[DataProxyProcess]:
+def data_proxy(folder: Path, hosts: str, **more: str) -> Iterator[DataProxyProcess]:
     """A data proxy for the length of a block."""
-    proxy = DataProxyProcess(folder, hosts)
+    proxy = DataProxyProcess(folder, hosts, **more)
     try:
         yield proxy
     finally:

@@ -32,6 +32,13 @@ def test_an_order_names_two_folders_of_the_store(service: Service) -> None:
     )
 
 
+def test_an_order_has_the_folders_of_its_owners_groups(service: Service) -> None:
+    job = changed(service, groups=["cms"])
+    assert order_of(job, service.settings).paths is None
+    limited = service.settings.model_copy(update={"data_paths": {"cms": ["/a/"], "lhcb": ["/b/"]}})
+    assert order_of(job, limited).paths == ("/a/",)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -50,6 +50,24 @@ def test_a_training_reads_remote_files_if_its_lists_or_params_say_so(
     assert reads_remote(tmp_path, Asked()) is remote
 
 
+@pytest.mark.parametrize(
+    ("text", "remote"),
+    [
+        ("signal.root\nroot://eospublic.cern.ch//eos/a.root\n", True),
+        ("xrootd://a.org//a.root", True),
+        ("/store/data/a.root", True),
+        ('{"signal": ["\\/store\\/a.root"]}', True),
+        ("https://a.org/a.root", True),
+        ("store/data/a.root", False),
+        ("in/store/a.root", False),
+        ("uproot-HZZ.root", False),
+    ],
+)
+def test_with_a_cache_so_do_files_of_the_grid(tmp_path: Path, text: str, remote: bool) -> None:
+    (tmp_path / "files.txt").write_text(text)
+    assert reads_remote(tmp_path, Asked(), grid=True) is remote
+
+
 def test_so_does_one_whose_order_names_addresses(tmp_path: Path) -> None:
     assert reads_remote(tmp_path, Asked(files="signal.root,https://a.org/a.root"))
     assert not reads_remote(tmp_path, Asked(files="signal.root,gone.txt"))

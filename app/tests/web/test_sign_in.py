@@ -295,6 +295,7 @@ def test_a_browsers_session_changes_nothing_by_get(
 def test_the_page_says_who_i_am(service: Service, http: TestClient, issuer: Issuer) -> None:
     upload(http, bearer(issuer))
     http.post("/submit", json=BODY, headers=bearer(issuer))
+    assert service.queue.get("luca_1").groups == ["physicists"]
     service.run(service.queue.get("luca_1"))
     page = http.get("/", headers=session(issuer)).text
     assert "Signed in as <strong>alice</strong>" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlaas4hep.core.errors import SignInError
@@ -18,12 +18,13 @@ class Caller:
 
     It is ``user:SUB``, or ``client:CLIENT_ID`` of a robot; "" where there is no sign-in: whoever
     that is may see and do everything. ``name`` is for people. ``by_cookie`` says that a browser's
-    session gave the token.
+    session gave the token. ``groups`` are those that the token, or the issuer's userinfo, named.
     """
 
     owner: str
     name: str
     by_cookie: bool = False
+    groups: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 EVERYONE = Caller("", "")

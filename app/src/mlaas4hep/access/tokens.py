@@ -83,16 +83,16 @@ class Tokens:
         Groups that are not in the token are asked for at the issuer's userinfo.
         """
         caller = caller_of(claims)
-        if self._rules.lets_in(caller.owner):
-            return caller
         groups = self._rules.groups(claims)
+        if self._rules.lets_in(caller.owner):
+            return replace(caller, groups=groups or frozenset())
         if groups is None:
             more = await self._userinfo.claims(token, digest, claims["sub"])
             groups = self._rules.groups(more)
             if not name_in(claims):
                 caller = replace(caller, name=name_in(more) or caller.name)
         self._rules.check(caller, groups)
-        return caller
+        return replace(caller, groups=groups or frozenset())
 
     async def _verified(self, token: bytes, keys: Keys) -> Mapping[str, Any]:
         """The claims of a token of the issuer that is valid now."""

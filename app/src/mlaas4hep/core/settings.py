@@ -6,6 +6,8 @@ is the heading, a field's description the documentation.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,9 +18,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
 from mlaas4hep.core.hosts import DataHosts, HostError
+from mlaas4hep.core.origins import Cache, origins_of
 from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
+
+
+_ORIGIN = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?"
 
 
 class JobEnvironment(BaseModel):
@@ -135,6 +141,17 @@ class UploadSettings(StoreSettings):
     )
 
 
+_FOLDER = re.compile(r"/([A-Za-z0-9_.+=@~-]+/)*")
+
+
+def _check_paths(paths: dict[str, list[str]]) -> dict[str, list[str]]:
+    for path in (path for each in paths.values() for path in each):
+        if not _FOLDER.fullmatch(path) or {".", ".."} & set(path.split("/")):
+            why = f"{path!r} is no folder of grid data: write it as /store/mc/, with both slashes"
+            raise PydanticCustomError("paths", "{why}", {"why": why})
+    return paths
+
+
 class JobSettings(StoreSettings):
     """Trainings."""
 
@@ -167,6 +184,34 @@ class JobSettings(StoreSettings):
         description="Folder of the data proxy, by which trainings in containers whose network is"
         " none read remote files; empty: they can't.",
     )
+    xrootd_cache: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5})?$",
+        description="`HOST:PORT` at which the data proxy finds the cache of grid data, by which"
+        " trainings in containers read root:// files; empty: they can't.",
+    )
+    xrootd_cache_status_port: int = Field(
+        8085, description="Port at which that cache tells whether a file was replaced."
+    )
+    xrootd_origins: str = Field(
+        "",
+        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
+        description="Servers and redirectors of root:// that are read through the cache (comma"
+        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
+        " a host are the first one's.",
+    )
+    data_paths: Annotated[dict[str, list[str]], AfterValidator(_check_paths)] = Field(
+        {},
+        description="Folders of grid data that a group's trainings may read, as a JSON object such"
+        ' as {"cms": ["/store/mc/"], "*": ["/store/open/"]}: each with a slash at the end; `*` is'
+        " everybody. XRootD opens what begins alike, too: `/store/mc/` also `/store/mc2/` and"
+        " `/store/mc.root`. Empty: all that the cache's credential reads.",
+    )
+    data_token_key: Path | None = Field(
+        None,
+        description="Private key (P-256, PEM) that signs what a training may read, for the cache;"
+        " needed with `data_paths`.",
+    )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
@@ -192,6 +237,22 @@ class JobSettings(StoreSettings):
         description="Days after which the files of ended trainings and unused folders are deleted;"
         " 0 keeps them for ever. Models stay.",
     )
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache of grid data that trainings read through, if there is one."""
+        origins = tuple(origins_of(self.xrootd_origins))
+        if not self.xrootd_cache or not origins:
+            return None
+        return Cache(self.xrootd_cache.lower(), self.xrootd_cache_status_port, origins)
+
+    def paths_of(self, groups: Iterable[str]) -> tuple[str, ...] | None:
+        """Folders of grid data that a training of these groups may read; None: all."""
+        if not self.data_paths:
+            return None
+        return tuple(
+            sorted({p for group in {*groups, "*"} for p in self.data_paths.get(group, ())})
+        )
 
     @cached_property
     def job_environments(self) -> dict[str, JobEnvironment]:

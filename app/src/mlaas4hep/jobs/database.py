@@ -35,7 +35,7 @@ from mlaas4hep.core.files import sync
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the tables below; a database with a newer one is refused."""
 
 MIGRATIONS = {
@@ -49,6 +49,7 @@ MIGRATIONS = {
         "ALTER TABLE jobs ADD COLUMN expired DOUBLE PRECISION",
     ),
     3: ("ALTER TABLE jobs ADD COLUMN warnings JSON DEFAULT '[]' NOT NULL",),
+    4: ("ALTER TABLE jobs ADD COLUMN groups JSON DEFAULT '[]' NOT NULL",),
 }
 """What makes a database of the version before one of this version."""
 
@@ -143,6 +144,8 @@ class Job(Base):
     servable: Mapped[bool] = mapped_column(default=False)
     why_not: Mapped[str] = mapped_column(Text, default="")
     owner: Mapped[str] = mapped_column(String(255), default="", index=True)
+    groups: Mapped[list[str]] = mapped_column(default=list)
+    """Those of whoever submitted it, as they were then."""
     environment: Mapped[str] = mapped_column(String(64), default="default")
     device: Mapped[str] = mapped_column(String(8), default="cpu")
     expired: Mapped[float | None]

@@ -49,4 +49,5 @@ def order_of(job: Job, settings: JobSettings) -> Order:
         memory=job.memory,
         environment=environment,
         gpu=job.device == "gpu",
+        paths=settings.paths_of(job.groups),
     )

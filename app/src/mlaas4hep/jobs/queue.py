@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,8 +75,10 @@ class Queue:
         self._database = database
         self._folders = Folders(settings, database)
 
-    def submit(self, asked: Submission, owner: str = "") -> Job:
+    def submit(self, asked: Submission, owner: str = "", groups: Iterable[str] = ()) -> Job:
         """Put a job in line; its process_name is NAME_k, its owner the folder's.
+
+        ``groups`` are those of who asks, for what the training may read.
 
         UsageError for what can't be trained, LimitError beyond what one training may have,
         BusyError when too many wait, NotFoundError when there is no such folder.
@@ -89,11 +91,13 @@ class Queue:
         while True:
             folder = self._folders.get(asked.name, owner)
             check_files(self._folders.path(folder.version), asked)  # before there is a transaction
-            if job := self._insert(asked, folder, cpus, memory):
+            if job := self._insert(asked, folder, sorted(groups), cpus, memory):
                 note(job=job.process_name)
                 return job
 
-    def _insert(self, asked: Submission, folder: Folder, cpus: float, memory: int) -> Job | None:
+    def _insert(
+        self, asked: Submission, folder: Folder, groups: list[str], cpus: float, memory: int
+    ) -> Job | None:
         """Put a job in line; None when its folder was replaced or deleted meanwhile."""
         with self._database.write() as session:
             present = session.get(Folder, folder.name)
@@ -114,6 +118,7 @@ class Queue:
                 progress={},
                 metrics={},
                 owner=folder.owner,
+                groups=groups,
                 environment=asked.environment,
                 device=asked.device,
             )

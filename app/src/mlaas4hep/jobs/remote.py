@@ -27,6 +27,7 @@ SOCKET = f"{SOCKETS}/proxy.sock"
 PROBE = "PROBE"
 """Asks whether the proxy is well, in place of a credential."""
 _URL = re.compile(rb"\b(?:https?|davs?|s3)://")
+_GRID = re.compile(rb"\b(?:x?roots?|xrootd)://|(?:^|(?<=[\s,\"']))/store/")
 _CREDENTIAL = re.compile(rf"(({PROCESS_NAME.pattern}) ([0-9]{{1,12}})) ([0-9a-f]{{64}})")
 _MOST_BYTES = 16 << 20
 """Of a list of files that are looked through for an address."""
@@ -84,22 +85,25 @@ def _signature(key: bytes, said: str) -> str:
     return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
-def reads_remote(root: Path, asked: Names) -> bool:
+def reads_remote(root: Path, asked: Names, *, grid: bool = False) -> bool:
     """Whether a training names files by http(s)://, dav(s):// or s3:// addresses.
 
+    With ``grid``, by those of root://, or as /store/..., too.
     It does so in its order, in its lists of files, or in params.json (friends, a redirector).
     """
-    if any(_URL.search(text.encode()) for text in (asked.files, asked.labels)):
+    urls = (_URL, _GRID) if grid else (_URL,)
+    if any(url.search(text.encode()) for url in urls for text in (asked.files, asked.labels)):
         return True
     names = [name.strip() for name in f"{asked.params},{asked.files}".split(",")]
     lists = (name for name in names if name and not name.endswith(".root"))
-    return any(_mentions_address(root / name) for name in islice(lists, _MOST_LISTS))
+    return any(_mentions(root / name, urls) for name in islice(lists, _MOST_LISTS))
 
 
-def _mentions_address(path: Path) -> bool:
+def _mentions(path: Path, urls: tuple[re.Pattern[bytes], ...]) -> bool:
     try:
         with open_plain(path) as file:
             text = file.read(_MOST_BYTES)
     except OSError:  # a name that is no list; the training says what is wrong with it
         return False
-    return bool(_URL.search(text.replace(rb"\/", b"/")))
+    text = text.replace(rb"\/", b"/")
+    return any(url.search(text) for url in urls)

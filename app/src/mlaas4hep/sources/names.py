@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mlaas4hep.core.errors import DataError, FileError, UsageError
+from mlaas4hep.core.origins import Doors
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 """What a friend's place has instead of its file's: ``{stem}``."""
@@ -122,7 +123,8 @@ def resolve(name: str, redirector: str, cwd: Path) -> str:
     - A relative name that exists in ``cwd`` is that file; it stays relative if that is the
       working directory, so that messages and provenance name it as the user did.
     - A name that starts with /store and doesn't exist here, or a relative one that doesn't, is
-      asked of the ``redirector`` ("" = none).
+      asked of the ``redirector`` ("" = none); without one, /store of the first server behind the
+      installation's cache, if it has one.
     - Any other missing path is FileError "no such file", at once.
     """
     file, tree = split_tree(local(name), cwd)
@@ -141,6 +143,8 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
     if remote and redirector:
         slash = "/" if redirector.startswith("http") else "//"
         return f"{redirector.rstrip('/')}{slash}{name.lstrip('/')}"
+    if remote and name.startswith("/") and (doors := Doors.of_environment()):
+        return f"root://{doors.first}/{name}"
     remedy = "Give a path that exists, or a URL such as root://HOST//PATH."
     if remote:
         remedy = (

@@ -22,6 +22,7 @@ from mlaas4hep.core.errors import (
     first_line,
     nearest,
 )
+from mlaas4hep.core.origins import Doors
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.columns import NotUnderstoodError, UnreadableError
 from mlaas4hep.sources.names import is_url, local, missing, scheme_of
@@ -132,6 +133,8 @@ def open_file(
     """
     name = local(name)
     urls = (name, *replicas)
+    # A training that reads by the cache can't ask the servers themselves.
+    explained = explained and not (Doors.of_environment() and any(map(_by_xrootd, urls)))
     try:
         if explained and _are_silent(urls):
             raise UnreachedError(
@@ -145,6 +148,10 @@ def open_file(
         from mlaas4hep.sources.doctor import explain  # only where something is wrong
 
         raise explain(error, urls) from error
+
+
+def _by_xrootd(url: str) -> bool:
+    return OPENERS.get(scheme_of(url)) == _XROOTD
 
 
 def _are_silent(urls: Sequence[str]) -> bool:

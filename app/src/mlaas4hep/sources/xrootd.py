@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from mlaas4hep.core.errors import DataError
+from mlaas4hep.core.origins import Doors
+from mlaas4hep.sources.cached import CachedFile, through
 from mlaas4hep.sources.columns import Place
 from mlaas4hep.sources.credentials import Bearer, bearer_token
 from mlaas4hep.sources.remote import (
@@ -55,15 +57,21 @@ def load(url: str) -> ModuleType:
 
 
 class XRootDConnection:
-    """A file at an XRootD server, wherever the redirector sends us; ranges are vector reads."""
+    """A file at an XRootD server, wherever the redirector sends us; ranges are vector reads.
 
-    versioned = False
+    In a training of an installation with a cache, it is read through that.
+    """
 
     def __init__(self, url: str, patience: Patience, traffic: Traffic) -> None:
         scheme, rest = url.split("://", 1)
         self._url = f"{'roots' if scheme.lower().endswith('s') else 'root'}://{rest}"
         self._patience, self._traffic = patience, traffic
         client = load(url)
+        doors = Doors.of_environment()
+        self._cached = CachedFile(url, doors, patience.request) if doors else None
+        self.versioned = bool(self._cached)
+        if self._cached:
+            self._url = self._cached.url
         self.token = _token(url)
         self._file = client.File()
         try:
@@ -98,6 +106,8 @@ class XRootDConnection:
         calls = [_Call(self._file.vector_read, v, timeout=self._seconds) for v in vectors]
         self._traffic.requests += len(calls)
         found = iter([c for call in calls for c in self._done(call).chunks])
+        if self._cached:
+            self._cached.check()
         return [b"".join([next(found).buffer for _ in each]) for each in split]
 
     def _call(self, function: Any, *given: Any, **named: Any) -> Any:
@@ -128,10 +138,13 @@ def list_folder(url: str, patience: Patience) -> list[str]:
     from XRootD.client.flags import DirListFlags, StatInfoFlags
 
     _token(url)
-    where = client.URL(url)
+    doors = Doors.of_environment()
+    where = client.URL(through(url, doors) if doors else url)
     server = client.FileSystem(f"{where.protocol}://{where.hostid}/")
     seconds = max(1, round(patience.request))
-    path = f"/{where.path.strip('/')}/"
+    path = f"/{where.path.strip('/')}/" + (
+        f"?authz=Bearer%20{doors.token}" if doors and doors.token else ""
+    )
     status, found = _Call(server.dirlist, path, DirListFlags.STAT, timeout=seconds).result(
         2 * seconds + patience.connect
     )

@@ -29,6 +29,7 @@ import psutil
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.hosts import Address, DataHosts, Network, parse_target
+from mlaas4hep.core.origins import Cache
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.jobs.remote import PROBE, SOCKET, SOCKETS, EndedError, job_of, make_key
 from mlaas4hep.web.protocol import allow_connections
@@ -56,6 +57,7 @@ between them; so MOST of them hold 128 MiB."""
 OWN_SECONDS = 60.0
 """How long the addresses of this machine's own names are taken as they were found."""
 
+_FRESH = b"GET /fresh?"
 _REQUEST = re.compile(r"(CONNECT|GET|HEAD) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -95,9 +97,19 @@ class DataProxy:
     """Serves trainings at the socket in ``folder``, for the hosts in ``hosts``.
 
     ``own`` are this machine's names and addresses: each is reached only where it is listed itself.
+    The ``cache`` of grid data is reached at any address, for reading its origins' files, and for
+    asking whether one was replaced.
     """
 
-    def __init__(self, folder: Path, hosts: DataHosts, own: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hosts: DataHosts,
+        own: Iterable[str] = (),
+        cache: Cache | None = None,
+    ) -> None:
+        self._cache = set(cache.ports) if cache else set()
+        self._cache_status = parse_target(cache.status) if cache else None
         self._path = folder / SOCKET
         self._hosts = hosts
         self._own = own_networks()
@@ -173,7 +185,7 @@ class DataProxy:
             async with asyncio.timeout(HEAD_SECONDS):
                 request = parse_request(await _head(reader))
             about |= {"host": request.host, "port": request.port}
-            up_reader, up_writer, address = await self._connect(request.host, request.port)
+            up_reader, up_writer, address = await self._connect(request)
             about["address"] = str(address)
             try:
                 if request.head:
@@ -195,19 +207,27 @@ class DataProxy:
             about |= {"sent_bytes": flow.sent, "received_bytes": flow.received}
             log.info(outcome, extra=about | {"seconds": round(monotonic() - begun, 3)})
 
-    async def _connect(self, host: str, port: int) -> tuple[StreamReader, StreamWriter, Address]:
-        """A connection to an address of ``host`` that may be reached, else RefusedError."""
-        if not self._hosts.allow(host, port):
+    def _is_for_cache(self, request: Request) -> bool:
+        target = request.host, request.port
+        if request.head:
+            return target == self._cache_status and request.head.startswith(_FRESH)
+        return target in self._cache
+
+    async def _connect(self, request: Request) -> tuple[StreamReader, StreamWriter, Address]:
+        """A connection to an address that may be reached for this request, else RefusedError."""
+        host, port = request.host, request.port
+        for_cache = self._is_for_cache(request)
+        if not for_cache and not self._hosts.allow(host, port):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 f"{host}:{port} is not among the hosts that trainings may read from (data_hosts)",
             )
         try:
-            own = await self._own_networks()
+            own = [] if for_cache else await self._own_networks()
             addresses = await _addresses(host)
         except OSError as error:
             raise RefusedError(HTTPStatus.BAD_GATEWAY, f"{host}: {_reason(error)}") from None
-        allowed = [each for each in addresses if self._hosts.allow_address(each, own)]
+        allowed = [e for e in addresses if for_cache or self._hosts.allow_address(e, own)]
         if not allowed:
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
@@ -374,15 +394,17 @@ def _reason(error: OSError) -> str:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; prints ``the data proxy listens at PATH`` when ready."""
-    if not settings.data_proxy or not settings.data_hosts:
+    if not settings.data_proxy or not (settings.data_hosts or settings.cache):
         raise UsageError(
             "the data proxy needs a folder and hosts",
-            "Set MLAAS4HEP_DATA_PROXY, and MLAAS4HEP_DATA_HOSTS to what trainings may read from.",
+            "Set MLAAS4HEP_DATA_PROXY, and MLAAS4HEP_DATA_HOSTS to what trainings may read from"
+            " (or MLAAS4HEP_XROOTD_CACHE and MLAAS4HEP_XROOTD_ORIGINS).",
         )
     allow_connections()
     own = settings.own_addresses.split(",")
     folder = Path(settings.data_proxy)
-    asyncio.run(_serve(DataProxy(folder, DataHosts(settings.data_hosts), own)))
+    hosts = DataHosts(settings.data_hosts)
+    asyncio.run(_serve(DataProxy(folder, hosts, own, settings.cache)))
 
 
 async def _serve(proxy: DataProxy) -> None:

@@ -9,6 +9,7 @@ No other header says who somebody is. Without an issuer everybody is let in, but
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -70,7 +71,7 @@ class Admission:
         found = await self._tokens.caller(token)
         if by_cookie:
             self._check_cookie(scope, changing_get)
-            found = Caller(found.owner, found.name, by_cookie=True)
+            found = replace(found, by_cookie=True)
         scope[CALLER] = found
 
     def _check_cookie(self, scope: Scope, changing_get: bool) -> None:

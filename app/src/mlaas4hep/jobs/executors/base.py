@@ -15,6 +15,7 @@ class Order:
     """One training to start: ``home`` is the job's folder, ``cwd`` the uploaded one.
 
     ``cpus`` are cores, ``memory`` is bytes; files, labels, model and params are as submitted.
+    ``paths`` are the folders of grid data that it may read, None: all that the cache reads.
     """
 
     process_name: str
@@ -28,6 +29,7 @@ class Order:
     memory: int
     environment: str
     gpu: bool
+    paths: tuple[str, ...] | None = None
 
 
 class Life(Enum):

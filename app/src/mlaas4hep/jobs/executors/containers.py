@@ -26,8 +26,10 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
+from mlaas4hep.core.origins import PATHS, TOKEN
 from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.core.units import GiB, size
+from mlaas4hep.jobs.data_tokens import data_token, read_token_key
 from mlaas4hep.jobs.executors.base import (
     ExecutorAwayError,
     JobStatus,
@@ -90,6 +92,7 @@ class ContainerExecutor:
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
         self._data_proxy = Path(settings.data_proxy).absolute()
+        self._token_key = read_token_key(settings) if settings.data_paths else None
         _check_network(settings.job_network)
 
     @cached_property
@@ -154,7 +157,8 @@ class ContainerExecutor:
             "working_dir": str(order.cwd),
             "environment": environment
             | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY}
-            | (proxies() if way_out else {}),
+            | (proxies() if way_out else {})
+            | (self._cache_environment(order) if way_out else {}),
             # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
@@ -193,11 +197,26 @@ class ContainerExecutor:
         """The words that give a training with remote files a way to the data proxy, if any."""
         settings = self._settings
         offered = settings.data_proxy and settings.job_network == "none"
-        if not offered or settings.job_offline or not reads_remote(order.cwd, order):
+        if not offered or settings.job_offline:
+            return []
+        cache = settings.cache
+        if not reads_remote(order.cwd, order, grid=bool(cache)):
             return []
         until = time.time() + settings.max_job_seconds + _GRACE_SECONDS
         line = credential(read_key(self._data_proxy), order.process_name, until)
-        return relay("python3", self._data_proxy / SOCKET, line)
+        tunnels = cache.tunnels() if cache else {}
+        return relay("python3", self._data_proxy / SOCKET, line, tunnels=tunnels)
+
+    def _cache_environment(self, order: Order) -> dict[str, str]:
+        """How it reads through the cache, and what it may read there."""
+        cache = self._settings.cache
+        if not cache:
+            return {}
+        may = {} if order.paths is None else {PATHS: ",".join(order.paths)}
+        if order.paths and self._token_key:
+            until = time.time() + self._settings.max_job_seconds + _GRACE_SECONDS
+            may[TOKEN] = data_token(self._token_key, order.process_name, order.paths, until)
+        return cache.environment() | may
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.

@@ -1,6 +1,9 @@
-"""Become COMMAND, with a relay beside it from PORT of 127.0.0.1 to the data proxy's Unix socket.
+"""Become COMMAND, with a relay beside it from ports of 127.0.0.1 to the data proxy's Unix socket.
 
-    python3 -c THIS_TEXT SOCKET PORT CREDENTIAL COMMAND...
+    python3 -c THIS_TEXT SOCKET PORTS CREDENTIAL COMMAND...
+
+PORTS are PORT, for clients that know proxies, and PORT=HOST:PORT for those that don't: the relay
+asks the data proxy for that host in their place.
 
 So a training's only way out is the data proxy: its container has no network but loopback. The
 clients of http know proxies with a port only. Each connection begins with the line CREDENTIAL,
@@ -28,10 +31,20 @@ def proxies(port: int = PORT) -> dict[str, str]:
     return names | {name.lower(): value for name, value in names.items()}
 
 
-def relay(python: str, path: Path, credential: str, port: int = PORT) -> list[str]:
-    """The words before a command that is to reach the data proxy at ``path``, with this Python."""
+def relay(
+    python: str,
+    path: Path,
+    credential: str,
+    port: int = PORT,
+    tunnels: "dict[int, str] | None" = None,
+) -> list[str]:
+    """The words before a command that is to reach the data proxy at ``path``, with this Python.
+
+    ``tunnels`` are more ports, and the HOST:PORT that each leads to.
+    """
     text = Path(__file__).read_text()
-    return [python, "-I", "-S", "-c", text, str(path), str(port), credential]
+    ports = ",".join([str(port), *(f"{own}={target}" for own, target in (tunnels or {}).items())])
+    return [python, "-I", "-S", "-c", text, str(path), ports, credential]
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,16 +68,27 @@ async def connected(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     return None
 
 
-async def serve(listening: socket.socket, path: str, credential: str) -> None:
+async def tunnelled(proxy: tuple[asyncio.StreamReader, asyncio.StreamWriter], target: str) -> bool:
+    """Ask the data proxy for a tunnel; whether it has made one. Its log says why not."""
+    proxy[1].write(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
+    try:
+        return (await proxy[0].readuntil(b"\r\n\r\n")).split(b" ")[1:2] == [b"200"]
+    except (OSError, asyncio.IncompleteReadError):
+        return False
+
+
+async def serve(listening: socket.socket, path: str, credential: str, target: str) -> None:
     """Relay for ever."""
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if not (proxy := await connected(path)):
-                writer.write(AWAY)
+                if not target:
+                    writer.write(AWAY)
                 return
             proxy[1].write(f"{credential}\n".encode())
-            await asyncio.gather(copy(reader, proxy[1]), copy(proxy[0], writer))
+            if not target or await tunnelled(proxy, target):
+                await asyncio.gather(copy(reader, proxy[1]), copy(proxy[0], writer))
             proxy[1].close()
         finally:
             writer.close()
@@ -73,14 +97,25 @@ async def serve(listening: socket.socket, path: str, credential: str) -> None:
     await server.serve_forever()
 
 
+async def serve_all(all_listening: "dict[str, socket.socket]", path: str, credential: str) -> None:
+    """Relay from each socket, to the target that it is for."""
+    works = (serve(each, path, credential, target) for target, each in all_listening.items())
+    await asyncio.gather(*works)
+
+
 def main() -> None:
     """Listen, leave the relay behind, then exec the words."""
-    path, port, credential, *command = sys.argv[1:]
-    listening = socket.create_server(("127.0.0.1", int(port)), backlog=512)
+    path, ports, credential, *command = sys.argv[1:]
+    pairs = [entry.partition("=") for entry in ports.split(",")]
+    all_listening = {
+        target: socket.create_server(("127.0.0.1", int(port)), backlog=512)
+        for port, _, target in pairs
+    }
     if os.fork() == 0:
-        asyncio.run(serve(listening, path, credential))
+        asyncio.run(serve_all(all_listening, path, credential))
         os._exit(0)
-    listening.close()
+    for listening in all_listening.values():
+        listening.close()
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell, as wanted
     except OSError as error:

@@ -78,7 +78,7 @@ async def upload(name: Name, request: Request, who: Who, has: Has) -> Response:
 def submit(body: SubmitBody, who: Who, has: Has) -> Submitted:
     """Put a training in line."""
     texts = {key: str(value) for key, value in body.model_dump().items()}
-    job = has.queue.submit(Submission(**texts), who.owner)
+    job = has.queue.submit(Submission(**texts), who.owner, who.groups)
     return Submitted(process_name=job.process_name, job_id=job.id)
 
 

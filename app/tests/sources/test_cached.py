@@ -1,0 +1,281 @@
+"""What trainings in containers read through the cache: by relay, data proxy and sandbox.
+
+A server of root:// stands for the cache, whose own tests show that it gives what its origin has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from mlaas4hep.core.origins import PATHS, TOKEN, Cache, Doors, origins_of
+from mlaas4hep.jobs.executors.offline import offline
+from mlaas4hep.jobs.executors.relay import proxies, relay
+from mlaas4hep.jobs.remote import SOCKET, credential, read_key
+from mlaas4hep.sources.names import resolve
+from parts.xrootd import XRootD
+from support.ports import free_port
+from support.remote_data import data_proxy, own_address
+
+ORIGINS = "data.example.org, Other.example.org:1095"
+READ = """
+import json, sys
+from pathlib import Path
+from mlaas4hep.core.errors import MlaasError
+from mlaas4hep.sources import cached
+from mlaas4hep.sources.names import resolve
+from mlaas4hep.sources.opening import list_folder
+from mlaas4hep.sources.root import RootFile
+
+cached.LOOK_SECONDS = 0
+for name in sys.argv[1:]:
+    try:
+        if name.endswith("/"):
+            print(json.dumps(list_folder(name)))
+        else:
+            with RootFile(resolve(name, "", Path.cwd()), "events") as file:
+                print(json.dumps([file.uuid, float(file.read(["x"])["x"].sum())]))
+    except MlaasError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+class Status(ThreadingHTTPServer):
+    """Says of each file what ``answers`` has for it, one by one; the last stays."""
+
+    def __init__(self) -> None:
+        super().__init__((own_address(), 0), _Handler)
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.asked: list[tuple[str, str]] = []
+        self.shown: set[str] = set()
+
+    def say(self, *states: str, code: int = 200, version: str = "1 1") -> None:
+        self.answers = [(code, {"state": s, "reason": "away", "version": version}) for s in states]
+        self.asked = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Status
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        self.server.asked.append((query["origin"][0], query["path"][0]))
+        self.server.shown.add(self.headers.get("Authorization", ""))
+        answers = self.server.answers
+        code, said = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(json.dumps(said).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def status() -> Iterator[Status]:
+    with Status() as running:
+        thread = Thread(target=running.serve_forever, args=[0.02])
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mlaas4hep-") as found:  # short, as sockets want it
+        yield Path(found)
+
+
+@pytest.fixture(scope="module")
+def cache(folder: Path, plain: XRootD, status: Status) -> Iterator[Cache]:
+    """The second origin's port leads nowhere."""
+    settings = {
+        "xrootd_cache": f"{own_address()}:{plain.port}",
+        "xrootd_origins": ORIGINS,
+        "xrootd_cache_status_port": str(status.server_port),
+    }
+    with data_proxy(folder, "", **settings):
+        origins = tuple(origins_of(ORIGINS))
+        yield Cache(settings["xrootd_cache"], status.server_port, origins)
+
+
+def said(
+    folder: Path, cache: Cache, *words: str, code: str = READ, **more: str
+) -> tuple[list, str]:
+    """What a training prints, as lines of JSON, and its warnings."""
+    line = credential(read_key(folder), "luca_1", time.time() + 600)
+    first = free_port()
+    ports = {first + n: target for n, target in enumerate(cache.tunnels().values())}
+    port = free_port()
+    ended = subprocess.run(
+        [
+            *offline(sys.executable, loopback=True),
+            *relay(sys.executable, folder / SOCKET, line, port, ports),
+            *["sh", "-c", '"$@"; kill 0', "sh", sys.executable, "-c", code, *words],
+        ],
+        env=os.environ
+        | proxies(port)
+        | cache.environment(first)
+        | more
+        | {"XRD_CONNECTIONRETRY": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+    return [json.loads(each) for each in ended.stdout.splitlines()], ended.stderr
+
+
+@contextmanager
+def environment(monkeypatch: pytest.MonkeyPatch, cache: Cache) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        for name, value in cache.environment().items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.mark.grid
+def test_files_of_listed_servers_are_read_and_no_others(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    plain.put(small_files[0], "cached/a.root")
+    status.say("same")
+    found, warned = said(
+        folder,
+        cache,
+        "root://data.example.org//store/cached/a.root",
+        "xroot://DATA.example.org:1094//store/cached/a.root",
+        "/store/cached/a.root",
+        "root://data.example.org//store/cached/",
+        f"root://localhost:{plain.port}//store/cached/a.root",
+        "root://other.example.org:1095//store/cached/a.root",
+    )
+    assert found[0] == found[1] == found[2]
+    assert found[0][1]
+    assert found[3] == ["a.root"]
+    assert "trainings reach no root:// servers but data.example.org:1094, Other" in found[4]
+    assert "root://other.example.org:1095//store/cached/a.root can't be read" in found[5]
+    assert not warned
+    names = {("data.example.org:1094", "/store/cached/a.root")}
+    assert set(status.asked) == names | {("Other.example.org:1095", "/store/cached/a.root")}
+
+
+@pytest.mark.grid
+def test_a_file_that_was_replaced_is_named(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    """At opening it is read anew; while it is read, that is an error."""
+    plain.put(small_files[0], "cached/b.root")
+    url = "root://data.example.org//store/cached/b.root"
+    status.say("evicted", "same")
+    found, warned = said(folder, cache, url)
+    assert found[0][1]
+    assert f"{url} was replaced at its server: it is read anew" in warned
+    status.say("same", "same", "evicted")
+    [error], _ = said(folder, cache, url)
+    assert f"{url} was replaced while it was read" in error
+    status.say("same", "same")
+    status.answers.append((200, {"state": "same", "reason": "", "version": "2 2"}))
+    [error], _ = said(folder, cache, url)
+    assert f"{url} was replaced while it was read" in error
+    status.say("in use")
+    [error], _ = said(folder, cache, url)
+    assert "others still read the old one from the cache" in error
+    status.say("missing")
+    [error], _ = said(folder, cache, url)
+    assert f"no such file: {url}" in error
+
+
+@pytest.mark.grid
+def test_what_is_cached_is_read_while_its_server_is_away(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    plain.put(small_files[0], "cached/c.root")
+    url = "root://data.example.org//store/cached/c.root"
+    status.say("unknown")
+    found, warned = said(folder, cache, url)
+    assert found[0][1]
+    assert f"{url}: what is cached of it may be old, as its server doesn't tell: away" in warned
+    status.say("", code=404)
+    [error], _ = said(folder, cache, url)
+    assert "the cache doesn't read that folder" in error
+
+
+@pytest.mark.grid
+@pytest.mark.hostile
+def test_of_the_cache_nothing_else_is_reached(folder: Path, cache: Cache, status: Status) -> None:
+    """Neither other ports of it, nor more of its status, nor its status by a tunnel."""
+    host, first = cache.ports[0]
+    code = f"""
+import json, urllib.request, urllib.error
+def tried(url):
+    try:
+        return urllib.request.urlopen(url).read().decode()
+    except OSError as error:
+        return str(error)
+for url in ("http://{cache.status}/metrics", "http://{host}:{first}/fresh?x",
+            "https://{cache.status}/fresh?", "https://{host}:22/"):
+    print(json.dumps(tried(url)))
+"""
+    status.say("same")
+    found, _ = said(folder, cache, code=code)
+    assert len(found) == 4
+    for each in found:
+        assert "403" in each
+    assert status.asked == []
+
+
+@pytest.mark.grid
+def test_who_may_read_some_folders_shows_a_token_there_and_reads_no_others(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    """The cache's own tests show that it holds them to that."""
+    plain.put(small_files[0], "mine/a.root")
+    status.say("same")
+    status.shown.clear()
+    names = ("mine/a.root", "mine/", "other/a.root", "minedeeper/a.root", "mine/../other/a.root")
+    urls = [f"root://data.example.org//store/{name}" for name in names]
+    limits = {PATHS: "/store/mine/", TOKEN: "abc.def.ghi"}
+    found, warned = said(folder, cache, *urls, **limits)
+    assert found[0][1]
+    assert found[1] == ["a.root"]
+    for error in found[2:]:
+        assert "of the grid's data, your groups may read below /store/mine/ only" in error
+    assert status.shown == {"Bearer abc.def.ghi"}
+    assert "abc.def" not in json.dumps(found) + warned
+    [error], _ = said(folder, cache, urls[0], **{PATHS: ""})
+    assert "your groups may read none" in error
+
+
+def test_names_of_store_are_the_first_servers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = Cache("xrootd-cache:1094", 8085, tuple(origins_of(ORIGINS)))
+    assert cache.tunnels() == {1094: "xrootd-cache:1094", 1095: "xrootd-cache:1095"}
+    assert Doors.of_environment() is None
+    with environment(monkeypatch, cache):
+        doors = Doors.of_environment()
+        assert doors == Doors(
+            {
+                "data.example.org:1094": "127.0.0.1:1094",
+                "Other.example.org:1095": "127.0.0.1:1095",
+            },
+            "http://xrootd-cache:8085",
+        )
+        file = "root://data.example.org:1094//store/a.root"
+        assert resolve("/store/a.root", "", tmp_path) == file
+        given = resolve("/store/a.root", "root://other.example.org:1095", tmp_path)
+        assert given == "root://other.example.org:1095//store/a.root"
