@@ -40,11 +40,13 @@ class Image:
 
     target: str
     suffix: str = ""
+    python: str = ""
+    """Whose Python packages it has, if not its own."""
 
     @property
     def lock(self) -> str:
         """The lock of its packages."""
-        return self.target + self.suffix
+        return self.python or self.target + self.suffix
 
     def tag(self, version: str) -> str:
         """Its name at this version of the application."""
@@ -71,6 +73,7 @@ IMAGES = {
     "tfaas": Image("tfaas"),
     "job": Image("job"),
     "job-gpu": Image("job", "-gpu"),
+    "grid": Image("grid", python="service"),
 }
 USUAL = ("service", "tfaas", "job")
 

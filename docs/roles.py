@@ -62,7 +62,7 @@ def _requirements(role: Path) -> list[str]:
     oldest = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["requires_ansible"]
     collections = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
     parts = yaml.safe_load((ROLES / "common/vars/main.yml").read_text())
-    order = parts["__common_services"] + parts["__common_doors"]
+    order = parts["__common_services"] + parts["__common_grid"] + parts["__common_doors"]
     before = order[: order.index(role.name)] if role.name in order else []
     own = [text for text in _specs(role)["main"]["description"] if text.startswith(REQUIRES)]
     version = oldest.removeprefix(">=").removesuffix(".0")

@@ -80,6 +80,12 @@ options:
           Hosts that trainings may read from; listed, wrong (the entries that can't be one, as
           mlaas4hep.stack.wrong_data_hosts has them), network (that of trainings).
         type: dict
+      grid:
+        description: >-
+          Files of the grid; any of origins (servers), paths (folders of them), data_paths (group to
+          folders), issuer (of the groups' members), cache_gib and cache (its size and folder),
+          network (that of trainings), vo, ca_folder, and uid and store_uid, which differ.
+        type: dict
       variables:
         description: >-
           Variables of the role; given, known, renamed (old name to new name), passwords (names of
@@ -568,6 +574,104 @@ def check_data_hosts(found, data):
         )
 
 
+ORIGIN = re.compile(
+    r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?(:\d{1,5})?",
+    re.IGNORECASE,
+)
+FOLDER = re.compile(r"/([A-Za-z0-9_+=@~-][A-Za-z0-9._+=@~-]*/)*")
+VO = re.compile(r"[A-Za-z0-9_.-]+(:/[A-Za-z0-9_.=/-]+)?")
+
+
+def check_grid(found, grid):
+    """What the cache of the grid's files and the renewer of proxies are told."""
+    for origin in grid.get("origins", ()):
+        if not ORIGIN.fullmatch(str(origin)):
+            found.problem(
+                f"mlaas4hep_xrootd_origins has {origin!r}",
+                "it must be HOST or HOST:PORT",
+                "Write the server's name alone, without root:// and without a path",
+            )
+    paths = [str(path) for path in grid.get("paths", ())]
+    _check_folders(found, "mlaas4hep_xrootd_paths", paths)
+    if grid.get("origins") and not paths:
+        found.problem(
+            "mlaas4hep_xrootd_paths lists nothing",
+            "it must list the folders that trainings may read",
+            "List them, such as /store/",
+        )
+    groups = grid.get("data_paths") or {}
+    if groups and not grid.get("issuer"):
+        found.problem(
+            "mlaas4hep_data_paths is set, and mlaas4hep_issuer is empty",
+            "without sign-in nobody is in a group, and nobody could read anything",
+            "Set one of the two",
+        )
+    for group, folders in groups.items():
+        option = f"mlaas4hep_data_paths, for {group},"
+        if not isinstance(folders, list):
+            found.problem(f"{option} has {folders!r}", "it must be a list", "Write [/store/]")
+            continue
+        folders = [str(folder) for folder in folders]
+        _check_folders(found, option, folders)
+        for folder in folders:
+            if FOLDER.fullmatch(folder) and not folder.startswith(tuple(paths)):
+                found.problem(
+                    f"{option} has {folder!r}",
+                    "it is below no folder of mlaas4hep_xrootd_paths",
+                    "Add it there, or take it out here",
+                )
+    if grid.get("network", "none") != "none":
+        found.problem(
+            f"mlaas4hep_xrootd_origins is set, and mlaas4hep_job_network is {grid['network']!r}",
+            "such a network leads trainings around the cache",
+            "Set one of the two",
+        )
+    if "cache_gib" in grid:
+        _check_cache(found, int(grid["cache_gib"]), Path(grid["cache"]))
+    if (vo := grid.get("vo")) and not VO.fullmatch(vo):
+        found.problem(
+            f"mlaas4hep_vo is {vo!r}",
+            "it must be VO or VO:/VO/GROUP/Role=ROLE",
+            "Write it as for voms-proxy-init --voms",
+        )
+    if "uid" in grid and int(grid["uid"]) in (0, int(grid["store_uid"])):
+        found.problem(
+            f"mlaas4hep_grid_uid is {grid['uid']}",
+            "trainings, which run as mlaas4hep_uid, must not be able to read the proxy",
+            "Choose another number",
+        )
+    folder = grid.get("ca_folder")
+    if folder and not (folder.startswith("/") and any(Path(folder).glob("*.0"))):
+        found.problem(
+            f"mlaas4hep_grid_ca_folder is {folder!r}, which has no CAs (HASH.0)",
+            "it must be a folder of the host that has them",
+            "Mount CVMFS on the host (ls /cvmfs/grid.cern.ch), correct the path, or leave it empty",
+        )
+
+
+def _check_folders(found, option, folders):
+    for folder in folders:
+        if not FOLDER.fullmatch(folder):
+            found.problem(
+                f"{option} has {folder!r}",
+                "it must be a folder, with a / at both ends and without . or .. in it",
+                "Write it as /store/data/",
+            )
+
+
+def _check_cache(found, gib, cache):
+    """It fits beside what is on the disk; what it has already counts as free."""
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    said = ran("du", "--summarize", "--block-size=1", str(cache)).stdout.split()
+    room = (shutil.disk_usage(there).free + int(said[0] if said else 0)) // 2**30
+    if gib < 1 or gib > room:
+        found.problem(
+            f"mlaas4hep_xrootd_cache_gib is {gib}",
+            f"it must be 1 or more, and the disk of {there} has room for {room} GiB",
+            "Set it lower, or mount a larger disk there",
+        )
+
+
 def check_required(found, options):
     """Options without a sensible default."""
     for option in options:
@@ -618,6 +722,8 @@ def check(params):
     check_required(found, params["required"])
     if params["data_hosts"]:
         check_data_hosts(found, params["data_hosts"])
+    if params["grid"]:
+        check_grid(found, params["grid"])
     check_files(found, params["files"])
     check_networks(found, params["networks"])
     check_ports(found, params["ports"])
@@ -650,6 +756,7 @@ def main():
         "networks": {"type": "list", "elements": "dict", "default": []},
         "required": {"type": "list", "elements": "dict", "default": []},
         "data_hosts": {"type": "dict"},
+        "grid": {"type": "dict"},
         "variables": {"type": "dict"},
         "ansible_version": {"type": "str"},
     }

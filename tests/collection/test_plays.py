@@ -15,9 +15,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 LISTED = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())
 SERVICES, DOORS = LISTED["__common_services"], LISTED["__common_doors"]
-PARTS = [*SERVICES, *DOORS]
+GRID = LISTED["__common_grid"]
+PARTS = [*SERVICES, *GRID, *DOORS]
 """What the stack is made of, in the order in which it is put up."""
-CHECKED = ["mlaas4hep", "tfaas", "gateway"]
+CHECKED = ["mlaas4hep", "tfaas", *GRID, "gateway"]
 """The parts that users ask, as is done after the deployment."""
 REPORT, PRUNE = "preflight report", "image prune"
 
@@ -48,13 +49,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def reached(stack: Path, playbook: str, *words: str, issuer: str = "https://issuer") -> list[str]:
+def reached(
+    stack: Path,
+    playbook: str,
+    *words: str,
+    issuer: str = "https://issuer",
+    origins: tuple[str, ...] = ("se.example.org",),
+) -> list[str]:
     """The parts, in their order."""
     program = Path(sys.executable).with_name("ansible-playbook")
     inventory = stack / "inventory"
     inventory.write_text("[mlaas4hep]\nlocalhost ansible_connection=local\n")
-    options = {"mlaas4hep_issuer": issuer, "ansible_become": False,
-               "ansible_python_interpreter": sys.executable}  # fmt: skip
+    options = {"mlaas4hep_issuer": issuer, "mlaas4hep_xrootd_origins": origins,
+               "ansible_become": False, "ansible_python_interpreter": sys.executable}  # fmt: skip
     words = ("-i", str(inventory), "-e", json.dumps(options), *words)
     done = subprocess.run(
         [program, *words, f"mlaas4hep.stack.{playbook}"],
@@ -72,11 +79,18 @@ def all_of(part: str) -> list[str]:
     return [f"{part} {file}" for file in files] + ["service_container main"]
 
 
-@pytest.mark.parametrize(("issuer", "parts"), [("https://issuer", PARTS), ("", SERVICES)])
+@pytest.mark.parametrize(
+    ("issuer", "origins", "parts"),
+    [
+        ("https://issuer", ("se.example.org",), PARTS),
+        ("https://issuer", (), [*SERVICES, *DOORS]),
+        ("", (), SERVICES),
+    ],
+)
 def test_site_looks_at_every_part_then_puts_up_each(
-    stack: Path, issuer: str, parts: list[str]
+    stack: Path, issuer: str, origins: tuple[str, ...], parts: list[str]
 ) -> None:
-    found = reached(stack, "site", issuer=issuer)
+    found = reached(stack, "site", issuer=issuer, origins=origins)
     end = found.index(REPORT)
     assert sorted(found[:end]) == sorted(f"{part} preflight" for part in parts)
     checked = [part for part in parts if part in CHECKED]

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
-NAMES = ("service", "tfaas", "job")
+NAMES = ("service", "tfaas", "job", "grid")
 # The machine's own trust store as the site's CAs: builds work behind an inspecting proxy too.
 CAS = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 OPTIONS = ["--network", "host", "--ca-bundle", str(CAS)]

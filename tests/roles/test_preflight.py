@@ -41,6 +41,7 @@ def look(preflight: ModuleType) -> Callable[..., Any]:
                 "ansible_version",
                 "sign_in",
                 "data_hosts",
+                "grid",
             ]
         )
         empty = {"ports": [], "files": [], "networks": [], "required": []}
@@ -411,6 +412,40 @@ class TestOptions:
         given = {"listed": ["a.org"], "wrong": [], "network": "data"}
         assert "mlaas4hep_job_network is 'data'" in only(look(data_hosts=given))
         assert not look(data_hosts=given | {"listed": []}).problems
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"origins": ["root://a.org"]}, "mlaas4hep_xrootd_origins has 'root://a.org'"),
+            ({"origins": ["a.org:1094/store"]}, "it must be HOST or HOST:PORT"),
+            ({"paths": [], "data_paths": {}}, "mlaas4hep_xrootd_paths lists nothing"),
+            ({"paths": ["/store/", "/eos"]}, "has '/eos'; it must be a folder"),
+            ({"paths": ["/store/", "/eos/../"]}, "has '/eos/../'; it must be a folder"),
+            ({"issuer": ""}, "mlaas4hep_issuer is empty"),
+            ({"data_paths": {"a": "/store/"}}, "it must be a list"),
+            ({"data_paths": {"a": ["/store/a"]}}, "for a, has '/store/a'; it must be a folder"),
+            ({"data_paths": {"a": ["/eos/"]}}, "for a, has '/eos/'; it is below no folder"),
+            ({"network": "data"}, "mlaas4hep_job_network is 'data'"),
+            ({"cache_gib": "0"}, "mlaas4hep_xrootd_cache_gib is 0"),
+            ({"cache_gib": "999999999"}, "has room for"),
+            ({"vo": "cms:cms"}, "mlaas4hep_vo is 'cms:cms'"),
+            ({"uid": "64004"}, "must not be able to read the proxy"),
+            ({"ca_folder": "/no/such"}, "has no CAs (HASH.0)"),
+        ],
+    )
+    def test_files_of_the_grid(
+        self, look: Any, tmp_path: Path, given: dict[str, Any], said: str
+    ) -> None:
+        (tmp_path / "0123abcd.0").touch()
+        fine = {
+            "origins": ["xrootd.example.org", "192.0.2.1:1095", "se"],
+            "paths": ["/store/", "/eos/open-data/"], "data_paths": {"a": ["/store/a/"]},
+            "issuer": "https://iam.example.org/", "network": "none", "cache_gib": "1",
+            "cache": str(tmp_path / "cache"), "vo": "cms:/cms/Role=production",
+            "ca_folder": str(tmp_path), "uid": "64005", "store_uid": "64004",
+        }  # fmt: skip
+        assert not look(grid=fine).problems
+        assert said in only(look(grid=fine | given))
 
     @pytest.mark.parametrize("network", ["192.0.2.1/24", "prometheus", "", "192.0.2.0/33"])
     def test_networks_are_addresses(self, look: Any, network: str) -> None:
