@@ -83,9 +83,9 @@ def test_make_targets_in_documents_exist() -> None:
 
 
 def test_commands_in_documents_exist() -> None:
-    known = set(re.findall(r"^## mlaas4hep (\w+)", GENERATE.command_line(), re.M))
+    known = set(re.findall(r"^## mlaas4hep ([\w-]+)", GENERATE.command_line(), re.M))
     for page in PAGES:
-        used = re.findall(r"(?:bin/|`|^ {4})mlaas4hep ([a-z]+)", page.read_text(), re.M)
+        used = re.findall(r"(?:bin/|`|^ {4})mlaas4hep ([a-z][\w-]*)", page.read_text(), re.M)
         assert set(used) <= known, page.name
 
 

@@ -51,6 +51,7 @@ def installed_with(extra: str) -> set[str]:
         ("data", "import mlaas4hep.sources.scan, mlaas4hep.sources.inspect, mlaas4hep.data"),
         ("serve", "import mlaas4hep.web.tfaas"),
         ("server", "import mlaas4hep.web.server, mlaas4hep.jobs.runner, mlaas4hep.client.client"),
+        ("server", "import mlaas4hep.grid.renewer"),
         ("train", "import mlaas4hep.training.train, mlaas4hep.inference.offline, keras, sklearn"),
     ],
 )

@@ -18,6 +18,7 @@ GRID = (
     "xrootd-scitokens-plugins",
     "xrootd-voms-plugins",
     "voms-clients",
+    "fetch-crl",
 )
 BROWSER = ("chromium", "chromium-driver", "fonts-dejavu-core", "libnss3-tools")
 

@@ -45,6 +45,8 @@ def test_all_that_is_wrong_is_named_at_once(command, monkeypatch):
         ("ISSUER", "http://iam.example", "MLAAS4HEP_ISSUER is 'http://iam.example'"),
         ("ISSUER", "https://iam.example", "MLAAS4HEP_ALLOWED_GROUPS is empty"),
         ("DATA_HOSTS", "a.org,https://b.org", "'https://b.org' is not a host"),
+        ("VOMSES", '"cms" "voms.example.org"', "is no line of a vomses file"),
+        ("VOMS", "cms:Role=production", "MLAAS4HEP_VOMS is 'cms:Role=production'"),
         ("DATA_HOSTS", "169.254.169.254", "holds addresses that no training may reach"),
     ],
 )

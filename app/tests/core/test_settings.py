@@ -59,3 +59,18 @@ def test_processes_have_one_environment_whatever_images_there_are():
 def test_an_executor_that_is_none():
     with pytest.raises(ValidationError, match="'process' or 'container'"):
         Settings(executor="docker")
+
+
+def test_voms_servers_in_one_line_or_several(monkeypatch):
+    lines = [
+        '"cms" "voms.example.org" "443" "/DC=org/CN=voms.example.org" "cms"',
+        '"cms" "old.example.org" "15002" "/DC=org/CN=old, with a comma" "cms" "24"',
+    ]
+    for text in (
+        "\n".join(lines),
+        "; ".join(lines),
+        " ".join(lines),
+        f"\n{lines[0]}\n\n{lines[1]}\n",
+    ):
+        monkeypatch.setenv("MLAAS4HEP_VOMSES", text)
+        assert Settings().vomses == "\n".join(lines)

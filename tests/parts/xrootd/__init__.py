@@ -10,27 +10,32 @@
 
 from .bucket import Bucket, s3
 from .commands import GridError
-from .pki import Pki
+from .pki import VO, Pki
 from .server import Server
 from .servers import (
     Redirector,
     XRootD,
     gsi_origin,
     plain_origin,
+    proxy_server,
     redirector,
     token_origin,
     vo_origin,
 )
+from .voms import Voms
 
 __all__ = [
+    "VO",
     "Bucket",
     "GridError",
     "Pki",
     "Redirector",
     "Server",
+    "Voms",
     "XRootD",
     "gsi_origin",
     "plain_origin",
+    "proxy_server",
     "redirector",
     "s3",
     "token_origin",

@@ -157,19 +157,29 @@ class Pki:
         new.write_text("".join(part.read_text() for part in (own, own_key, certificate)))
         return new.replace(path) if path else new
 
-    def voms_proxy(self, user: str = "alice", *, hours: int = 12, ac_hours: int = 12) -> Path:
-        """A proxy with the attributes of the VO ``test.vo``, as voms-proxy-init makes them."""
+    def voms_proxy(
+        self, user: str = "alice", *, hours: int = 12, ac_hours: int = 12, age_hours: int = 0
+    ) -> Path:
+        """A proxy with the attributes of the VO ``test.vo``, as voms-proxy-init makes them.
+
+        Both were made ``age_hours`` ago.
+        """
         certificate, key = self.user(user)
         server, server_key = self.host(VOMS_HOST)
         new = self.folder / f"proxy{next(self._numbers)}"
         run("voms-proxy-fake", "-rfc", "-quiet", "-cert", certificate, "-key", key,
             "-certdir", self.ca_folder, "-hostcert", server, "-hostkey", server_key,
             "-voms", VO, "-uri", f"{VOMS_HOST}:15000", "-fqan", f"/{VO}/Role=NULL/Capability=NULL",
-            "-hours", str(hours), "-vomslife", str(ac_hours), "-out", new)  # fmt: skip
+            "-hours", str(hours), "-vomslife", str(ac_hours), "-pastproxy", f"{age_hours}:00",
+            "-pastac", f"{age_hours}:00", "-out", new)  # fmt: skip
         return new
 
-    def crl(self, *, life: float = 30 * DAY, start: float = -60) -> None:
-        """List the certificates that are revoked (none), valid between these times."""
+    def crl(
+        self, *, life: float = 30 * DAY, start: float = -60, revoked: Path | None = None
+    ) -> None:
+        """List the certificates that are revoked, and this one, valid between these times."""
+        if revoked:
+            run(*self._authority(), "-revoke", revoked, "-cert", self.ca, "-keyfile", self._ca_key)
         made = run(*self._authority(), "-gencrl", "-cert", self.ca, "-keyfile", self._ca_key,
                    "-crl_lastupdate", _moment(start), "-crl_nextupdate", _moment(life))  # fmt: skip
         for kind in ("subject_hash", "subject_hash_old"):

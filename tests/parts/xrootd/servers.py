@@ -85,6 +85,19 @@ def vo_origin(pki: Pki, *, vo: str = VO) -> XRootD:
     return server
 
 
+def proxy_server(pki: Pki, origin: XRootD, credential: Path) -> XRootD:
+    """Reads from ``origin`` with the X.509 proxy that ``credential`` is when it logs in there."""
+    server = XRootD("pss", "pss", origin=f"localhost:{origin.port}")
+    shutil.copytree(pki.ca_folder, server.folder / "certificates")
+    server.programs[0].env |= {
+        "X509_USER_PROXY": str(credential),
+        "XRD_CONNECTIONWINDOW": "5",
+        "XRD_CONNECTIONRETRY": "2",
+    }
+    server.own()
+    return server
+
+
 def _accept(server: XRootD, pki: Pki, users: tuple[str, ...]) -> None:
     server.identify(pki)
     (server.folder / "grid-mapfile").write_text(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlaas4hep.cli.services import Store, settings_with
+from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.units import many, size
 
 if TYPE_CHECKING:
@@ -110,6 +113,52 @@ def backup(
     """
     with _administration(store) as administration:
         administration.backup(file)
+
+
+@app.command()
+def certificate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="`usercert.pem userkey.pem`, or one file `.p12`; `-` is standard input."
+        ),
+    ],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the key's passphrase; by default it is asked for."),
+    ] = None,
+) -> None:
+    """Give `mlaas4hep x509-renewer` the certificate of which it makes proxies.
+
+    It is checked first, and kept with its key, without passphrase, in MLAAS4HEP_X509_FOLDER with
+    mode 0600. The one before is replaced at once, or, if anything is wrong, not at all.
+    """
+    from mlaas4hep.grid import certificate as kept
+
+    settings = settings_with()
+    given = kept.read([_content(file) for file in files], lambda: _passphrase(passphrase_file))
+    kept.keep(settings, given)
+    typer.echo(f"{given.subject}, until {_day(given.end)}: kept in {kept.own_file(settings)}")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{file} can't be read: {error.strerror}", "Check its name and mode."
+        ) from None
+
+
+def _passphrase(file: Path | None) -> bytes:
+    if file:
+        return _content(file).rstrip(b"\r\n")
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "Give --passphrase-file FILE.",
+        )
+    return getpass("Passphrase of the key: ").encode()
 
 
 def _show(things: Sequence[Thing], verb: str) -> None:

@@ -47,6 +47,7 @@ for panel, commands in {
         services.runner,
         services.tfaas,
         services.data_proxy,
+        services.x509_renewer,
         services.settings,
         expire.expire,
     ),

@@ -1,4 +1,4 @@
-"""``mlaas4hep server``, ``runner``, ``tfaas``, ``data-proxy``: the processes of the service."""
+"""``mlaas4hep server``, ``runner``, ``tfaas``, ...: the processes of the service."""
 
 from __future__ import annotations
 
@@ -152,5 +152,16 @@ def data_proxy() -> None:
     Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
     """
     from mlaas4hep.web.data_proxy import serve
+
+    serve(settings_with())
+
+
+def x509_renewer() -> None:
+    """Keep a proxy certificate with the attributes of your VO fresh, or a token, and the CRLs.
+
+    Waits until `mlaas4hep admin certificate` has given it a certificate. Every setting is an
+    environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
+    """
+    from mlaas4hep.grid.renewer import serve
 
     serve(settings_with())

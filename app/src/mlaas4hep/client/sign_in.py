@@ -77,6 +77,11 @@ class SignIn:
                     answer = issuer.refreshed(refresh_token)
                 return self._keep(answer or issuer.signed_in(self.say, self.wait))
 
+    def new_robot_token(self) -> str:
+        """A new token of the robot whose client and secret these are; it isn't kept."""
+        with self._issuer() as issuer:
+            return str(issuer.robot()["access_token"])
+
     def forget(self) -> int:
         """Remove the kept tokens of this issuer and client; returns how many there were."""
         found = list(self._folder.glob(f"{self._client_key}-*.json"))

@@ -289,6 +289,69 @@ class DataProxySettings(_Section):
     )
 
 
+_VOMSES = re.compile(r'(?:"[^"]+"[ \t]+){4}"[^"]+"(?:[ \t]+"[0-9.]+")?')
+
+
+def _check_vomses(text: str) -> str:
+    """Each server on a line of its own."""
+    if left := _VOMSES.sub("", text).strip("\r\n\t ;,"):
+        raise PydanticCustomError("vomses", "{left} is no line of a vomses file", {"left": left})
+    return "\n".join(_VOMSES.findall(text))
+
+
+class GridSettings(_Section):
+    """Data of the grid (`mlaas4hep x509-renewer`)."""
+
+    grid_status_port: int = Field(
+        8085, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: a free one."
+    )
+    x509_folder: Path = Field(
+        Path.home() / ".local/share/mlaas4hep/x509",
+        description="Folder of the renewer: the certificate in `private`; in `shared`, for whoever"
+        " reads data, `proxy.pem`, `token` and the folder `certificates` of CAs and CRLs.",
+    )
+    ca_folder: str = Field(
+        "",
+        description="Folder of the CAs that are trusted, HASH.0; empty:"
+        " `/cvmfs/grid.cern.ch/etc/grid-security/certificates` if there is one, else"
+        " `/etc/grid-security/certificates`.",
+    )
+    fetch_crl_hours: float = Field(
+        6,
+        ge=0,
+        description="Hours after which revocation lists (CRLs) are fetched again; 0: who keeps"
+        " `ca_folder` does it. Never for a folder below `/cvmfs`, which has them.",
+    )
+    voms: str = Field(
+        "",
+        pattern=r"^([\w.-]+(:/[\w./=-]+)?)?$",
+        description="VO whose attributes the proxy gets, `VO` or `VO:/VO/GROUP/Role=ROLE`; empty:"
+        " a proxy without.",
+    )
+    vomses: Annotated[str, AfterValidator(_check_vomses)] = Field(
+        "",
+        description='VOMS servers, as in the lines of a vomses file, `"ALIAS" "HOST" "PORT" "DN"'
+        ' "VO"`, or with `;` between them; empty: the files in `vomses` beside `ca_folder`.',
+    )
+    voms_lsc: dict[str, list[str]] = Field(
+        {},
+        description="Who signs the VO's attributes, as a JSON object: for each host the DN of its"
+        " certificate, and that of its CA; empty: the folder `vomsdir` beside `ca_folder`.",
+    )
+    proxy_hours: int = Field(
+        12, ge=1, le=168, description="Life of a proxy; it is renewed when half of it is over."
+    )
+    grid_token_issuer: str = Field(
+        "",
+        description="OpenID Connect issuer of a bearer token to read data with, got by client"
+        " credentials; empty: no token.",
+    )
+    grid_token_client: str = Field("", description="Client ID at that issuer.")
+    grid_token_secret: Path | None = Field(None, description="File with the client's secret.")
+    grid_token_scope: str = Field("storage.read:/", description="Scopes of the token.")
+    grid_token_audience: str = Field("", description="Audience of the token, if one is asked for.")
+
+
 class ServingSettings(_Section):
     """Predictions."""
 
@@ -324,6 +387,7 @@ class ServingSettings(_Section):
 
 class Settings(
     ServingSettings,
+    GridSettings,
     DataProxySettings,
     JobSettings,
     UploadSettings,

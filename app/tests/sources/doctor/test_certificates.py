@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from mlaas4hep.sources.doctor.certificates import dn, host_names, names_host
+from mlaas4hep.sources.doctor.certificates import host_names, names_host
+from mlaas4hep.sources.x509 import dn
 
 
 def certificate(subject: x509.Name, *names: str) -> x509.Certificate:

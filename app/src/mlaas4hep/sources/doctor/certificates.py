@@ -1,50 +1,31 @@
-"""X.509: what a proxy says and whether it can be used, authorities, revocation lists."""
+"""X.509: whether a proxy can be used, the certificates of servers, authorities, CRLs."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from mlaas4hep.sources.credentials import X509, x509_proxy
 from mlaas4hep.sources.doctor.steps import Diagnosis, moment, span
+from mlaas4hep.sources.x509 import (
+    Authorities,
+    dn,
+    extensions_of,
+    is_proxy,
+    private_key,
+    read_certificates,
+    validity,
+    voms_of,
+)
 
-_PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
-_VOMS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.5")
-_FQANS = x509.ObjectIdentifier("1.3.6.1.4.1.8005.100.100.4")
 _VOMS_FOLDER = "/etc/grid-security/vomsdir"
-_SHORT = {"1.2.840.113549.1.9.1": "emailAddress"}
-_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _RENEW = "Make a new one: voms-proxy-init --voms YOUR-VO"
 _CLOCK = "Set this machine's clock right (timedatectl shows whether it is synchronised)"
-
-
-def dn(name: x509.Name) -> str:
-    """A distinguished name as the grid writes it: /DC=ch/CN=Alice."""
-    return "".join(
-        f"/{_SHORT.get(a.oid.dotted_string, a.rfc4514_attribute_name)}={a.value!s}" for a in name
-    )
-
-
-def read_certificates(content: bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM file; ValueError if it holds none."""
-    return x509.load_pem_x509_certificates(content)
-
-
-def _times(certificates: list[x509.Certificate]) -> tuple[float, float]:
-    starts = [each.not_valid_before_utc.timestamp() for each in certificates]
-    return max(starts), min(each.not_valid_after_utc.timestamp() for each in certificates)
 
 
 def names_host(certificate: x509.Certificate, host: str) -> bool:
@@ -58,94 +39,10 @@ def names_host(certificate: x509.Certificate, host: str) -> bool:
 def host_names(certificate: x509.Certificate) -> list[str]:
     """The names of which a host's certificate is: CN and DNS names."""
     names = [str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    for extension in _extensions(certificate):
+    for extension in extensions_of(certificate):
         if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
             names += extension.value.get_values_for_type(x509.DNSName)
     return list(dict.fromkeys(names))
-
-
-@dataclass(frozen=True)
-class Voms:
-    """What an attribute certificate in a proxy says (RFC 5755): the VO's word on its member."""
-
-    vo: str
-    fqans: list[str]
-    start: float
-    end: float
-
-
-def voms_of(certificates: list[x509.Certificate]) -> Voms | None:
-    """The VOMS attributes of a proxy; None where it has none, or none that can be read."""
-    for certificate in certificates:
-        for extension in _extensions(certificate):
-            if extension.oid == _VOMS and isinstance(extension.value, x509.UnrecognizedExtension):
-                try:
-                    return _voms(_der(extension.value.value))
-                except (ValueError, IndexError, StopIteration, RecursionError):
-                    return None
-    return None
-
-
-_Der = list[tuple[int, Any]]
-"""Tag and content of each element; the content of a constructed one is a list again."""
-
-
-def _der(data: bytes) -> _Der:
-    found: _Der = []
-    at = 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            octets = length & 0x7F
-            length, at = int.from_bytes(data[at : at + octets]), at + octets
-        if at + length > len(data):
-            raise ValueError("an element ends beyond the data")
-        content = data[at : at + length]
-        found.append((tag, _der(content) if tag & 0x20 else content))
-        at += length
-    return found
-
-
-def _voms(elements: _Der) -> Voms:
-    """AttributeCertificate: validity are its first two times, FQANs the attribute with that OID."""
-    flat = list(_flat(elements))
-    start, end = [_time(content) for tag, content in flat if tag == 0x18][:2]
-    oid = _encoded(_FQANS)
-    attribute = next(i for i, (tag, content) in enumerate(flat) if tag == 6 and content == oid)
-    authority, fqans = "", []
-    for tag, content in flat[attribute + 1 :]:
-        if tag == 0x86:  # VO://HOST:PORT
-            authority = content.decode()
-        elif tag == 0x04:
-            fqans.append(content.decode())
-        else:
-            break
-    plain = [f.removesuffix("/Capability=NULL").removesuffix("/Role=NULL") for f in fqans]
-    return Voms(authority.partition("://")[0], plain, start, end)
-
-
-def _flat(elements: _Der) -> Iterator[tuple[int, bytes]]:
-    for tag, content in elements:
-        if isinstance(content, list):
-            yield from _flat(content)
-        else:
-            yield tag, content
-
-
-def _time(text: bytes) -> float:
-    parsed = datetime.strptime(text.decode(), "%Y%m%d%H%M%SZ")
-    return parsed.replace(tzinfo=UTC).timestamp()
-
-
-def _encoded(oid: x509.ObjectIdentifier) -> bytes:
-    first, second, *others = map(int, oid.dotted_string.split("."))
-    out = bytearray()
-    for number in (40 * first + second, *others):
-        groups = [number & 0x7F]
-        while number := number >> 7:
-            groups.append(number & 0x7F | 0x80)
-        out += bytes(reversed(groups))
-    return bytes(out)
 
 
 def who(proxy: dict[str, Any]) -> str:
@@ -180,52 +77,9 @@ def known_vos() -> list[str]:
         return []
 
 
-class Authorities:
-    """The folder of trusted CAs (X509_CERT_DIR): certificates HASH.0 and their lists HASH.r0."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def found(self) -> dict[str, tuple[Path, x509.Certificate]]:
-        """Its authorities by DN; files that hold none are left out."""
-        authorities = {}
-        for path in sorted(self.folder.glob("*.[0-9]")):
-            try:
-                for each in read_certificates(path.read_bytes()):
-                    authorities[dn(each.subject)] = path, each
-            except (OSError, ValueError):
-                continue
-        return authorities
-
-    def signed(self, certificate: x509.Certificate) -> bool:
-        """Whether one of them signed it, or one that they signed in turn (a file holds both)."""
-        known = self.found.get(dn(certificate.issuer))
-        if not known:
-            return False
-        try:
-            certificate.verify_directly_issued_by(known[1])
-        except (InvalidSignature, ValueError, TypeError):
-            return False
-        return True
-
-    def list_of(self, issuer: str) -> x509.CertificateRevocationList | None:
-        """The revocation list of an authority, by its DN."""
-        if issuer not in self.found:
-            return None
-        path = self.found[issuer][0]
-        try:
-            content = path.with_suffix(f".r{path.suffix[1:]}").read_bytes()
-            if content.startswith(b"-----"):
-                return x509.load_pem_x509_crl(content)
-            return x509.load_der_x509_crl(content)
-        except (OSError, ValueError):
-            return None
-
-
 def judge_times(certificate: x509.Certificate, host: str) -> tuple[str, str] | None:
     """What is wrong with the times of a server's certificate, and the remedy."""
-    start, end = _times([certificate])
+    start, end = validity([certificate])
     now = time.time()
     if end < now:
         return (f"{_of(certificate, host)} expired {span(now - end)} ago, on {moment(end)}",
@@ -323,13 +177,13 @@ def _look_at_proxy(diagnosis: Diagnosis, known: Authorities, found: X509, conten
         chain = read_certificates(content)
     except ValueError:
         chain = []
-    key = _key(content)
+    key = private_key(content)
     if not chain or key is None:
         what = "private key" if chain else "certificate"
         diagnosis.warn("proxy", f"{where} is not a proxy: there is no {what} in it", f"{_RENEW}.")
         return
-    owner = next((each for each in chain if not _is_proxy(each)), chain[-1])
-    start, end = _times(chain)
+    owner = next((each for each in chain if not is_proxy(each)), chain[-1])
+    start, end = validity(chain)
     voms = voms_of(chain)
     details: dict[str, Any] = {
         "path": str(found.path), "where": found.where, "dn": dn(owner.subject),
@@ -374,26 +228,3 @@ def _look_at_proxy(diagnosis: Diagnosis, known: Authorities, found: X509, conten
             f"{found.path} has mode {mode:04o}: others than its owner may use the proxy",
             f"chmod 600 {found.path}",
         )
-
-
-def _key(content: bytes) -> Any:
-    block = _KEY.search(content)
-    try:
-        return load_pem_private_key(block[0], None) if block else None
-    except (ValueError, TypeError):
-        return None
-
-
-def _extensions(certificate: x509.Certificate) -> list[x509.Extension[Any]]:
-    try:
-        return list(certificate.extensions)
-    except ValueError:  # one that breaks the rules, as those of old authorities may
-        return []
-
-
-def _is_proxy(certificate: x509.Certificate) -> bool:
-    """RFC 3820, or the older kinds, which only their CN tells."""
-    if any(extension.oid == _PROXY_INFO for extension in _extensions(certificate)):
-        return True
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return bool(names) and names[-1].value in ("proxy", "limited proxy")

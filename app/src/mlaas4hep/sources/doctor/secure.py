@@ -9,8 +9,9 @@ from socket import socket
 
 from cryptography import x509
 
-from mlaas4hep.sources.doctor.certificates import dn, judge_names, judge_times, unknown_authority
+from mlaas4hep.sources.doctor.certificates import judge_names, judge_times, unknown_authority
 from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, moment
+from mlaas4hep.sources.x509 import dn
 
 _UNKNOWN = (18, 19, 20, 21)
 """OpenSSL's codes for a certificate that leads to no CA that is known."""

@@ -18,7 +18,6 @@ from urllib.request import getproxies, proxy_bypass
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.credentials import Bearer, ca_folder, x509_proxy
 from mlaas4hep.sources.doctor.certificates import (
-    Authorities,
     look_at_authorities,
     look_at_proxy,
     who,
@@ -29,6 +28,7 @@ from mlaas4hep.sources.doctor.secure import secure
 from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, State, connect, look_at_clock
 from mlaas4hep.sources.doctor.tokens import explain_refusal, look_at_token
 from mlaas4hep.sources.web import tls_context
+from mlaas4hep.sources.x509 import Authorities
 
 _SECONDS = 15
 _REDIRECTS = 5

@@ -17,8 +17,6 @@ from cryptography import x509
 from mlaas4hep.core.units import size
 from mlaas4hep.sources.credentials import Bearer, ca_folder
 from mlaas4hep.sources.doctor.certificates import (
-    Authorities,
-    dn,
     judge_names,
     judge_times,
     look_at_authorities,
@@ -45,6 +43,7 @@ from mlaas4hep.sources.doctor.handshake import (
 from mlaas4hep.sources.doctor.secure import secure
 from mlaas4hep.sources.doctor.steps import PATIENCE, Diagnosis, connect, look_at_clock
 from mlaas4hep.sources.doctor.tokens import explain_refusal, look_at_token
+from mlaas4hep.sources.x509 import Authorities, dn
 
 _PORT = 1094
 _SECONDS = 15

@@ -1,0 +1,1 @@
+"""What lets this service read the grid's data: certificate, proxy, token, CAs."""
