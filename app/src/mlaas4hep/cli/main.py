@@ -48,6 +48,7 @@ for panel, commands in {
         services.tfaas,
         services.data_proxy,
         services.x509_renewer,
+        services.xrootd_cache,
         services.settings,
         expire.expire,
     ),

@@ -165,3 +165,15 @@ def x509_renewer() -> None:
     from mlaas4hep.grid.renewer import serve
 
     serve(settings_with())
+
+
+def xrootd_cache() -> None:
+    """Read files of grid servers once, and keep them on a disk: a proxy cache of XRootD.
+
+    It has the proxy certificate or token that `mlaas4hep x509-renewer` keeps fresh. Needs Debian's
+    packages xrootd-server, xrootd-client and, for tokens of trainings, xrootd-scitokens-plugins.
+    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
+    """
+    from mlaas4hep.grid.cache import serve
+
+    serve(settings_with())

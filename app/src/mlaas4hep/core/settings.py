@@ -352,6 +352,43 @@ class GridSettings(_Section):
     grid_token_audience: str = Field("", description="Audience of the token, if one is asked for.")
 
 
+_ORIGIN = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?"
+_PATH = r"/([\w.+=@~-]+/)*"
+
+
+class CacheSettings(_Section):
+    """A cache before servers of grid data (`mlaas4hep xrootd-cache`)."""
+
+    xrootd_origins: str = Field(
+        "",
+        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
+        description="Servers and redirectors of root:// that are read through the cache (comma"
+        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
+        " a host are the first one's.",
+    )
+    xrootd_paths: str = Field(
+        "/store/",
+        pattern=rf"^{_PATH}( *, *{_PATH})*$",
+        description="Folders of the origins that may be read (comma list), each with a slash at"
+        " the end.",
+    )
+    xrootd_cache_folder: Path = Field(
+        Path.home() / ".local/share/mlaas4hep/xrootd-cache",
+        description="Folder of the cache, which belongs to it alone.",
+    )
+    xrootd_cache_bytes: int = Field(
+        20 * GiB, ge=GiB, description="Space for cached files, shared by the origins."
+    )
+    xrootd_cache_port: int = Field(
+        1094, ge=1024, le=65000, description="Port of the first origin; the next ones follow."
+    )
+    data_token_public_key: Path | None = Field(
+        None,
+        description="Must be empty: whoever reaches the cache reads all that its credential may"
+        " read. XRootD 5.5.3 opens more by a training's token than it names, so one is refused.",
+    )
+
+
 class ServingSettings(_Section):
     """Predictions."""
 
@@ -387,6 +424,7 @@ class ServingSettings(_Section):
 
 class Settings(
     ServingSettings,
+    CacheSettings,
     GridSettings,
     DataProxySettings,
     JobSettings,

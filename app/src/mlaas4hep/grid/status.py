@@ -1,6 +1,6 @@
 """How a program of the grid is: /healthz, /readyz and /metrics, by HTTP.
 
-Nothing else is served, and nothing secret is in it: no sign-in is needed. The port belongs on
+Nothing secret is in it: no sign-in is needed. The port belongs on
 loopback or an internal network.
 """
 
@@ -38,7 +38,7 @@ class Status:
     collectors: Sequence[Collector] = ()
 
 
-def serve(name: str, host: str, port: int, status: Status) -> None:
+def serve(name: str, host: str, port: int, status: Status, more: Sequence[Route] = ()) -> None:
     """Answer until SIGINT or SIGTERM; prints ``NAME listens on URL`` when ready."""
     requests = Requests()
     run(name, application(name, status, requests), listen(host, port), requests)
@@ -67,6 +67,7 @@ def application(name: str, status: Status, requests: Requests) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", lambda _: exposed(metrics)),
+            *more,
         ]
     )
 

@@ -1,0 +1,101 @@
+"""`mlaas4hep xrootd-cache` as a plain process, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlencode
+
+from grid.process import ENTRY, SOURCE
+from parts.xrootd import Pki, XRootD
+from parts.xrootd.server import USER, Program, Server, free_port
+from support.waiting import until
+
+
+class Cache(Server):
+    """`mlaas4hep xrootd-cache` before these origins, as the user as whom XRootD runs."""
+
+    def __init__(self, pki: Pki, *origins: XRootD, **settings: object) -> None:
+        super().__init__("cache")
+        self.pki, self.origins = pki, origins
+        self.shared = self.folder / "x509/shared"
+        self.shared.mkdir(parents=True)
+        shutil.copytree(pki.ca_folder, self.shared / "certificates")
+        self.log = self.folder / "cache.log"
+        self.port = free_port()
+        names = ",".join(f"localhost:{origin.port}" for origin in origins)
+        env = {
+            "XROOTD_ORIGINS": names,
+            "XROOTD_CACHE_FOLDER": self.folder / "kept",
+            "XROOTD_CACHE_PORT": self.port,
+            "X509_FOLDER": self.folder / "x509",
+            "GRID_STATUS_PORT": 0,
+        } | {name.upper(): value for name, value in settings.items()}
+        self.env = {f"MLAAS4HEP_{name}": str(value) for name, value in env.items()}
+        self.env |= {"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.programs.append(Program((*ENTRY, "xrootd-cache"), self.log, "listens on", self.env))
+        self.own()
+
+    def start(self) -> None:
+        super().start()
+        self.address = self.log.read_text().rpartition("listens on ")[2].split()[0]
+
+    def place(self, name: str, content: bytes) -> None:
+        """Put a proxy or a token where the renewer does, at once and for the cache alone."""
+        new = self.shared / "new"
+        new.touch(0o600)
+        new.write_bytes(content)
+        if os.geteuid() == 0:
+            shutil.chown(new, USER, USER)
+        new.replace(self.shared / name)
+
+    def kept(self, origin: XRootD, path: str) -> Path:
+        return self.folder / f"kept/localhost_{origin.port}/data/{path.lstrip('/')}"
+
+    def read(self, path: str, number: int = 0, token: str = "") -> bytes:
+        """A file by XRootD's own client; OSError with what that says."""
+        url = f"root://localhost:{self.port + number}/{path}"
+        url += f"?authz=Bearer%20{token}" if token else ""
+        patience = {"XRD_CONNECTIONWINDOW": "5", "XRD_CONNECTIONRETRY": "2"}
+        ended = subprocess.run(
+            ["xrdcp", "--silent", "--force", url, "-"],
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | patience,
+            capture_output=True,
+            timeout=60,
+        )
+        if ended.returncode:
+            raise OSError(ended.stderr.decode(errors="replace"))
+        return ended.stdout
+
+    def ask(self, path: str, token: str = "") -> tuple[int, str]:
+        request = urllib.request.Request(self.address + path)
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def fresh(self, path: str, number: int = 0, token: str = "") -> str:
+        origin = f"localhost:{self.origins[number].port}"
+        code, said = self.ask(f"/fresh?{urlencode({'origin': origin, 'path': path})}", token)
+        return str(json.loads(said)["state"]) if code == 200 else str(code)
+
+    def metric(self, start: str) -> float:
+        lines = self.ask("/metrics")[1].splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(start))
+
+    def read_bytes(self, kind: str) -> float:
+        lines = self.ask("/metrics")[1].splitlines()
+        name = "mlaas4hep_xrootd_cache_read_bytes_total{"
+        mine = (line for line in lines if line.startswith(name) and f'kind="{kind}"' in line)
+        return sum(float(line.split()[-1]) for line in mine)
+
+    def until_read_bytes(self, kind: str, most: float) -> None:
+        until(f"{kind} of {most}", lambda: self.read_bytes(kind) >= most, 20, 0.1)
