@@ -55,12 +55,11 @@ class Cache(Server):
         new.replace(self.shared / name)
 
     def kept(self, origin: XRootD, path: str) -> Path:
-        return self.folder / f"kept/localhost_{origin.port}/data/{path.lstrip('/')}"
+        return self.folder / f"kept/localhost_{origin.port}/{path.lstrip('/')}"
 
-    def read(self, path: str, number: int = 0, token: str = "") -> bytes:
+    def read(self, path: str, number: int = 0) -> bytes:
         """A file by XRootD's own client; OSError with what that says."""
         url = f"root://localhost:{self.port + number}/{path}"
-        url += f"?authz=Bearer%20{token}" if token else ""
         patience = {"XRD_CONNECTIONWINDOW": "5", "XRD_CONNECTIONRETRY": "2"}
         ended = subprocess.run(
             ["xrdcp", "--silent", "--force", url, "-"],
@@ -72,19 +71,15 @@ class Cache(Server):
             raise OSError(ended.stderr.decode(errors="replace"))
         return ended.stdout
 
-    def ask(self, path: str, token: str = "") -> tuple[int, str]:
-        request = urllib.request.Request(self.address + path)
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
+    def ask(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(self.address + path, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def fresh(self, path: str, number: int = 0, token: str = "") -> str:
-        origin = f"localhost:{self.origins[number].port}"
-        code, said = self.ask(f"/fresh?{urlencode({'origin': origin, 'path': path})}", token)
+    def fresh(self, path: str, number: int = 0) -> str:
+        code, said = self.ask(f"/fresh?{urlencode({'door': number, 'path': path})}")
         return str(json.loads(said)["state"]) if code == 200 else str(code)
 
     def metric(self, start: str) -> float:

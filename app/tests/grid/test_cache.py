@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -162,11 +163,31 @@ def test_it_ends_when_its_xrootd_has_ended(pki: Pki, origins: Origins) -> None:
         assert process.wait(20) is not None
 
 
-def test_tokens_of_trainings_are_refused_as_they_do_not_hold(
+@pytest.mark.hostile
+def test_each_folder_of_groups_has_a_door_that_opens_nothing_else(
     pki: Pki, origins: tuple[XRootD, XRootD]
 ) -> None:
-    cache = Cache(pki, origins[1], data_token_public_key="/nonexistent/key.pem")
-    with pytest.raises(GridError, match="/store/a/ opens /store/ab/"):
+    """Also not what begins alike, which XRootD's tokens open."""
+    for name in ("a/x.root", "ab/x.root", "a.root", "b/x.root"):
+        put(origins[1], f"groups/{name}", name.encode())
+    folders = {"cms": ["/store/groups/a/"], "*": ["/store/groups/b/"]}
+    with Cache(pki, origins[1], data_paths=json.dumps(folders)) as cache:
+        for number, (mine, others) in enumerate([("a", "b"), ("b", "a")]):
+            path = f"/store/groups/{mine}/x.root"
+            assert cache.read(path, number) == f"{mine}/x.root".encode()
+            assert json.loads(cache.ask(f"/fresh?door={number}&path={path}")[1])["version"]
+            names = (f"{others}/x.root", f"{mine}/../{others}/x.root", "ab/x.root", "a.root")
+            for name in names:
+                with pytest.raises(OSError, match=r"\[30(10|00)\]"):
+                    cache.read(f"/store/groups/{name}", number)
+                assert cache.fresh(f"/store/groups/{name}", number) == "404"
+
+
+def test_folders_of_groups_lie_below_those_of_the_cache(
+    pki: Pki, origins: tuple[XRootD, XRootD]
+) -> None:
+    cache = Cache(pki, origins[1], data_paths='{"cms": ["/eos/"]}')
+    with pytest.raises(GridError, match="data_paths has /eos/, which is below none"):
         cache.start()
     cache.close()
 

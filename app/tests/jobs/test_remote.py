@@ -94,8 +94,9 @@ def test_a_key_is_made_once_and_needed(tmp_path: Path) -> None:
 
 def test_a_credential_is_of_one_training_and_one_key() -> None:
     until = int(time.time()) + 100
-    line = credential(b"key", "luca_1", until)
-    assert job_of(b"key", line) == "luca_1"
+    line = credential(b"key", "luca_1", until, "0.2@ab")
+    assert job_of(b"key", line) == ("luca_1", "0.2@ab")
+    assert job_of(b"key", line.replace("0.2@", "0.3@")) is None
     assert job_of(b"other", line) is None
     for wrong in (
         *("", " ", "luca_1", "luca_1 é", f"{line}x", f"{line}\n"),

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from mlaas4hep.core.origins import PATHS, TOKEN, Cache, Doors, origins_of
+from mlaas4hep.core.origins import Cache, Door, doors_of, origins_of
 from mlaas4hep.jobs.executors.offline import offline
 from mlaas4hep.jobs.executors.relay import proxies, relay
 from mlaas4hep.jobs.remote import SOCKET, credential, read_key
@@ -58,8 +57,7 @@ class Status(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__((own_address(), 0), _Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
-        self.asked: list[tuple[str, str]] = []
-        self.shown: set[str] = set()
+        self.asked: list[tuple[int, str]] = []
 
     def say(self, *states: str, code: int = 200, version: str = "1 1") -> None:
         self.answers = [(code, {"state": s, "reason": "away", "version": version}) for s in states]
@@ -71,8 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        self.server.asked.append((query["origin"][0], query["path"][0]))
-        self.server.shown.add(self.headers.get("Authorization", ""))
+        self.server.asked.append((int(query["door"][0]), query["path"][0]))
         answers = self.server.answers
         code, said = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(code)
@@ -108,17 +105,27 @@ def cache(folder: Path, plain: XRootD, status: Status) -> Iterator[Cache]:
         "xrootd_cache_status_port": str(status.server_port),
     }
     with data_proxy(folder, "", **settings):
-        origins = tuple(origins_of(ORIGINS))
-        yield Cache(settings["xrootd_cache"], status.server_port, origins)
+        doors = tuple(doors_of(origins_of(ORIGINS), ()))
+        yield Cache(settings["xrootd_cache"], status.server_port, doors)
 
 
 def said(
-    folder: Path, cache: Cache, *words: str, code: str = READ, **more: str
+    folder: Path,
+    cache: Cache,
+    *words: str,
+    code: str = READ,
+    mine: Sequence[Door] | None = None,
+    wanted: Sequence[Door] | None = None,
 ) -> tuple[list, str]:
-    """What a training prints, as lines of JSON, and its warnings."""
-    line = credential(read_key(folder), "luca_1", time.time() + 600)
+    """What a training prints, as lines of JSON, and its warnings.
+
+    ``mine`` are the doors that it may use, ``wanted`` those that it tries.
+    """
+    mine = cache.doors if mine is None else mine
+    wanted = mine if wanted is None else wanted
+    line = credential(read_key(folder), "luca_1", time.time() + 600, cache.pass_for(mine))
     first = free_port()
-    ports = {first + n: target for n, target in enumerate(cache.tunnels().values())}
+    ports = cache.tunnels(wanted, first)
     port = free_port()
     ended = subprocess.run(
         [
@@ -128,8 +135,7 @@ def said(
         ],
         env=os.environ
         | proxies(port)
-        | cache.environment(first)
-        | more
+        | cache.environment(wanted, first)
         | {"XRD_CONNECTIONRETRY": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -137,14 +143,6 @@ def said(
         start_new_session=True,
     )
     return [json.loads(each) for each in ended.stdout.splitlines()], ended.stderr
-
-
-@contextmanager
-def environment(monkeypatch: pytest.MonkeyPatch, cache: Cache) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        for name, value in cache.environment().items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.mark.grid
@@ -169,8 +167,7 @@ def test_files_of_listed_servers_are_read_and_no_others(
     assert "trainings reach no root:// servers but data.example.org:1094, Other" in found[4]
     assert "root://other.example.org:1095//store/cached/a.root can't be read" in found[5]
     assert not warned
-    names = {("data.example.org:1094", "/store/cached/a.root")}
-    assert set(status.asked) == names | {("Other.example.org:1095", "/store/cached/a.root")}
+    assert set(status.asked) == {(0, "/store/cached/a.root"), (1, "/store/cached/a.root")}
 
 
 @pytest.mark.grid
@@ -218,7 +215,7 @@ def test_what_is_cached_is_read_while_its_server_is_away(
 @pytest.mark.hostile
 def test_of_the_cache_nothing_else_is_reached(folder: Path, cache: Cache, status: Status) -> None:
     """Neither other ports of it, nor more of its status, nor its status by a tunnel."""
-    host, first = cache.ports[0]
+    host, first = cache.at(cache.doors[0])
     code = f"""
 import json, urllib.request, urllib.error
 def tried(url):
@@ -227,55 +224,54 @@ def tried(url):
     except OSError as error:
         return str(error)
 for url in ("http://{cache.status}/metrics", "http://{host}:{first}/fresh?x",
-            "https://{cache.status}/fresh?", "https://{host}:22/"):
+            "https://{cache.status}/fresh?", "https://{host}:22/",
+            "http://{cache.status}/fresh?door=0&path=/a&path=/b"):
     print(json.dumps(tried(url)))
 """
     status.say("same")
     found, _ = said(folder, cache, code=code)
-    assert len(found) == 4
+    assert len(found) == 5
     for each in found:
         assert "403" in each
     assert status.asked == []
 
 
 @pytest.mark.grid
-def test_who_may_read_some_folders_shows_a_token_there_and_reads_no_others(
+@pytest.mark.hostile
+def test_a_training_uses_the_doors_of_its_groups_and_no_others(
     folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
 ) -> None:
-    """The cache's own tests show that it holds them to that."""
+    """Those that it may not use are none for the data proxy, whatever its environment says."""
     plain.put(small_files[0], "mine/a.root")
     status.say("same")
-    status.shown.clear()
-    names = ("mine/a.root", "mine/", "other/a.root", "minedeeper/a.root", "mine/../other/a.root")
-    urls = [f"root://data.example.org//store/{name}" for name in names]
-    limits = {PATHS: "/store/mine/", TOKEN: "abc.def.ghi"}
-    found, warned = said(folder, cache, *urls, **limits)
-    assert found[0][1]
-    assert found[1] == ["a.root"]
-    for error in found[2:]:
-        assert "of the grid's data, your groups may read below /store/mine/ only" in error
-    assert status.shown == {"Bearer abc.def.ghi"}
-    assert "abc.def" not in json.dumps(found) + warned
-    [error], _ = said(folder, cache, urls[0], **{PATHS: ""})
-    assert "your groups may read none" in error
+    url = "root://data.example.org//store/mine/a.root"
+    [found], _ = said(folder, cache, url, mine=cache.doors[:1])
+    assert found[1]
+    status.say("same")
+    [error], _ = said(folder, cache, url, mine=())
+    assert "of the grid's data, your groups may read none" in error
+    [error], _ = said(folder, cache, url, mine=cache.doors[1:], wanted=cache.doors)
+    assert "this training may not read it any more" in error
+    host, port = cache.at(cache.doors[0])
+    code = f"""
+import json, urllib.request
+try:
+    urllib.request.urlopen("https://{host}:{port}/")
+except OSError as error:
+    print(json.dumps(str(error)))
+"""
+    [error], _ = said(folder, cache, code=code, mine=cache.doors[1:])
+    assert "403" in error
+    assert status.asked == []
 
 
 def test_names_of_store_are_the_first_servers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cache = Cache("xrootd-cache:1094", 8085, tuple(origins_of(ORIGINS)))
-    assert cache.tunnels() == {1094: "xrootd-cache:1094", 1095: "xrootd-cache:1095"}
-    assert Doors.of_environment() is None
-    with environment(monkeypatch, cache):
-        doors = Doors.of_environment()
-        assert doors == Doors(
-            {
-                "data.example.org:1094": "127.0.0.1:1094",
-                "Other.example.org:1095": "127.0.0.1:1095",
-            },
-            "http://xrootd-cache:8085",
-        )
-        file = "root://data.example.org:1094//store/a.root"
-        assert resolve("/store/a.root", "", tmp_path) == file
-        given = resolve("/store/a.root", "root://other.example.org:1095", tmp_path)
-        assert given == "root://other.example.org:1095//store/a.root"
+    cache = Cache("xrootd-cache:1094", 8085, tuple(doors_of(origins_of(ORIGINS), ())))
+    for name, value in cache.environment(cache.doors).items():
+        monkeypatch.setenv(name, value)
+    file = "root://data.example.org:1094//store/a.root"
+    assert resolve("/store/a.root", "", tmp_path) == file
+    given = resolve("/store/a.root", "root://other.example.org:1095", tmp_path)
+    assert given == "root://other.example.org:1095//store/a.root"

@@ -18,13 +18,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlaas4hep import __version__
 from mlaas4hep.core.hosts import DataHosts, HostError
-from mlaas4hep.core.origins import Cache, origins_of
+from mlaas4hep.core.origins import Cache, Door, doors_of, origins_of
 from mlaas4hep.core.units import GiB, MiB
 
 Image = Annotated[str, StringConstraints(min_length=1)]
 
 
 _ORIGIN = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?"
+_PATH = r"/([A-Za-z0-9_.+=@~-]+/)*"
 
 
 class JobEnvironment(BaseModel):
@@ -141,18 +142,48 @@ class UploadSettings(StoreSettings):
     )
 
 
-_FOLDER = re.compile(r"/([A-Za-z0-9_.+=@~-]+/)*")
-
-
 def _check_paths(paths: dict[str, list[str]]) -> dict[str, list[str]]:
     for path in (path for each in paths.values() for path in each):
-        if not _FOLDER.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        if not re.fullmatch(_PATH, path) or {".", ".."} & set(path.split("/")):
             why = f"{path!r} is no folder of grid data: write it as /store/mc/, with both slashes"
             raise PydanticCustomError("paths", "{why}", {"why": why})
     return paths
 
 
-class JobSettings(StoreSettings):
+class OriginSettings(_Section):
+    """Grid data: files of root://, which trainings in containers read through a cache."""
+
+    xrootd_origins: str = Field(
+        "",
+        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
+        description="Servers and redirectors of root:// that are read through the cache (comma"
+        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
+        " a host are the first one's.",
+    )
+    data_paths: Annotated[dict[str, list[str]], AfterValidator(_check_paths)] = Field(
+        {},
+        description="Folders of grid data that a group's trainings may read, as a JSON object such"
+        ' as {"cms": ["/store/mc/"], "*": ["/store/open/"]}: each with a slash at the end; `*` is'
+        " everybody. Empty: all that the cache's credential reads. The cache runs a server for"
+        " each origin and folder.",
+    )
+
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """The cache's doors, one for each origin and folder that groups tell apart."""
+        folders = [path for each in self.data_paths.values() for path in each]
+        return tuple(doors_of(origins_of(self.xrootd_origins), folders))
+
+    def paths_of(self, groups: Iterable[str]) -> tuple[str, ...] | None:
+        """Folders of grid data that a training of these groups may read; None: all."""
+        if not self.data_paths:
+            return None
+        return tuple(
+            sorted({p for group in {*groups, "*"} for p in self.data_paths.get(group, ())})
+        )
+
+
+class JobSettings(OriginSettings, StoreSettings):
     """Trainings."""
 
     executor: Literal["process", "container"] = Field(
@@ -193,25 +224,6 @@ class JobSettings(StoreSettings):
     xrootd_cache_status_port: int = Field(
         8085, description="Port at which that cache tells whether a file was replaced."
     )
-    xrootd_origins: str = Field(
-        "",
-        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
-        description="Servers and redirectors of root:// that are read through the cache (comma"
-        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
-        " a host are the first one's.",
-    )
-    data_paths: Annotated[dict[str, list[str]], AfterValidator(_check_paths)] = Field(
-        {},
-        description="Folders of grid data that a group's trainings may read, as a JSON object such"
-        ' as {"cms": ["/store/mc/"], "*": ["/store/open/"]}: each with a slash at the end; `*` is'
-        " everybody. XRootD opens what begins alike, too: `/store/mc/` also `/store/mc2/` and"
-        " `/store/mc.root`. Empty: all that the cache's credential reads.",
-    )
-    data_token_key: Path | None = Field(
-        None,
-        description="Private key (P-256, PEM) that signs what a training may read, for the cache;"
-        " needed with `data_paths`.",
-    )
     max_jobs: int = Field(1, description="Maximum trainings that run at once; the others wait.")
     max_jobs_per_user: int = Field(
         0, ge=0, description="Maximum trainings of one user that run at once; 0: unlimited."
@@ -241,18 +253,9 @@ class JobSettings(StoreSettings):
     @property
     def cache(self) -> Cache | None:
         """The cache of grid data that trainings read through, if there is one."""
-        origins = tuple(origins_of(self.xrootd_origins))
-        if not self.xrootd_cache or not origins:
+        if not self.xrootd_cache or not self.doors:
             return None
-        return Cache(self.xrootd_cache.lower(), self.xrootd_cache_status_port, origins)
-
-    def paths_of(self, groups: Iterable[str]) -> tuple[str, ...] | None:
-        """Folders of grid data that a training of these groups may read; None: all."""
-        if not self.data_paths:
-            return None
-        return tuple(
-            sorted({p for group in {*groups, "*"} for p in self.data_paths.get(group, ())})
-        )
+        return Cache(self.xrootd_cache.lower(), self.xrootd_cache_status_port, self.doors)
 
     @cached_property
     def job_environments(self) -> dict[str, JobEnvironment]:
@@ -352,40 +355,24 @@ class GridSettings(_Section):
     grid_token_audience: str = Field("", description="Audience of the token, if one is asked for.")
 
 
-_ORIGIN = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?"
-_PATH = r"/([\w.+=@~-]+/)*"
+class CacheSettings(OriginSettings):
+    """The cache of grid data (`mlaas4hep xrootd-cache`)."""
 
-
-class CacheSettings(_Section):
-    """A cache before servers of grid data (`mlaas4hep xrootd-cache`)."""
-
-    xrootd_origins: str = Field(
-        "",
-        pattern=rf"^({_ORIGIN}( *, *{_ORIGIN})*)?$",
-        description="Servers and redirectors of root:// that are read through the cache (comma"
-        " list): `HOST`, or `HOST:PORT` where the port is not 1094. Files of `/store/...` without"
-        " a host are the first one's.",
-    )
     xrootd_paths: str = Field(
         "/store/",
         pattern=rf"^{_PATH}( *, *{_PATH})*$",
         description="Folders of the origins that may be read (comma list), each with a slash at"
-        " the end.",
+        " the end; those of `data_paths` lie below them.",
     )
     xrootd_cache_folder: Path = Field(
         Path.home() / ".local/share/mlaas4hep/xrootd-cache",
         description="Folder of the cache, which belongs to it alone.",
     )
     xrootd_cache_bytes: int = Field(
-        20 * GiB, ge=GiB, description="Space for cached files, shared by the origins."
+        20 * GiB, ge=GiB, description="Space for cached files; each door has an equal part."
     )
     xrootd_cache_port: int = Field(
-        1094, ge=1024, le=65000, description="Port of the first origin; the next ones follow."
-    )
-    data_token_public_key: Path | None = Field(
-        None,
-        description="Must be empty: whoever reaches the cache reads all that its credential may"
-        " read. XRootD 5.5.3 opens more by a training's token than it names, so one is refused.",
+        1094, ge=1024, le=65000, description="Port of the first door; the next ones follow."
     )
 
 
@@ -428,6 +415,7 @@ class Settings(
     GridSettings,
     DataProxySettings,
     JobSettings,
+    OriginSettings,
     UploadSettings,
     SignInSettings,
     AddressSettings,

@@ -1,8 +1,10 @@
 """``mlaas4hep xrootd-cache``: a disk cache before the servers of grid data, with one credential.
 
-Each origin has an XRootD server of its own (proxy file cache, pfc), with a port and a folder of
-its own: with several origins behind one server, XRootD 5.5 keeps their files under the same path,
-so that a file of one would be given for that of another.
+Each door (core/origins.py) is an XRootD server (proxy file cache, pfc) with a port and a folder of
+its own. With several origins behind one server, XRootD 5.5 keeps their files under the same path,
+so that a file of one would be given for that of another. And who may read what is a matter of who
+reaches which server: of tokens, its SciTokens compare beginnings only, so that one for /store/a/
+opens /store/ab/, and it sends them on to the origin.
 
 pfc never looks whether a file has changed at its origin, so readers ask (``/fresh``, Versions)
 when they open one, and when they have read it.
@@ -22,7 +24,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock, Thread
@@ -35,6 +36,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlaas4hep.core.errors import MlaasError, UsageError
+from mlaas4hep.core.origins import EVERYTHING, Door
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.grid import programs, status
 from mlaas4hep.web.problem import problem
@@ -64,49 +66,29 @@ _START_SECONDS = 60.0
 _MISSING, _REFUSED = "[3011]", re.compile(r"\[30(?:10|30)\]|Auth failed")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """A server of data, and the port by which it is read through the cache."""
-
-    host: str
-    port: int
-    own_port: int
-
-    @property
-    def name(self) -> str:
-        """HOST:PORT."""
-        return f"{self.host}:{self.port}"
-
-
-def origins_of(settings: Settings) -> list[Origin]:
-    """The origins in the order of the setting: the first is at the first port."""
-    found = []
-    for number, entry in enumerate(filter(None, settings.xrootd_origins.split(","))):
-        host, _, port = entry.strip().rpartition(":")
-        host, port = (host, port) if host else (port, "1094")
-        found.append(Origin(host, int(port), settings.xrootd_cache_port + number))
-    return found
-
-
 class Instance:
-    """The XRootD server of one origin."""
+    """The XRootD server of one door."""
 
-    def __init__(self, settings: Settings, origin: Origin, bytes_: int, monitor: int) -> None:
-        self.origin = origin
-        self.folder = settings.xrootd_cache_folder / f"{origin.host}_{origin.port}"
-        self.data = self.folder / "data"
-        self._paths = [each.strip() for each in settings.xrootd_paths.split(",")]
-        self.first_path = self._paths[0]
+    def __init__(self, settings: Settings, door: Door, bytes_: int, monitor: int) -> None:
+        self.door, self.port = door, settings.xrootd_cache_port + door.number
+        self.name = door.origin.replace(":", "_")
+        self.paths = [each.strip() for each in settings.xrootd_paths.split(",")]
+        if door.folder != EVERYTHING:
+            self.name += door.folder.rstrip("/").replace("/", ",")
+            self.paths = [door.folder]
+        self.data = settings.xrootd_cache_folder / self.name
+        # By its number: the paths of Unix sockets are short.
+        self.folder = settings.xrootd_cache_folder / f"run/{door.number}"
         self._environment = _environment(settings, self.folder)
-        for name in ("data", "admin", "run"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._configuration = self.folder / "run/xrootd.cfg"
+        for each in (self.data, self.folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._configuration = self.folder / "xrootd.cfg"
         self._configuration.write_text("\n".join(_configuration(self, bytes_, monitor)) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers; MlaasError says why it doesn't."""
-        self._log = self.folder / "run/xrootd.log"
+        self._log = self.folder / "xrootd.log"
         self._log.unlink(missing_ok=True)
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - the words are ours
@@ -121,7 +103,7 @@ class Instance:
                     "-n",
                     "cache",
                 ],
-                cwd=self.folder / "run",
+                cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -133,7 +115,7 @@ class Instance:
             if not self.is_alive() or time.monotonic() > end:
                 self.stop()
                 raise MlaasError(
-                    f"XRootD for {self.origin.name} did not start: {said.strip()[-1000:]}",
+                    f"XRootD for {self.name} did not start: {said.strip()[-1000:]}",
                     "Check the settings of the cache, and whether its ports are free.",
                 )
             time.sleep(0.1)
@@ -156,7 +138,7 @@ class Instance:
 
     def reads(self, path: str) -> bool:
         """Whether it serves that path at all."""
-        return path.startswith(tuple(self._paths)) and ".." not in path.split("/")
+        return path.startswith(tuple(self.paths)) and ".." not in path.split("/")
 
     def stat(self, path: str) -> tuple[int, str]:
         """Size and time of modification of a file at the origin itself.
@@ -165,7 +147,7 @@ class Instance:
         """
         try:
             said = programs.run(
-                ["xrdfs", f"root://{self.origin.name}", "stat", path],
+                ["xrdfs", f"root://{self.door.origin}", "stat", path],
                 seconds=_ASK_SECONDS,
                 package="xrootd-client",
                 remedy="Look at the network, and at the origin.",
@@ -176,10 +158,10 @@ class Instance:
                 raise FileNotFoundError(path) from None
             if _REFUSED.search(error.message):
                 raise MlaasError(
-                    f"{self.origin.name} refuses the cache's credential: {error.message}",
+                    f"{self.door.origin} refuses the cache's credential: {error.message}",
                     "Look at /readyz of the renewer.",
                 ) from None
-            raise MlaasError(f"{self.origin.name} is away: {error.message}", error.remedy) from None
+            raise MlaasError(f"{self.door.origin} is away: {error.message}", error.remedy) from None
         found = dict(re.findall(r"^(\w+): +(.+)$", said.replace("\0", ""), re.MULTILINE))
         return int(found["Size"]), found["MTime"]
 
@@ -187,7 +169,7 @@ class Instance:
         """Whether it speaks XRootD's protocol now."""
         try:
             programs.run(
-                ["xrdfs", f"root://localhost:{self.origin.own_port}", "query", "config", "version"],
+                ["xrdfs", f"root://localhost:{self.port}", "query", "config", "version"],
                 seconds=_ASK_SECONDS,
                 package="xrootd-client",
                 remedy="",
@@ -240,8 +222,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         | x509
         | {
             "PATH": os.environ.get("PATH", ""),
-            "HOME": str(folder / "run"),
-            "XDG_CACHE_HOME": str(folder / "run"),
+            "HOME": str(folder),
             "X509_CERT_DIR": str(shared / "certificates"),
             "BEARER_TOKEN_FILE": str(token),
         }
@@ -250,18 +231,17 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
 
 def _configuration(instance: Instance, bytes_: int, monitor: int) -> Iterator[str]:
     """The lines of xrootd's configuration."""
-    folder, origin = instance.folder, instance.origin
-    yield f"xrd.port {origin.own_port}"
+    yield f"xrd.port {instance.port}"
     yield "xrd.network nodnr norpipa"
-    yield f"all.adminpath {folder}/admin"
-    yield f"all.pidpath {folder}/admin"
+    yield f"all.adminpath {instance.folder}"
+    yield f"all.pidpath {instance.folder}"
     yield f"oss.localroot {instance.data}"
-    for path in instance._paths:
+    for path in instance.paths:
         # With its slash: XRootD compares beginnings, and /store would open /storey, too.
         yield f"all.export {path} nolock r/o"
     yield "ofs.osslib libXrdPss.so"
     yield "pss.cachelib libXrdPfc.so"
-    yield f"pss.origin {origin.name}"
+    yield f"pss.origin {instance.door.origin}"
     yield "pfc.ram 1g"  # the least that it takes; it uses what it needs
     yield f"pfc.blocksize {BLOCK}"
     yield "pfc.prefetch 0"
@@ -294,36 +274,43 @@ class Versions:
         self.evicted = self.unknown = 0
         with self._lock, self._database:
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS version"
-                " (origin TEXT, path TEXT, size INT, time TEXT, PRIMARY KEY (origin, path))"
+                "CREATE TABLE IF NOT EXISTS version (cached TEXT PRIMARY KEY, size INT, time TEXT)"
             )
 
-    def look(self, instance: Instance, path: str) -> tuple[Freshness, str]:
-        """Compare, and evict a file that was replaced; with the reason where that isn't known."""
+    def look(self, instance: Instance, path: str) -> dict[str, str]:
+        """Compare, and evict a file that was replaced.
+
+        ``state``, the ``reason`` where that isn't known, and the ``version`` at the origin.
+        """
         try:
             now = instance.stat(path)
         except FileNotFoundError:
-            return Freshness.MISSING, ""
+            return _look(Freshness.MISSING)
         except MlaasError as error:
             self.unknown += 1
-            return Freshness.UNKNOWN, error.message
+            return _look(Freshness.UNKNOWN, error.message)
         with self._lock, self._database:
-            key = (instance.origin.name, path)
+            key = str(instance.kept(path))
             known = self._database.execute(
-                "SELECT size, time FROM version WHERE origin = ? AND path = ?", key
+                "SELECT size, time FROM version WHERE cached = ?", (key,)
             ).fetchone()
             if known == now or (not known and not instance.kept(path).exists()):
                 found = Freshness.SAME
             else:
                 if instance.evict(path):
-                    return Freshness.IN_USE, ""
+                    return _look(Freshness.IN_USE)
                 self.evicted += 1
                 found = Freshness.EVICTED
                 log.info("evicted: it was replaced at its origin", extra={"file": path})
-            self._database.execute(
-                "INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", (*key, *now)
-            )
-        return found, ""
+            self._database.execute("INSERT OR REPLACE INTO version VALUES (?, ?, ?)", (key, *now))
+        return _look(found, version="{} {}".format(*now))
+
+
+def _look(state: Freshness, reason: str = "", version: str = "") -> dict[str, str]:
+    return {"state": state, "reason": reason, "version": version}
+
+
+_LABELS = ("origin", "folder")
 
 
 class Traffic(Collector):
@@ -332,8 +319,8 @@ class Traffic(Collector):
     def __init__(self, instances: Sequence[Instance], versions: Versions) -> None:
         self._instances, self._versions = instances, versions
         self.sockets: list[socket.socket] = []
-        self._bytes: Counter[tuple[str, str]] = Counter()
-        self._files: Counter[str] = Counter()
+        self._bytes: Counter[tuple[int, str]] = Counter()
+        self._files: Counter[int] = Counter()
 
     def follow(self, number: int) -> None:
         """Take in what one of the servers tells, for ever."""
@@ -342,39 +329,38 @@ class Traffic(Collector):
 
     def take(self, number: int, packet: bytes) -> None:
         """Take in a packet: lines of JSON, the first of which is about the packet itself."""
-        origin = self._instances[number].origin.name
         for line in packet.decode(errors="replace").replace("\0", "").splitlines():
             # The first may follow a head in binary form.
             with suppress(ValueError):
                 said = json.loads(line[max(line.find('{"event"'), 0) :])
                 if isinstance(said, dict) and said.get("event") == "file_close":
-                    self._files[origin] += 1
+                    self._files[number] += 1
                     for kind in ("hit", "miss", "bypass"):
-                        self._bytes[origin, kind] += int(said.get(f"b_{kind}", 0))
+                        self._bytes[number, kind] += int(said.get(f"b_{kind}", 0))
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """What is so now."""
         read = CounterMetricFamily(
             "mlaas4hep_xrootd_cache_read_bytes",
             "Bytes that were read: from the disk (hit), from the origin (miss), past the cache.",
-            labels=("origin", "kind"),
+            labels=("origin", "folder", "kind"),
         )
         closed = CounterMetricFamily(
-            "mlaas4hep_xrootd_cache_files_closed", "Files that were read.", labels=("origin",)
+            "mlaas4hep_xrootd_cache_files_closed", "Files that were read.", labels=_LABELS
         )
         disk = GaugeMetricFamily(
-            "mlaas4hep_xrootd_cache_disk_bytes", "Space that files take.", labels=("origin",)
+            "mlaas4hep_xrootd_cache_disk_bytes", "Space that files take.", labels=_LABELS
         )
         up = GaugeMetricFamily(
-            "mlaas4hep_xrootd_cache_up", "1 if its XRootD server runs.", labels=("origin",)
+            "mlaas4hep_xrootd_cache_up", "1 if its XRootD server runs.", labels=_LABELS
         )
-        for each in self._instances:
-            name = each.origin.name
+        for number, each in enumerate(self._instances):
+            door = (each.door.origin, each.door.folder)
             for kind in ("hit", "miss", "bypass"):
-                read.add_metric((name, kind), self._bytes[name, kind])
-            closed.add_metric((name,), self._files[name])
-            disk.add_metric((name,), each.disk_bytes())
-            up.add_metric((name,), each.is_alive())
+                read.add_metric((*door, kind), self._bytes[number, kind])
+            closed.add_metric(door, self._files[number])
+            disk.add_metric(door, each.disk_bytes())
+            up.add_metric(door, each.is_alive())
         yield from (read, closed, disk, up)
         yield CounterMetricFamily(
             "mlaas4hep_xrootd_cache_evicted", "Files replaced at their origin.",
@@ -396,19 +382,17 @@ class Cache:
     """All instances, and what is told of them."""
 
     def __init__(self, settings: Settings) -> None:
-        origins = origins_of(settings)
-        if not origins:
+        if not settings.doors:
             raise UsageError(
                 "the cache needs origins", "Set MLAAS4HEP_XROOTD_ORIGINS to HOST or HOST:PORT."
             )
-        if settings.data_token_public_key:
-            # Measured with 5.5.3, also with the slash at the end of the scope.
-            raise UsageError(
-                "tokens of trainings don't keep groups apart: with XRootD 5.5.3 one for /store/a/"
-                " opens /store/ab/, too, and it is sent on to the origin",
-                "Leave MLAAS4HEP_DATA_TOKEN_PUBLIC_KEY empty: whoever reaches the cache reads all"
-                " that its credential may read.",
-            )
+        folders = tuple(each.strip() for each in settings.xrootd_paths.split(","))
+        for door in settings.doors:
+            if door.folder != EVERYTHING and not door.folder.startswith(folders):
+                raise UsageError(
+                    f"data_paths has {door.folder}, which is below none of xrootd_paths",
+                    "Add the folder to MLAAS4HEP_XROOTD_PATHS, or correct it.",
+                )
         if os.geteuid() == 0:
             raise UsageError("XRootD doesn't run as root", "Run the cache as a user of its own.")
         settings.xrootd_cache_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -416,12 +400,12 @@ class Cache:
         self.versions = Versions(settings.xrootd_cache_folder / "versions.sqlite")
         self.instances: list[Instance] = []
         self.traffic = Traffic(self.instances, self.versions)
-        share = settings.xrootd_cache_bytes // len(origins)
-        for origin in origins:
+        share = settings.xrootd_cache_bytes // len(settings.doors)
+        for door in settings.doors:
             listener = _listener()
             self.traffic.sockets.append(listener)
             port = listener.getsockname()[1]
-            self.instances.append(Instance(settings, origin, share, port))
+            self.instances.append(Instance(settings, door, share, port))
         self._looked: tuple[float, list[MlaasError]] = (0.0, [])
 
     def start(self) -> None:
@@ -452,24 +436,21 @@ class Cache:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """At which port each origin is read."""
-        return {
-            "origins": {e.origin.name: {"port": e.origin.own_port} for e in self.instances},
-        }
+        """At which port each door is."""
+        return {"doors": [each.door._asdict() | {"port": each.port} for each in self.instances]}
 
     def fresh(self, request: Request) -> Response:
-        """``GET /fresh?origin=HOST:PORT&path=PATH``: whether a cached file is still the one."""
-        origin, path = (request.query_params.get(name, "") for name in ("origin", "path"))
-        instance = next((e for e in self.instances if e.origin.name == origin), None)
+        """``GET /fresh?door=NUMBER&path=PATH``: whether a cached file is still the one."""
+        number, path = (request.query_params.get(name, "") for name in ("door", "path"))
+        instance = next((e for e in self.instances if str(e.door.number) == number), None)
         if not instance or not instance.reads(path):
-            return problem(404, f"{origin}/{path} is not read through this cache")
-        found, reason = self.versions.look(instance, path)
-        return JSONResponse({"state": found, "reason": reason})
+            return problem(404, f"{path} is not read through door {number}")
+        return JSONResponse(self.versions.look(instance, path))
 
 
 def _lack(instance: Instance) -> MlaasError | None:
     """What keeps the cache from reading at an origin: a file is asked for that isn't there."""
-    path = f"{instance.first_path}mlaas4hep-canary-that-is-not-there"
+    path = f"{instance.paths[0]}mlaas4hep-canary-that-is-not-there"
     try:
         instance.stat(path)
     except FileNotFoundError:

@@ -41,11 +41,13 @@ class Status:
 def serve(name: str, host: str, port: int, status: Status, more: Sequence[Route] = ()) -> None:
     """Answer until SIGINT or SIGTERM; prints ``NAME listens on URL`` when ready."""
     requests = Requests()
-    run(name, application(name, status, requests), listen(host, port), requests)
+    run(name, application(name, status, requests, more), listen(host, port), requests)
 
 
-def application(name: str, status: Status, requests: Requests) -> Starlette:
-    """What answers."""
+def application(
+    name: str, status: Status, requests: Requests, more: Sequence[Route] = ()
+) -> Starlette:
+    """What answers; ``more`` is asked besides."""
     metrics = registry(requests, *status.collectors)
 
     def healthz(_: Request) -> Response:

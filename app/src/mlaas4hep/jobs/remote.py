@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.files import open_plain
@@ -28,7 +29,9 @@ PROBE = "PROBE"
 """Asks whether the proxy is well, in place of a credential."""
 _URL = re.compile(rb"\b(?:https?|davs?|s3)://")
 _GRID = re.compile(rb"\b(?:x?roots?|xrootd)://|(?:^|(?<=[\s,\"']))/store/")
-_CREDENTIAL = re.compile(rf"(({PROCESS_NAME.pattern}) ([0-9]{{1,12}})) ([0-9a-f]{{64}})")
+_CREDENTIAL = re.compile(
+    rf"(({PROCESS_NAME.pattern}) ([0-9]{{1,12}}) ([0-9.]*@[0-9a-f]*)) ([0-9a-f]{{64}})"
+)
 _MOST_BYTES = 16 << 20
 """Of a list of files that are looked through for an address."""
 _MOST_LISTS = 100
@@ -56,12 +59,13 @@ def read_key(folder: Path) -> bytes:
         ) from None
 
 
-def credential(key: bytes, process_name: str, until: float) -> str:
+def credential(key: bytes, process_name: str, until: float, doors: str = "@") -> str:
     """The line with which a training's connections begin: its name, which it can't change.
 
     It is worth nothing after ``until`` (Unix time), when the training has ended at the latest.
+    ``doors`` are those of the cache of grid data that it may use (Cache.pass_for).
     """
-    said = f"{process_name} {math.ceil(until)}"
+    said = f"{process_name} {math.ceil(until)} {doors}"
     return f"{said} {_signature(key, said)}"
 
 
@@ -69,16 +73,23 @@ class EndedError(Exception):
     """The credential of a training that has ended: its name."""
 
 
-def job_of(key: bytes, line: str) -> str | None:
+class Known(NamedTuple):
+    """The training that has a credential, and what that says of the cache's doors."""
+
+    name: str
+    doors: str
+
+
+def job_of(key: bytes, line: str) -> Known | None:
     """The training that has this credential; None for what is none; EndedError after its end."""
     if not line.isascii() or not (match := _CREDENTIAL.fullmatch(line)):
         return None
-    said, name, until, signature = match.groups()
+    said, name, until, doors, signature = match.groups()
     if not hmac.compare_digest(signature, _signature(key, said)):
         return None
     if time.time() > int(until):
         raise EndedError(name)
-    return name
+    return Known(name, doors)
 
 
 def _signature(key: bytes, said: str) -> str:

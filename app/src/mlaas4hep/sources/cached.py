@@ -14,7 +14,7 @@ from time import monotonic
 from urllib.parse import urlencode
 
 from mlaas4hep.core.errors import DataError
-from mlaas4hep.core.origins import Doors, with_port
+from mlaas4hep.core.origins import Door, Doors, with_port
 from mlaas4hep.sources.remote import DeniedError, PassingError, ReplacedError
 
 LOOK_SECONDS = 10.0
@@ -22,20 +22,17 @@ LOOK_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-def through(url: str, doors: Doors) -> str:
-    """The URL by which a training reads ``url``; DataError where the cache hasn't its server."""
-    door, path = doors.doors[_origin(url, doors)], _path(url)
-    plain, _, query = path.partition("?")
-    inside = plain.startswith(doors.paths or ()) and ".." not in plain.split("/")
-    if doors.paths is not None and not inside:
-        may = f"may read below {', '.join(doors.paths)} only" if doors.paths else "may read none"
-        raise DataError(
-            f"{url} can't be read: of the grid's data, your groups {may}",
-            "Ask the operator for it (data_paths), or train on other files.",
-        )
-    if doors.token:
-        query = f"{query}{'&' * bool(query)}authz=Bearer%20{doors.token}"
-    return f"root://{door}/{plain}{'?' * bool(query)}{query}"
+def through(url: str, doors: Doors) -> tuple[str, Door]:
+    """The URL by which a training reads ``url``, and its door; DataError where there is none."""
+    origin, path = _origin(url, doors), _path(url)
+    if found := doors.to(origin, path.partition("?")[0]):
+        return f"root://{found[0]}/{path}", found[1]
+    folders = doors.folders(origin)
+    may = f"may read below {', '.join(folders)} only" if folders else "may read none"
+    raise DataError(
+        f"{url} can't be read: of the grid's data, your groups {may}",
+        "Ask the operator for it (data_paths), or train on other files.",
+    )
 
 
 class CachedFile:
@@ -43,12 +40,10 @@ class CachedFile:
 
     def __init__(self, url: str, doors: Doors, seconds: float) -> None:
         """Have a file evicted that was replaced; ``seconds`` is how long the cache may think."""
-        self.url = through(url, doors)
+        self.url, door = through(url, doors)
         self._name, self._seconds = url, seconds
-        asked = {"origin": _origin(url, doors), "path": _path(url).partition("?")[0]}
+        asked = {"door": door.number, "path": _path(url).partition("?")[0]}
         self._question = urllib.request.Request(f"{doors.status}/fresh?{urlencode(asked)}")  # noqa: S310
-        if doors.token:
-            self._question.add_header("Authorization", f"Bearer {doors.token}")
         state, reason, self._version = self._ask()
         if state == "evicted":
             _log.warning("%s was replaced at its server: it is read anew", url)
@@ -80,8 +75,8 @@ class CachedFile:
                 said = json.load(answer)
             found = str(said["state"]), str(said["reason"]), str(said.get("version", ""))
         except urllib.error.HTTPError as error:
-            if error.code == 403:
-                raise DeniedError("the cache doesn't let this training read it") from None
+            if error.code == 403:  # the settings have changed since it began
+                raise DeniedError("this training may not read it any more") from None
             if error.code == 404:
                 raise DataError(
                     f"{self._name} can't be read: the cache doesn't read that folder",
@@ -97,10 +92,10 @@ class CachedFile:
 def _origin(url: str, doors: Doors) -> str:
     server = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
     wanted = with_port(server).lower()
-    if origin := next((each for each in doors.doors if each.lower() == wanted), None):
+    if origin := next((each for each in doors.origins if each.lower() == wanted), None):
         return origin
     raise DataError(
-        f"{url} can't be read: trainings reach no root:// servers but {', '.join(doors.doors)}",
+        f"{url} can't be read: trainings reach no root:// servers but {', '.join(doors.origins)}",
         "Name a file of these, or ask the operator to add the server (xrootd_origins).",
     )
 

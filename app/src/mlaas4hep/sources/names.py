@@ -144,7 +144,7 @@ def _resolve(name: str, redirector: str, cwd: Path) -> str:
         slash = "/" if redirector.startswith("http") else "//"
         return f"{redirector.rstrip('/')}{slash}{name.lstrip('/')}"
     if remote and name.startswith("/") and (doors := Doors.of_environment()):
-        return f"root://{doors.first}/{name}"
+        return f"root://{doors.origins[0]}/{name}"
     remedy = "Give a path that exists, or a URL such as root://HOST//PATH."
     if remote:
         remedy = (

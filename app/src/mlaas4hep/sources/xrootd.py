@@ -139,12 +139,10 @@ def list_folder(url: str, patience: Patience) -> list[str]:
 
     _token(url)
     doors = Doors.of_environment()
-    where = client.URL(through(url, doors) if doors else url)
+    where = client.URL(through(url, doors)[0] if doors else url)
     server = client.FileSystem(f"{where.protocol}://{where.hostid}/")
     seconds = max(1, round(patience.request))
-    path = f"/{where.path.strip('/')}/" + (
-        f"?authz=Bearer%20{doors.token}" if doors and doors.token else ""
-    )
+    path = f"/{where.path.strip('/')}/"
     status, found = _Call(server.dirlist, path, DirListFlags.STAT, timeout=seconds).result(
         2 * seconds + patience.connect
     )

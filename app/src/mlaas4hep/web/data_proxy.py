@@ -31,7 +31,7 @@ from mlaas4hep.core.errors import UsageError
 from mlaas4hep.core.hosts import Address, DataHosts, Network, parse_target
 from mlaas4hep.core.origins import Cache
 from mlaas4hep.core.settings import Settings
-from mlaas4hep.jobs.remote import PROBE, SOCKET, SOCKETS, EndedError, job_of, make_key
+from mlaas4hep.jobs.remote import PROBE, SOCKET, SOCKETS, EndedError, Known, job_of, make_key
 from mlaas4hep.web.protocol import allow_connections
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ between them; so MOST of them hold 128 MiB."""
 OWN_SECONDS = 60.0
 """How long the addresses of this machine's own names are taken as they were found."""
 
-_FRESH = b"GET /fresh?"
+_FRESH = re.compile(rb"GET /fresh\?door=([0-9]{1,5})&path=[^&;#]* HTTP")
 _REQUEST = re.compile(r"(CONNECT|GET|HEAD) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -97,8 +97,8 @@ class DataProxy:
     """Serves trainings at the socket in ``folder``, for the hosts in ``hosts``.
 
     ``own`` are this machine's names and addresses: each is reached only where it is listed itself.
-    The ``cache`` of grid data is reached at any address, for reading its origins' files, and for
-    asking whether one was replaced.
+    The ``cache`` of grid data is reached at any address: at the doors of a training's groups, and
+    to ask whether a file behind one of them was replaced.
     """
 
     def __init__(
@@ -108,8 +108,7 @@ class DataProxy:
         own: Iterable[str] = (),
         cache: Cache | None = None,
     ) -> None:
-        self._cache = set(cache.ports) if cache else set()
-        self._cache_status = parse_target(cache.status) if cache else None
+        self._cache = cache
         self._path = folder / SOCKET
         self._hosts = hosts
         self._own = own_networks()
@@ -144,7 +143,7 @@ class DataProxy:
         finally:
             writer.close()
 
-    async def _known(self, reader: StreamReader, writer: StreamWriter) -> str | None:
+    async def _known(self, reader: StreamReader, writer: StreamWriter) -> Known | None:
         """The training whose connection this is; None for any other's, which is answered."""
         self._make_room()
         self._strangers[writer] = monotonic()
@@ -173,19 +172,19 @@ class DataProxy:
             del self._strangers[oldest]
             oldest.transport.abort()
 
-    async def _serve(self, job: str, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _serve(self, job: Known, reader: StreamReader, writer: StreamWriter) -> None:
         """One request, or one tunnel; a line in the log says what became of it."""
         begun, flow = monotonic(), Flow(last=monotonic())
-        about: dict[str, object] = {"job": job}
-        self._open[job] += 1
+        about: dict[str, object] = {"job": job.name}
+        self._open[job.name] += 1
         outcome = "served"
         try:
-            if self._open[job] > MOST_OF_A_JOB or self._open.total() > MOST:
+            if self._open[job.name] > MOST_OF_A_JOB or self._open.total() > MOST:
                 raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too many connections are open")
             async with asyncio.timeout(HEAD_SECONDS):
                 request = parse_request(await _head(reader))
             about |= {"host": request.host, "port": request.port}
-            up_reader, up_writer, address = await self._connect(request)
+            up_reader, up_writer, address = await self._connect(request, job)
             about["address"] = str(address)
             try:
                 if request.head:
@@ -202,21 +201,28 @@ class DataProxy:
                 await _answer(writer, refusal.status, str(refusal))
         finally:
             await _close(writer)
-            self._open[job] -= 1
+            self._open[job.name] -= 1
             self._open += Counter()  # forgets those with none
             about |= {"sent_bytes": flow.sent, "received_bytes": flow.received}
             log.info(outcome, extra=about | {"seconds": round(monotonic() - begun, 3)})
 
-    def _is_for_cache(self, request: Request) -> bool:
-        target = request.host, request.port
+    def _is_for_cache(self, request: Request, job: Known) -> bool:
+        """Whether it is for a door of the cache that this training may use."""
+        if not self._cache:
+            return False
+        mine, target = self._cache.passed(job.doors), (request.host, request.port)
         if request.head:
-            return target == self._cache_status and request.head.startswith(_FRESH)
-        return target in self._cache
+            asked = _FRESH.match(request.head)
+            known = asked and int(asked[1]) in [door.number for door in mine]
+            return bool(known) and target == parse_target(self._cache.status)
+        return target in [self._cache.at(door) for door in mine]
 
-    async def _connect(self, request: Request) -> tuple[StreamReader, StreamWriter, Address]:
+    async def _connect(
+        self, request: Request, job: Known
+    ) -> tuple[StreamReader, StreamWriter, Address]:
         """A connection to an address that may be reached for this request, else RefusedError."""
         host, port = request.host, request.port
-        for_cache = self._is_for_cache(request)
+        for_cache = self._is_for_cache(request, job)
         if not for_cache and not self._hosts.allow(host, port):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,

@@ -15,7 +15,7 @@ class Order:
     """One training to start: ``home`` is the job's folder, ``cwd`` the uploaded one.
 
     ``cpus`` are cores, ``memory`` is bytes; files, labels, model and params are as submitted.
-    ``paths`` are the folders of grid data that it may read, None: all that the cache reads.
+    ``paths`` are the folders of grid data that its owner's groups may read, None: all.
     """
 
     process_name: str

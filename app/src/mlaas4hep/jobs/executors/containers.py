@@ -26,10 +26,8 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlaas4hep.core.errors import MlaasError, UsageError
-from mlaas4hep.core.origins import PATHS, TOKEN
 from mlaas4hep.core.settings import JobSettings
 from mlaas4hep.core.units import GiB, size
-from mlaas4hep.jobs.data_tokens import data_token, read_token_key
 from mlaas4hep.jobs.executors.base import (
     ExecutorAwayError,
     JobStatus,
@@ -92,7 +90,6 @@ class ContainerExecutor:
         self._store = str(settings.store.absolute())
         self._user = _user(settings.store)
         self._data_proxy = Path(settings.data_proxy).absolute()
-        self._token_key = read_token_key(settings) if settings.data_paths else None
         _check_network(settings.job_network)
 
     @cached_property
@@ -143,6 +140,7 @@ class ContainerExecutor:
         biggest_file = settings.max_job_disk_bytes
         local_only = settings.job_offline or settings.job_network == "none"
         way_out = self._way_out(order) if local_only else []
+        cache = settings.cache
         return {
             "name": self._name(order.home),
             "labels": {"mlaas4hep.store": self._store, "mlaas4hep.job": order.process_name},
@@ -158,7 +156,7 @@ class ContainerExecutor:
             "environment": environment
             | {"HOME": TEMPORARY, "TMPDIR": TEMPORARY}
             | (proxies() if way_out else {})
-            | (self._cache_environment(order) if way_out else {}),
+            | (cache.environment(cache.open_to(order.paths)) if cache and way_out else {}),
             # Its user and privileges: those of an ordinary user, or less.
             "user": "{}:{}".format(*self._user),
             "cap_drop": ["ALL"],
@@ -203,20 +201,13 @@ class ContainerExecutor:
         if not reads_remote(order.cwd, order, grid=bool(cache)):
             return []
         until = time.time() + settings.max_job_seconds + _GRACE_SECONDS
-        line = credential(read_key(self._data_proxy), order.process_name, until)
-        tunnels = cache.tunnels() if cache else {}
-        return relay("python3", self._data_proxy / SOCKET, line, tunnels=tunnels)
-
-    def _cache_environment(self, order: Order) -> dict[str, str]:
-        """How it reads through the cache, and what it may read there."""
-        cache = self._settings.cache
+        key, name = read_key(self._data_proxy), order.process_name
         if not cache:
-            return {}
-        may = {} if order.paths is None else {PATHS: ",".join(order.paths)}
-        if order.paths and self._token_key:
-            until = time.time() + self._settings.max_job_seconds + _GRACE_SECONDS
-            may[TOKEN] = data_token(self._token_key, order.process_name, order.paths, until)
-        return cache.environment() | may
+            return relay("python3", self._data_proxy / SOCKET, credential(key, name, until))
+        doors = cache.open_to(order.paths)
+        line = credential(key, name, until, cache.pass_for(doors))
+        tunnels = cache.tunnels(doors)
+        return relay("python3", self._data_proxy / SOCKET, line, tunnels=tunnels)
 
     def look(self, home: Path) -> JobStatus:
         """The status of a training: what the engine says about its container.
