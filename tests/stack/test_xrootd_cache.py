@@ -1,37 +1,71 @@
-"""The cache of the grid's files and the renewer of its proxy: put up, fed, kept apart, taken away.
+"""The grid's files in the stack: a training reads them through the cache, with the service's proxy.
 
-The machine has neither before and after: other tests count its containers.
+The machine has neither cache nor renewer before and after: other tests count its containers.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scenario import play
+from test_confinement import looked
+from trainings import WAITS, Trainings
 from vm import VM
 
-from support.machine import ROOT
+from support.machine import ROOT, docker, neighbour
+from support.user import Files
 from support.waiting import until
 
 sys.path.append(str(ROOT / "tests/parts"))
-from xrootd import Pki
+from xrootd import Pki, XRootD, gsi_origin
 
 CACHE, RENEWER = "mlaas4hep-xrootd-cache", "mlaas4hep-x509-renewer"
 X509 = "/var/lib/mlaas4hep/x509"
 CERTIFICATE, PROXY = f"{X509}/private/certificate.pem", f"{X509}/shared/proxy.pem"
 AUTHORITIES = "/etc/grid-security/certificates"
-KEY = "/etc/mlaas4hep/data-tokens/key.pem"
-GRID: dict[str, Any] = {
-    "mlaas4hep_xrootd_origins": ["10.213.0.1:1094"],  # nobody is there
-    "mlaas4hep_xrootd_cache_gib": 1,
-    "mlaas4hep_data_paths": {"physicists": ["/store/"]},
-    "mlaas4hep_grid_ca_folder": AUTHORITIES,
-    "x509_renewer_settings": {"fetch_crl_hours": 0},
-}
+HOST = "origin.test"
+NAME = "grid"
+ASKS = """
+from urllib.request import urlopen
+print(urlopen("http://127.0.0.1:8085/metrics").read().decode())
+"""
+# What a user's own code tries: the credential, other doors of the cache, and ways around it.
+HOSTILE = """
+import json, os, urllib.request
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+def read(path):
+    return open(path).read(10)
+
+def fetched(url):
+    return urllib.request.urlopen(url, timeout=20).read(60)
+
+def opened(url):
+    from XRootD import client
+    status, _ = client.File().open(url, timeout=10)
+    if not status.ok:
+        raise OSError(status.message)
+    return "opened"
+
+def tried(do, *words):
+    try:
+        return [True, str(do(*words))]
+    except (OSError, ValueError) as error:
+        return [False, str(error)]
+
+def model(idim):
+    ways = {"read": read, "fetch": fetched, "open": opened}
+    attempts = json.load(open("attempts.json"))
+    found = [[way, thing, *tried(ways[way], thing)] for way, thing in attempts]
+    print("FOUND " + json.dumps(found))
+    return HistGradientBoostingClassifier(max_iter=5)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +73,41 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki(tmp_path_factory.mktemp("grid") / "pki")
 
 
-def test_the_stack_is_up_before_there_is_a_certificate(vm: VM, pki: Pki, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def origin(pki: Pki) -> Iterator[XRootD]:
+    """A server of the grid on another machine, which lets in who shows alice's proxy."""
+    with neighbour("--network-alias", HOST) as there:
+        process = docker("inspect", "--format", "{{.State.Pid}}", there.name)
+        with gsi_origin(pki, host=HOST, network=Path(f"/proc/{process}/ns/net")) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def site(origin: XRootD) -> dict[str, Any]:
+    return {
+        "mlaas4hep_xrootd_origins": [f"{HOST}:{origin.port}"],
+        "mlaas4hep_xrootd_cache_gib": 1,
+        "mlaas4hep_data_paths": {"physicists": ["/store/physics/"], "others": ["/store/others/"]},
+        "mlaas4hep_grid_ca_folder": AUTHORITIES,
+        "x509_renewer_settings": {"fetch_crl_hours": 0},
+    }
+
+
+@pytest.fixture(scope="module")
+def trainings(vm: VM, files: Files) -> Trainings:
+    return Trainings(vm, files.upload)
+
+
+def test_the_stack_is_up_before_there_is_a_certificate(
+    vm: VM, pki: Pki, site: dict[str, Any], tmp_path: Path
+) -> None:
     """And says what it waits for; a second run changes nothing."""
     vm.put(pki.ca_folder, AUTHORITIES)
-    played = play(tmp_path, **GRID)
+    played = play(tmp_path, **site)
     assert "waiting for a certificate" in played.text
     assert "mlaas4hep-x509 import" in played.text
     assert vm.healthy(CACHE, RENEWER)
-    assert play(tmp_path, **GRID).changed == []
+    assert play(tmp_path, **site).changed == []
 
 
 def test_one_command_gives_it_the_certificate(vm: VM, pki: Pki, tmp_path: Path) -> None:
@@ -96,17 +157,76 @@ def test_their_metrics_are_for_the_sites_prometheus_only(vm: VM) -> None:
         assert metric not in vm.run(f"curl -ks {url.format(name)}", check=False)
 
 
-def test_another_key_of_the_runner_reaches_the_cache(vm: VM, tmp_path: Path) -> None:
-    vm.run(f"rm {KEY}")
-    changed = play(tmp_path, "--tags", "mlaas4hep_configure,xrootd_cache", **GRID).changed
-    assert changed == [
-        "Key that signs what a training may read, made once on this host",
-        "Public key of the tokens that trainings show",
-        f"Run {CACHE}",
+def test_a_training_reads_files_at_the_origin(
+    vm: VM, files: Files, origin: XRootD, trainings: Trainings
+) -> None:
+    """By GSI through the cache; once they are there, also when the origin is away."""
+    names = (files.upload / "files.txt").read_text().splitlines()
+    urls = [origin.put(files.upload / name, f"physics/{name}") for name in names]
+    trainings.upload(
+        NAME, (files.upload / "model.py").read_text(), **{"files.txt": "\n".join(urls)}
+    )
+    row = trainings.ended(job := trainings.submit(NAME))
+    shown = (trainings.log(job), vm.run(f"docker logs --tail 50 {CACHE}"))
+    assert row["state"] == "succeeded", (row, *shown)
+    assert cached(vm, "miss") > 0
+
+    origin.stop()
+    row = trainings.ended(job := trainings.submit(NAME))
+    assert row["state"] == "succeeded", (row, trainings.log(job))
+    assert "may be old, as its server doesn't tell" in trainings.log(job)
+    assert cached(vm, "hit") > 0
+    origin.start()
+
+
+def test_a_proxy_is_swapped_and_a_cache_killed_while_a_training_runs(
+    vm: VM, trainings: Trainings
+) -> None:
+    trainings.upload(f"{NAME}_waits", WAITS, **{"files.txt": text(vm)})
+    job = trainings.begin(f"{NAME}_waits")
+    before = vm.run(f"sha256sum {PROXY}")
+    vm.run("mlaas4hep-x509 import /root/grid/usercert.pem /root/grid/userkey.pem")
+    until("there is another proxy", lambda: vm.run(f"sha256sum {PROXY}", check=False) != before)
+    vm.run(f"kill -9 {vm.inspect(CACHE)['State']['Pid']}")
+    until("the cache is well", lambda: vm.healthy(CACHE))
+    trainings.release(f"{NAME}_waits")
+    row = trainings.ended(job)
+    assert row["state"] == "succeeded", (row, trainings.log(job))
+
+
+def test_a_hostile_training_gets_neither_credential_nor_others_files(
+    vm: VM, origin: XRootD, trainings: Trainings, files: Files
+) -> None:
+    secret = origin.put(files.upload / "params.json", "others/secret.root")
+    own = origin.url.replace(f"{HOST}:{origin.port}", "127.0.0.1:1094")
+    other = origin.url.replace(f"{HOST}:{origin.port}", "127.0.0.1:1095")
+    [mine, *_] = text(vm).splitlines()
+    attempts = [
+        ["open", mine.replace(f"{HOST}:{origin.port}", "127.0.0.1:1094")],  # may be
+        ["open", f"{other}/others/secret.root"],  # the relay has no such port
+        ["open", f"{own}/others/secret.root"],
+        ["open", f"{own}/physics/../others/secret.root"],
+        ["open", f"{own}/physics/../../etc/passwd"],
+        ["open", secret],
+        *[["fetch", f"https://xrootd-cache:{port}/"] for port in (1095, 1096)],
+        ["fetch", "http://xrootd-cache:8085/metrics"],
+        ["fetch", "http://xrootd-cache:8085/fresh?door=0&path=/store/others/secret.root"],
+        ["fetch", "http://x509-renewer:8085/metrics"],
+        ["read", PROXY],
+        ["read", CERTIFICATE],
     ]
-    given = vm.run("cat /etc/mlaas4hep/xrootd-cache/data-token.pem")
-    assert given == vm.run(f"openssl pkey -in {KEY} -pubout")
-    assert vm.run(f"stat -c '%U %a' {KEY}") == "mlaas4hep 600"
+    files_txt = {"files.txt": text(vm), "attempts.json": json.dumps(attempts)}
+    trainings.upload(f"{NAME}_hostile", HOSTILE, **files_txt)
+    row = trainings.ended(job := trainings.submit(f"{NAME}_hostile"))
+    assert row["state"] == "succeeded", (row, trainings.log(job))
+    found = looked(trainings.log(job))
+    assert len(found) == len(attempts)
+    assert [attempt[2] for attempt in found] == [True, *[False] * (len(found) - 1)], found
+
+    trainings.upload(f"{NAME}_others", WAITS, **{"files.txt": f"{secret}\n"}, go="")
+    row = trainings.ended(trainings.submit(f"{NAME}_others"))
+    assert row["state"] == "failed"
+    assert "your groups may read below /store/physics/ only" in row["reason"], row
 
 
 def test_without_a_server_both_are_gone_and_the_certificate_stays(vm: VM, tmp_path: Path) -> None:
@@ -117,5 +237,17 @@ def test_without_a_server_both_are_gone_and_the_certificate_stays(vm: VM, tmp_pa
     assert vm.ended("test -e /usr/local/sbin/mlaas4hep-x509").returncode != 0
     assert vm.ended("test -e /var/lib/mlaas4hep/xrootd-cache").returncode != 0
     vm.run(f"test -e {CERTIFICATE}")
-    assert play(tmp_path).changed == []
     vm.run("rm -r /etc/grid-security /root/grid")
+
+
+def cached(vm: VM, kind: str) -> float:
+    """Bytes that trainings got from the cache's disk (hit) or from the origin (miss)."""
+    lines = vm.run(f"docker exec {CACHE} python -c '{ASKS}'").splitlines()
+    start = "mlaas4hep_xrootd_cache_read_bytes_total{"
+    mine = [line for line in lines if line.startswith(start) and f'kind="{kind}"' in line]
+    return sum(float(line.split()[-1]) for line in mine)
+
+
+def text(vm: VM) -> str:
+    """The list of the files at the origin that an earlier training had."""
+    return vm.run(f"cat /tmp/trainings/{NAME}/files.txt")

@@ -47,13 +47,16 @@ class Program:
     env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     since: int = 0
+    network: Path | None = None
+    """The network namespace to run in, if not this computer's: /proc/PID/ns/net."""
 
     def start(self) -> None:
         self.log.touch()
         self.since = self.log.stat().st_size
         as_user = ("--reuid", USER, "--regid", USER, "--clear-groups") if os.geteuid() == 0 else ()
         # It dies with the thread that starts it, even if the tests are killed.
-        words = ("setpriv", "--pdeathsig", "KILL", *as_user, *self.words)
+        inside = ("nsenter", f"--net={self.network}") if self.network else ()
+        words = (*inside, "setpriv", "--pdeathsig", "KILL", *as_user, *self.words)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(word) for word in words],

@@ -19,12 +19,15 @@ class XRootD(Server):
 
     https: str = ""
 
-    def __init__(self, name: str, *templates: str, **values: object) -> None:
+    def __init__(
+        self, name: str, *templates: str, host: str = "localhost", **values: object
+    ) -> None:
         super().__init__(name)
+        self.host = host
         self.port = free_port()
         self.data = self.folder / "data/store"
         self.data.mkdir(parents=True)
-        self.url = f"root://localhost:{self.port}//store"
+        self.url = f"root://{host}:{self.port}//store"
         self.configuration = self.folder / "server.cfg"
         values |= {"port": self.port, "folder": self.folder, "data": self.data.parent}
         self.configuration.write_text(configuration("base", *templates, **values))
@@ -35,7 +38,7 @@ class XRootD(Server):
         env = {
             "X509_CERT_DIR": str(self.folder / "certificates"),
             "X509_VOMS_DIR": str(self.folder / "vomsdir"),
-            "XRDHOST": "localhost",
+            "XRDHOST": self.host,
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
         words = (name, "-I", "v4", "-c", self.configuration)
@@ -43,7 +46,7 @@ class XRootD(Server):
 
     def identify(self, pki: Pki) -> None:
         """Give it a host certificate, and the authorities."""
-        certificate, key = pki.host()
+        certificate, key = pki.host(self.host)
         shutil.copy(certificate, self.folder / "host.pem")
         shutil.copy(key, self.folder / "host.key")
         shutil.copytree(pki.ca_folder, self.folder / "certificates")
@@ -62,12 +65,22 @@ def plain_origin() -> XRootD:
 
 
 def gsi_origin(
-    pki: Pki, *, users: tuple[str, ...] = ("alice",), with_https: bool = False
+    pki: Pki,
+    *,
+    users: tuple[str, ...] = ("alice",),
+    with_https: bool = False,
+    host: str = "localhost",
+    network: Path | None = None,
 ) -> XRootD:
-    """With X.509: only these users may read; with HTTPS, by that, too (``https``)."""
+    """With X.509: only these users may read; with HTTPS, by that, too (``https``).
+
+    It may be another ``host``, in the ``network`` namespace of a container of that name.
+    """
     port = free_port()
     more = ("https", "gridmap") if with_https else ()
-    server = XRootD("gsi", "gsi", *more, https_port=port)
+    server = XRootD("gsi", "gsi", *more, host=host, https_port=port)
+    for program in server.programs:
+        program.network = network
     server.https = f"https://localhost:{port}/store" if with_https else ""
     _accept(server, pki, users)
     server.own()
