@@ -193,6 +193,10 @@ SECRET = re.compile("secret|token|passw|key|auth|credential")
 NO_SECRETS = {
     "gateway_acme_eab_key_id": "the public name of a key",
     "gateway_certificate_key": "a path",
+    "x509_renewer_token_issuer": "an address",
+    "x509_renewer_token_client": "the public name of a client",
+    "x509_renewer_token_scope": "what may be read",
+    "x509_renewer_token_audience": "an address",
 }
 
 
