@@ -197,6 +197,30 @@ def test_a_file_that_was_replaced_is_named(
 
 
 @pytest.mark.grid
+def test_a_file_that_was_replaced_while_all_of_it_was_read_is_named(
+    folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
+) -> None:
+    """After each pass the cache is asked; that it is away by then is no reason to fail."""
+    plain.put(small_files[0], "cached/d.root")
+    url = "root://data.example.org//store/cached/d.root"
+    seldom = READ.replace("LOOK_SECONDS = 0", "LOOK_SECONDS = 1e9")
+    confirmed = seldom.replace(
+        "print(json.dumps([file.uuid",
+        "file.read(['x']); file.check_unchanged(); print(json.dumps([file.traffic.evictions",
+    )
+    status.say("evicted", "same")
+    assert said(folder, cache, url, code=confirmed)[0][0][0] == 1
+    status.say("same", "evicted")
+    [error], _ = said(folder, cache, url, code=confirmed)
+    assert f"{url} was replaced while it was read" in error
+    status.say("same")
+    status.answers.append((500, {}))
+    found, warned = said(folder, cache, url, code=confirmed)
+    assert found[0][0] == 0
+    assert f"{url}: nobody tells whether it was replaced" in warned
+
+
+@pytest.mark.grid
 def test_what_is_cached_is_read_while_its_server_is_away(
     folder: Path, cache: Cache, plain: XRootD, status: Status, small_files: list[Path]
 ) -> None:
@@ -206,6 +230,8 @@ def test_what_is_cached_is_read_while_its_server_is_away(
     found, warned = said(folder, cache, url)
     assert found[0][1]
     assert f"{url}: what is cached of it may be old, as its server doesn't tell: away" in warned
+    [error], _ = said(folder, cache, "root://other.example.org:1095//store/e.root")
+    assert "(its server, as the cache says: away)" in error
     status.say("", code=404)
     [error], _ = said(folder, cache, url)
     assert "the cache doesn't read that folder" in error

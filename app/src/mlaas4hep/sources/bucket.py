@@ -68,6 +68,9 @@ class BucketConnection:
         ((self.head,),) = self._all([[(0, HEAD_BYTES)]])
         self.versioned = bool(self._version)
 
+    def confirm(self) -> None:
+        """Each read says so itself."""
+
     def close(self) -> None:
         """Nothing is open: other files use the same connections."""
 

@@ -45,6 +45,8 @@ class CachedFile:
         asked = {"door": door.number, "path": _path(url).partition("?")[0]}
         self._question = urllib.request.Request(f"{doors.status}/fresh?{urlencode(asked)}")  # noqa: S310
         state, reason, self._version = self._ask()
+        self.away = f" (its server, as the cache says: {reason})" if state == "unknown" else ""
+        self.was_evicted = state == "evicted"
         if state == "evicted":
             _log.warning("%s was replaced at its server: it is read anew", url)
         elif state == "in use":
@@ -56,9 +58,9 @@ class CachedFile:
                 "%s: what is cached of it may be old, as its server doesn't tell: %s", url, reason
             )
 
-    def check(self) -> None:
+    def check(self, *, now: bool = False) -> None:
         """ReplacedError if the file was replaced since it was opened; asks now and then only."""
-        if monotonic() < self._looked + LOOK_SECONDS:
+        if not now and monotonic() < self._looked + LOOK_SECONDS:
             return
         state, _, version = self._ask()
         if state == "unknown":

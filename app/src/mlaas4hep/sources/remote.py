@@ -7,6 +7,7 @@ else nothing. RemoteSource, through which uproot gets every byte, acts on that.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from mlaas4hep.sources.credentials import X509, Bearer, bearer_token, x509_proxy
 from mlaas4hep.sources.names import missing
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _failing: set[str] = set()
 """Servers that failed when they were last asked: other replicas than theirs come first."""
 _silent: dict[str, float] = {}
@@ -140,13 +142,15 @@ class Traffic:
     """What was read of a file since it was opened, and what got in the way.
 
     ``retries`` are further tries after failures, ``renewals`` how often another token was found
-    than before, ``replica`` the URL or path that is being read.
+    than before, ``evictions`` how often an older version of the file was dropped from the
+    installation's cache, ``replica`` the URL or path that is being read.
     """
 
     bytes: int = 0
     requests: int = 0
     retries: int = 0
     renewals: int = 0
+    evictions: int = 0
     replica: str = ""
 
 
@@ -165,6 +169,9 @@ class Connection(Protocol):
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
+
+    def confirm(self) -> None:
+        """ReplacedError if the file was replaced by now, where no read says so."""
 
     def close(self) -> None:
         """Give the connection back; never fails."""
@@ -327,6 +334,17 @@ class RemoteSource(Source):  # type: ignore[misc]
         self.traffic.replica = url
         self.traffic.bytes += len(connection.head)
         return connection
+
+    def confirm(self) -> None:
+        """FileError if the file was replaced while it was read, up to now."""
+        if not self._connection:
+            return
+        try:
+            self._connection.confirm()
+        except ReplacedError as error:
+            raise self._replaced(self.traffic.replica, error) from None
+        except PassingError as error:
+            _log.warning("%s: nobody tells whether it was replaced: %s", self._file_path, error)
 
     def _disconnect(self) -> None:
         if self._connection:

@@ -181,13 +181,15 @@ class RootFile:
             )
 
     def check_unchanged(self) -> None:
-        """FileError if somebody wrote into the local file, or a friend, since it was opened.
+        """FileError if somebody wrote into the file, or a friend, since it was opened.
 
-        What was read may then be of two versions. Of a file that another one replaced (``mv``), or
-        that was removed, the old content is still read: ``is_replaced``. Of a remote file each
-        read checks it.
+        What was read may then be of two versions. Of a local file that another one replaced
+        (``mv``), or that was removed, the old content is still read: ``is_replaced``. Of a remote
+        file each read checks it, but of one that is read through a cache.
         """
         for file in (self, *self.friends.values()):
+            if isinstance(source := file._file.file.source, RemoteSource):
+                source.confirm()
             if file._descriptor >= 0 and _state(file._descriptor) != file._opened_as:
                 error = FileError(
                     f"{file._path} was changed while it was read", "Train when it is complete."

@@ -107,6 +107,9 @@ class WebConnection:
             self.close()
             raise
 
+    def confirm(self) -> None:
+        """Each read says so itself."""
+
     def close(self) -> None:
         """Close the connections, if no other file uses them."""
         with contextlib.suppress(Exception):

@@ -72,6 +72,7 @@ class XRootDConnection:
         self.versioned = bool(self._cached)
         if self._cached:
             self._url = self._cached.url
+            traffic.evictions += self._cached.was_evicted
         self.token = _token(url)
         self._file = client.File()
         try:
@@ -86,13 +87,20 @@ class XRootDConnection:
             self._most = _readv_limits(client, self._file.get_property("DataServer"))
             self.size: int = self._call(self._file.stat, timeout=self._seconds).size
             (self.head,) = self.read([(0, min(HEAD_BYTES, self.size))])
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if self._cached and isinstance(error, PassingError | DeniedError):
+                error.args = (f"{error}{self._cached.away}",)
             raise
 
     @property
     def _seconds(self) -> int:
         return max(1, round(self._patience.request))
+
+    def confirm(self) -> None:
+        """ReplacedError if the cache finds now that the file was replaced since it was opened."""
+        if self._cached:
+            self._cached.check(now=True)
 
     def close(self) -> None:
         """Close the file without waiting for the server."""
