@@ -71,7 +71,7 @@ LISTS = ("identifier", "selected_branches", "exclude_branches", "observers")
 
 
 def _key(default: Any, example: Any, expected: str, description: str, **limits: Any) -> Any:
-    extra = {"expected": expected}
+    extra: dict[str, Any] = {"expected": expected}
     return Field(
         default, description=description, examples=[example], json_schema_extra=extra, **limits
     )
