@@ -269,7 +269,7 @@ ORDINARY_SHAPES = {
     "mass": lambda random, n: 91 + 1.25 * random.standard_cauchy(n).clip(-36, 400),
     "energy": lambda random, n: random.lognormal(3, 1.5, n),
     "chi2": lambda random, n: random.chisquare(1, n),
-    "n": lambda random, n: random.geometric(0.3, n).astype(np.int32),
+    "count": lambda random, n: random.geometric(0.3, n).astype(np.int32),
     "rare": lambda random, n: (random.random(n) < 0.004).astype(np.int32) * 7,
     "muon": lambda random, n: np.where(random.random(n) < 0.97, 0, random.exponential(3e4, n)),
     "tau": lambda random, n: np.where(random.random(n) < 0.996, -1, random.exponential(3e4, n)),
