@@ -354,7 +354,9 @@ def _measured(
         metrics = measure_target(answers[:, 0], _true(truth, target), target, weights)
         return metrics, weaknesses_of(metrics)
     metrics = measure(answers, truth, task.classes, weights)
-    return metrics, weaknesses(metrics, task.counts[:, TRAIN].tolist(), task.params.class_balance)
+    weighted = task.totals.weights.sum(axis=0)[:, TRAIN].tolist() if task.weights else None
+    trained, balanced = task.counts[:, TRAIN].tolist(), task.params.class_balance
+    return metrics, weaknesses(metrics, trained, balanced, weighted)
 
 
 def _true(truth: Truth, target: Target) -> NDArray[np.float64]:
