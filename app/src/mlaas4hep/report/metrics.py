@@ -132,9 +132,9 @@ def weaknesses(
             others = [each for each, of in classes.items() if of["predicted"]]
             only = f"the model predicts {others[0]!r} only" if len(others) == 1 else "it isn't rare"
             warnings.append(
-                f"the class {name!r} {has}, but its efficiency in the test is 0 {test}: {only}. Look"
-                " at the loss in the report: if it doesn't fall, change the learning rate or the"
-                " model, else train more epochs; or the features don't tell this class"
+                f"the class {name!r} {has}, but its efficiency in the test is 0 {test}: {only}."
+                " Look at the loss in the report: if it doesn't fall, change the learning rate or"
+                " the model, else train more epochs; or the features don't tell this class"
             )
     return warnings
 
