@@ -291,7 +291,8 @@ def _refuse_other_formats(request: TrainRequest) -> None:
         raise UsageError(
             f"--preproc {request.preproc}: preprocessing(rec) is for JSON and CSV records only; "
             "predictions couldn't repeat it, as TFaaS runs no user code",
-            "Put the transformation into the model, as its first layers.",
+            'Compute what you need of branches by "new_variables" in params.json, which predictions'
+            " repeat, or in the model's first layers.",
         )
 
 
