@@ -42,11 +42,17 @@ def params() -> str:
 
 
 def _table(title: str, text: str, fields: dict[str, FieldInfo]) -> str:
-    rows = [f"| `{name}` | {_default(f)} | {f.description} |" for name, f in fields.items()]
+    with_examples = any(field.examples for field in fields.values())
+    rows = [
+        f"| `{name}` | {_default(f)} | {f.description} |"
+        + (f" `{json.dumps(name)}: {json.dumps(f.examples[0])}` |" if f.examples else "")
+        for name, f in fields.items()
+    ]
     about = [text, ""] if text else []
-    return "\n".join(
-        [title, "", *about, "| name | default | meaning |", "|---|---|---|", *rows, ""]
-    )
+    head = "| name | default | meaning |", "|---|---|---|"
+    if with_examples:
+        head = head[0] + " example |", head[1] + "---|"
+    return "\n".join([title, "", *about, *head, *rows, ""])
 
 
 def command_line() -> str:

@@ -55,6 +55,18 @@ def test_every_setting_and_key_says_what_it_is() -> None:
         assert len(set(said)) == len(said)
 
 
+def test_every_key_has_an_example_that_is_valid_and_no_default(tmp_path: Path) -> None:
+    shown = re.findall(r"^\| `(\w+)` .* `(\"\w+\": .*)` \|$", GENERATE.params(), re.M)
+    assert [name for name, _ in shown] == list(GENERATE.Params.model_fields)
+    path = tmp_path / "params.json"
+    needed = {"allow_missing": {"skip_bad_files": True}}  # it says so
+    for name, example in shown:
+        path.write_text(f"{{{example}}}")
+        before = GENERATE.Params(**needed.get(name, {}))
+        params, _ = GENERATE.Params.load(path, needed.get(name))
+        assert {key for key, value in params if value != getattr(before, key)} == {name}
+
+
 def test_every_setting_is_in_one_section() -> None:
     named = re.findall(r"^\| `MLAAS4HEP_(\w+)`", GENERATE.settings(), re.M)
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)

@@ -20,3 +20,17 @@ def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
         timeout=60,
     )
     assert not any(tmp_path.rglob("deviceid"))
+
+
+LIGHT = """
+import sys, mlaas4hep
+assert not {"numpy", "uproot", "awkward", "mlaas4hep.training"} & set(sys.modules)
+assert not hasattr(mlaas4hep, "open_files")
+from mlaas4hep import open_data
+assert open_data is sys.modules["mlaas4hep.training.library"].open_data
+assert not {"tensorflow", "onnxruntime"} & set(sys.modules)
+"""
+
+
+def test_open_data_has_a_short_name_that_costs_nothing_until_it_is_used() -> None:
+    subprocess.run([sys.executable, "-c", LIGHT], check=True, timeout=60)

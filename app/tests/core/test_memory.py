@@ -35,3 +35,16 @@ def test_the_least_limit_above(
     assert memory_limit() is None
     monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "none")
     assert memory_limit() is None
+
+
+def test_the_limit_of_version_1(tmp_path: Path, monkeypatch: Any) -> None:
+    """Where both are mounted, memory belongs to one of them."""
+    (tmp_path / "memory/a").mkdir(parents=True)
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (tmp_path / "memory/a/memory.limit_in_bytes").write_text("2147483648\n")
+    (tmp_path / "own").write_text("13:hugetlb:/\n4:memory:/a\n0::/\n")
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    assert memory_limit() == 2 << 30
+    (tmp_path / "own").write_text("4:memory:/\n0::/\n")
+    assert memory_limit() is None

@@ -127,6 +127,31 @@ def test_a_range_beyond_float64_and_one_below_float32() -> None:
     assert rows.tolist() == [[0, 0], [0.5, 0.5], [1, 1]]
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_denormals_are_numbers_like_others(kind: Any) -> None:
+    """Of a range of denormals alone, and beside ordinary values, which make them the least."""
+    tiny = np.finfo(kind).smallest_subnormal
+    few = np.array([0, 1, 2, 3, 8]) * tiny
+    events = {
+        "all": few.astype(kind),
+        "below": -few.astype(kind),
+        "lists": lists([few[1], few[4]], [], [few[3]], [few[2]], [0], dtype=kind),
+        "some": np.array([0, tiny, 1, 2, np.finfo(kind).tiny / 2], kind),
+    }
+    specs = specs_of(events)
+    assert (specs.minv["all"], specs.maxv["all"]) == (0, 8 * float(tiny))
+    assert (specs.minv["below"], specs.maxv["below"]) == (-8 * float(tiny), 0)
+    assert (specs.minv["lists"], specs.maxv["lists"]) == (0, 8 * float(tiny))
+    rows = dict(zip(specs.columns, Encoder(specs).encode(events).T.tolist(), strict=True))
+    assert rows["all"] == [0, 0.125, 0.25, 0.375, 1]
+    assert rows["below"] == [1, 0.875, 0.75, 0.625, 0]
+    assert rows["lists_0"] == [0.125, 0, 0.375, 0.25, 0]
+    assert rows["lists_1"] == [1, 0, 0, 0, 0]
+    assert rows["some"][2:4] == [0.5, 1]
+    assert rows["some"][0] == 0
+    assert max(rows["some"][1], rows["some"][4]) < 1e-37
+
+
 def test_float32_with_a_range_found_in_doubles() -> None:
     specs = Specs("t", ["x"], [], {"x": 1e9 + 0.25}, {"x": 1e9 + 64.25}, {})
     rows = Encoder(specs).encode({"x": np.array([1e9 + 64], np.float32)})

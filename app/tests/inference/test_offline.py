@@ -74,6 +74,24 @@ def test_branches_that_are_absent_are_all_named_with_the_file(tmp_path: Path) ->
     assert "Did you mean 'jet_pt'" in error.value.remedy
 
 
+def test_a_branch_that_is_a_list_only_here_or_only_in_the_training(tmp_path: Path) -> None:
+    answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
+    lists = ak.Array([[1.0, 2.0], [], [3.0]])
+    for name, content in {
+        "jagged.root": {"met": lists, "jet_pt": lists, "jet_eta": lists},
+        "flat.root": {"met": np.ones(3), "jet_pt": np.ones(3), "jet_eta": lists},
+    }.items():
+        path = write_tree(tmp_path / name, "Events", content | {"nJet": np.ones(3)})
+        with pytest.raises(DataError) as error:
+            list(predict_files([str(path)], "Events", NEEDED, answer, kinds=answer.kinds))
+        said = {
+            "jagged.root": "met is a list per event, but was one number per event",
+            "flat.root": "jet_pt is one number per event, but was a list per event",
+        }[name]
+        assert f"{name}: the branch {said} when the model was trained" in error.value.message
+        assert "train on files like this one" in error.value.remedy
+
+
 def test_a_file_that_is_written_to_while_it_is_predicted(tmp_path: Path) -> None:
     answer = LocalAnswers(Bundle.open(make_bundle(tmp_path)))
     path = write(tmp_path / "new.root", [2] * 10, [2] * 10)

@@ -166,6 +166,39 @@ def test_a_class_that_is_rare_or_never_found_is_named() -> None:
     assert weaknesses(none, [900, 100], balanced=False) == [told]
 
 
+def test_a_class_that_is_never_found_though_it_is_not_rare() -> None:
+    truth = np.array([0] * 51 + [1] * 49)
+    lost = measure(np.full((100, 1), 0.2, np.float32), truth, ["qcd", "higgs"])
+    for balanced in (False, True):
+        (warning,) = weaknesses(lost, [510, 490], balanced)
+        assert warning.startswith(
+            "the class 'higgs' has 49.00% of the training events (490 of 1000), but its efficiency"
+            " in the test is 0 (0 of 49 found): the model predicts 'qcd' only. Look at the loss"
+        )
+        assert "class_balance" not in warning
+        assert "more of its events" not in warning
+    (warning,) = weaknesses(lost, [990, 10], balanced=True)
+    assert "learning rate" in warning
+    of_three = np.array([0, 1, 2] * 20)
+    scores = np.eye(3, dtype=np.float32)[np.where(of_three == 2, 1, of_three)]
+    (warning,) = weaknesses(measure(scores, of_three, ["a", "b", "c"]), [20, 20, 20], False)
+    assert "the class 'c' has 33.33%" in warning
+    assert "(0 of 20 found): it isn't rare. Look" in warning
+
+
+def test_with_weights_a_class_is_rare_by_its_weights() -> None:
+    truth = np.array([0] * 90 + [1] * 10)
+    good = measure(truth[:, None].astype(np.float32), truth, ["qcd", "higgs"], np.ones(100))
+    assert weaknesses(good, [995, 5], False, [50.0, 50.0]) == []
+    (warning,) = weaknesses(good, [500, 500], False, [997.0, 3.0])
+    assert warning.startswith(
+        "the class 'higgs' has 0.30% of the weights of the training events (500 of 1000 events),"
+    )
+    assert weaknesses(good, [500, 500], True, [997.0, 3.0]) == []
+    # A sum that is negative is no part of anything: events are counted.
+    assert weaknesses(good, [500, 500], False, [997.0, -3.0]) == []
+
+
 def test_what_a_score_is_stands_in_the_metrics() -> None:
     two = measure(np.array([[0.2]], np.float32), np.array([1]), ["Higgs", "QCD"])
     assert two["score"] == "score = probability of class QCD"

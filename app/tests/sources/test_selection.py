@@ -88,6 +88,17 @@ def test_lists_of_lists_are_refused_with_the_way_out(real: RealFile) -> None:
     assert "ak.flatten" not in error.value.remedy
 
 
+@each("delphes")
+def test_the_parent_of_a_split_branch_is_said_to_be_that(real: RealFile) -> None:
+    """uproot gives its type as that of the number of its objects, int32_t."""
+    found = chosen([real.path], Selection("Delphes"))
+    parts = "of type TClonesArray, whose parts are branches of their own: neither numbers nor lists"
+    assert found.left_out["Jet"].startswith(parts)
+    assert not any("int32_t" in reason for reason in found.left_out.values())
+    with pytest.raises(UsageError, match=f"the branch Jet of .* is {parts}"):
+        chosen([real.path], Selection("Delphes", selected_branches=("Jet",)))
+
+
 @each("zmumu")
 def test_a_text_is_left_out_and_refused_by_name(real: RealFile) -> None:
     path = real.path

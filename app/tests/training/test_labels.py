@@ -23,6 +23,11 @@ from training.tasks import prepared, streamed
         (["sig", "bkg"], ["bkg", "sig"], [1, 0]),
         (["01", "2"], ["1", "2"], [0, 1]),
         (["1", "b"], ["1", "b"], [0, 1]),
+        (["+2", "01"], ["1", "2"], [1, 0]),
+        # What int() takes too, but nobody would write for a number, are names.
+        (["1_0", "10"], ["10", "1_0"], [1, 0]),
+        (["１", "1"], ["1", "１"], [1, 0]),
+        ([" 2", "2"], [" 2", "2"], [0, 1]),
     ],
 )
 def test_labels_per_file(
@@ -30,6 +35,14 @@ def test_labels_per_file(
 ) -> None:
     found = prepared(stack, two(tmp_path), labels).labels
     assert (found.names, found.per_file, found.branch) == (names, classes, None)
+
+
+@pytest.mark.parametrize("labels", [["01", "1"], ["+1", "1"], ["-0", "0"]])
+def test_a_number_that_is_written_in_two_ways(
+    tmp_path: Path, stack: ExitStack, labels: list[str]
+) -> None:
+    with pytest.raises(UsageError, match=r"'[-+0]*\d' and '\d' are the same number, \d"):
+        prepared(stack, two(tmp_path), labels)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import uproot
 
 from mlaas4hep.core.errors import UsageError
 from mlaas4hep.data import TEST, TRAIN, VALIDATION
 from mlaas4hep.demo.simulate import write_files
+from mlaas4hep.inference.offline import LocalAnswers, predict_files
+from mlaas4hep.models.bundle import Bundle
+from mlaas4hep.training.export import export
 from mlaas4hep.training.library import PARTS, open_data
 from real.files import written
 from real.write import ANALYSES
 from sources.plain import write_tree
-from training.root_files import content, two
+from training.root_files import content, two, write
 from training.tasks import streamed
+from training.test_train import SKLEARN, answers, run
 
 GUIDE = Path(__file__).parents[3] / "docs/how-to/library.md"
 CUTS: dict[str, Any] = {
@@ -204,3 +211,86 @@ def test_friends_give_the_rows_of_one_tree_with_all_branches(tmp_path: Path) -> 
     assert found[0][0][:3] == ["F.id", "first", "met"]
     for ours, wanted in zip(found[0][1:], found[1][1:], strict=True):
         np.testing.assert_array_equal(ours, wanted)
+
+
+@pytest.mark.parametrize("split", [{}, {"folds": 4}])
+def test_skimmed_files_move_no_event_that_is_known_by_its_identity(
+    tmp_path: Path, split: dict[str, int]
+) -> None:
+    """Fewer events, in another order, fewer branches, smaller clusters; of one file or of two."""
+    whole = [content(900, 1), content(600, 2)]
+
+    def parts(files: list[Path], labels: str | list[str]) -> dict[tuple[int, int], int]:
+        params = {"split": {"by": ["run", "id"], **split}, "identifier": ["run", "id"]}
+        found = {}
+        with open_data(files, labels, params) as data:
+            for rows in data.rows():
+                with uproot.open(files[rows.file]) as file:
+                    ids = file["Events"].arrays(["run", "id"], library="np")
+                for entry, part in zip(rows.entry.tolist(), rows.part.tolist(), strict=True):
+                    found[int(ids["run"][entry]), int(ids["id"][entry])] = part
+        return found
+
+    before = parts(
+        [write(tmp_path / f"{i}.root", each) for i, each in enumerate(whole)], ["0", "1"]
+    )
+    random = np.random.default_rng(5)
+    skims = []
+    for each in whole:
+        kept = random.permutation(np.flatnonzero(np.nan_to_num(each["met"]) > 30))
+        skims.append({name: each[name][kept] for name in ("run", "id", "met", "jet_pt", "half")})
+    files = [tmp_path / "skim0.root", tmp_path / "skim1.root"]
+    merged = tmp_path / "merged.root"
+    for path, contents in ((files[0], skims[:1]), (files[1], skims[1:]), (merged, skims[::-1])):
+        with uproot.recreate(path) as file:
+            kinds = {name: "var * float32" if name == "jet_pt" else a.dtype
+                     for name, a in skims[0].items()}  # fmt: skip
+            file.mktree("Events", kinds)
+            for each in contents:
+                for at in range(0, len(each["run"]), 70):
+                    file["Events"].extend({name: a[at : at + 70] for name, a in each.items()})
+    after = parts(files, ["0", "1"])
+    assert 300 < len(after) < len(before) == 1500
+    assert set(after.values()) == {TRAIN, VALIDATION, TEST}
+    assert after == {event: before[event] for event in after}
+    assert parts([merged], ["half"]) == after
+
+
+def test_names_that_are_not_ascii(tmp_path: Path) -> None:
+    """From ROOT files to specs, rows, a trained model, an export and predictions."""
+    random = np.random.default_rng(3)
+    for i, name in enumerate(("Untergrund_ö", "σήμα")):
+        counts = random.integers(0, 3, 300)
+        pt = random.exponential(20, 300).astype(np.float32) + 30 * i
+        eta = ak.unflatten(random.normal(size=counts.sum()).astype(np.float32), counts)
+        write_tree(tmp_path / f"{name}.root", "Events", {"µ_pt": pt, "Δη": eta, "weird 名": pt * 2})
+    params = {
+        "new_variables": {"µ_twice": "2 * µ_pt"},
+        "selection": "µ_pt > 5",
+        "max_vec_sizes": {"Δη": 2},
+        "weights": {"files": {"σήμα.root": 2, "*ö.root": 1}},
+    }
+    files = [str(tmp_path / "Untergrund_ö.root"), str(tmp_path / "σήμα.root")]
+    columns = ["nΔη", "weird 名", "µ_pt", "µ_twice", "Δη_0", "Δη_1"]
+    with open_data(files, ["ö", "σ"], params) as data:
+        assert data.columns == columns
+        assert data.classes == ["ö", "σ"]
+        rows = list(data.rows())
+        for name in ("x.npz", "x.parquet"):
+            export(data, tmp_path / name)
+    with np.load(tmp_path / "x.npz") as found:
+        assert found["columns"].tolist() == columns
+        assert found["classes"].tolist() == ["ö", "σ"]
+        np.testing.assert_array_equal(found["x"], np.concatenate([each.x for each in rows]))
+    assert pq.read_schema(tmp_path / "x.parquet").names[:6] == columns
+    result = run(tmp_path, ",".join(files), "ö,σ", SKLEARN, **params)
+    assert result.metrics["auc"] > 0.8
+    bundle = Bundle.open(result.bundle, verify=True)
+    assert bundle.columns == columns
+    answer = LocalAnswers(bundle)
+    [(scores, _)] = predict_files(
+        files[:1], "Events", list(answer.kinds), answer, kinds=answer.kinds
+    )
+    kept = rows[0].entry
+    expected = answers(result.bundle, rows[0].x)
+    np.testing.assert_array_equal(scores[kept], expected)

@@ -406,12 +406,12 @@ def test_what_the_list_says_of_a_file_counts(
     assert task.weights.per_file == [2, 2, 2]
 
 
-def test_a_label_written_in_two_ways_is_one_class(tmp_path: Path, stack: ExitStack) -> None:
-    """The only file labelled 01 is lost; its class has others, labelled 1."""
+def test_a_label_is_named_as_a_number_also_of_a_lost_file(tmp_path: Path, stack: ExitStack) -> None:
+    """A file labelled 01 is lost; its class has another."""
     flip(four(tmp_path) / "s1.root")
     params, _ = Params.parse({}, "params.json", tmp_path)
     skipping = Skipping(1)
-    labels = ["0", "0", "01", "1"]
+    labels = ["0", "0", "01", "01"]
 
     def attempt() -> Dataset:
         return Dataset(prepare(list(LABELS), labels, params, tmp_path, stack, skipping=skipping))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.training.suspects import by_name, warnings_about
+from real.files import REAL, RealFile, each
 from training.root_files import write
 from training.tasks import streamed
 
@@ -237,6 +239,83 @@ def test_one_value_far_away(tmp_path: Path, far: float) -> None:
     (warning,) = warned(tmp_path, two_files(x=make), ["0", "1"])
     assert "x (99.9 % lie within 1 % of its range" in warning
     assert f"some as far as {far:.6g}" in warning
+
+
+@pytest.mark.parametrize("normalisation", ["minmax", "standard"])
+@pytest.mark.parametrize(
+    ("share", "far"), [(0.002, 1e30), (0.002, -1e30), (0.002, 5000), (0.02, 1e30), (0.02, -1e5)]
+)
+def test_a_few_values_far_away(
+    tmp_path: Path, share: float, far: float, normalisation: str
+) -> None:
+    def make(n: int, i: int) -> Any:
+        random = np.random.default_rng(i)
+        values = random.normal(0, 1, n)
+        chosen = random.permutation(n)[: int(share * n)]
+        values[chosen] = far * (random.uniform(0.2, 1, len(chosen)) if share > 0.01 else 1)
+        return values
+
+    files = two_files(x=make)
+    (warning,) = warned(tmp_path, files, ["0", "1"], normalisation=normalisation)
+    assert "a few values squeeze all others into a small part of the range: x (" in warning
+    most = max((f["x"].min() if far < 0 else f["x"].max() for f in files), key=lambda x: x / far)
+    assert f"{most:.6g}" in warning
+
+
+ORDINARY_SHAPES = {
+    "pt": lambda random, n: 20 * (1 + random.pareto(4, n)),
+    "parton": lambda random, n: 20 * (1 + random.pareto(3, n)),
+    "tails": lambda random, n: random.standard_t(3, n),
+    "mass": lambda random, n: 91 + 1.25 * random.standard_cauchy(n).clip(-36, 400),
+    "energy": lambda random, n: random.lognormal(3, 1.5, n),
+    "chi2": lambda random, n: random.chisquare(1, n),
+    "count": lambda random, n: random.geometric(0.3, n).astype(np.int32),
+    "rare": lambda random, n: (random.random(n) < 0.004).astype(np.int32) * 7,
+    "muon": lambda random, n: np.where(random.random(n) < 0.97, 0, random.exponential(3e4, n)),
+    "tau": lambda random, n: np.where(random.random(n) < 0.996, -1, random.exponential(3e4, n)),
+}
+
+
+@pytest.mark.parametrize("normalisation", ["minmax", "standard"])
+def test_ordinary_shapes_raise_no_alarm(tmp_path: Path, normalisation: str) -> None:
+    """Spectra, resolutions, counts, and numbers that few events have, others 0 or -1."""
+    shapes = ORDINARY_SHAPES.items()
+    files = [
+        events(20_000, i, **{name: make(np.random.default_rng(i), 20_000) for name, make in shapes})
+        for i in range(2)
+    ]
+    assert warned(tmp_path, files, ["0", "1"], normalisation=normalisation) == []
+
+
+REAL_TARGETS = {"nanoaod": "MET_pt", "hzz": "MET_px", "zmumu": "M"}
+FAR = {
+    "nanoAOD_2015_CMS_Open_Data_ttbar.root": [  # -10, 21, -99 and -1 stand for a missing value
+        "GenJet_partonFlavour", "Jet_btagCSVV2", "Jet_partonFlavour", "Jet_puIdDisc", "Jet_qgl"
+    ],
+    "uproot-HZZ.root": ["Jet_btag"],  # -1
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("normalisation", ["minmax", "standard"])
+@each(files=[real for real in REAL if any(kind in real.name.lower() for kind in REAL_TARGETS)])
+def test_of_real_files_only_stand_ins_are_named(
+    tmp_path: Path, real: RealFile, normalisation: str
+) -> None:
+    target = next(to for kind, to in REAL_TARGETS.items() if kind in real.name.lower())
+    with ExitStack() as stack:
+        data, seen = streamed(
+            stack,
+            [real.path],
+            [],
+            tmp_path,
+            branch=real.tree,
+            target=target,
+            normalisation=normalisation,
+            exclude_branches=["HTXS_*"] if target == "MET_pt" else [],  # all NaN
+        )
+    told = warnings_about(seen.sample, data.task.specs, [], data.task.params, data.task.target)
+    squeezed = "".join(each for each in told if each.startswith("a few values"))
+    assert re.findall(r"(\w+) \(", squeezed) == FAR.get(real.name, [])
 
 
 def test_shares_are_of_all_events_though_rare_classes_are_drawn_whole(tmp_path: Path) -> None:

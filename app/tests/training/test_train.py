@@ -347,7 +347,7 @@ def test_bad_requests_leave_nothing(tmp_path: Path) -> None:
         (
             {"request": {"preproc": Path("p.py")}},
             UsageError,
-            r"--preproc p\.py: .*\n.*first layers",
+            r"--preproc p\.py: .*\n.*new_variables.*first layers",
         ),
         ({"request": {"name": "a-b"}}, UsageError, "'a-b' can't be the name of a model"),
         ({"fout": "taken"}, UsageError, "taken exists and is not a bundle"),

@@ -103,6 +103,7 @@ def predict(
                 places,
                 bundle.specs.selection.get("identifier", ()),
                 redirector,
+                local.kinds,
             ):
                 add(*each)
     if local.truncated:

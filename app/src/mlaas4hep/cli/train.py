@@ -65,7 +65,11 @@ def train(
         typer.Option(help="Specs from an earlier run, to skip the scan; refused if they differ."),
     ] = None,
     preproc: Annotated[
-        Path | None, typer.Option(help="Accepted for old command lines; not for ROOT files.")
+        Path | None,
+        typer.Option(
+            help="Refused: it was for JSON and CSV records. Compute of branches what you need by"
+            " new_variables in params.json."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Format of the files; only root works.")] = "root",
     fout: Annotated[

@@ -32,6 +32,12 @@ from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.names import resolve
 from mlaas4hep.sources.root import RootFile
 
+_A = {
+    "flat": "one number per event",
+    "jagged": "a list per event",
+    "string": "a text",
+    "unsupported": "neither a number nor a list of numbers",
+}
 ROWS = 4096
 """Events read, encoded and answered at a time: memory does not grow with the file."""
 
@@ -56,6 +62,9 @@ class LocalAnswers:
         self._outside = Outside(bundle.specs)
         self._folds = bundle.manifest.folds
         self._files = bundle.specs.files
+        flat, jagged = bundle.specs.inputs
+        self.kinds = dict.fromkeys(flat, "flat") | dict.fromkeys(jagged, "jagged")
+        """The branches that are read for a row: whether each is one number per event, or a list."""
         self._trained = {(file.uuid, file.tree): at for at, file in enumerate(self._files)}
 
     @property
@@ -145,14 +154,17 @@ def predict_files(
     friends: Mapping[str, str] | None = None,
     identifier: Sequence[str] = (),
     redirector: str = "",
+    kinds: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Scores, Observed]]:
     """The scores of all events of the files, in their order, ``ROWS`` at a time, and observers.
 
     Files are opened as by a training: names that don't exist here are asked of the ``redirector``,
     replicas tried, and what a list says of a file must be so, else it is a FileError.
-    ``branches`` are needed by the model, those of ``marking`` by the selection alone. Of the
+    ``branches`` are needed by the model, those of ``marking`` by the selection alone; ``kinds`` are
+    those of the training, by branch. Of the
     ``friends`` those are opened whose branches are needed, see ``open_files``. Raises
-    DataError naming the file and the branches that it lacks, or the event whose lists of one
+    DataError naming the file and the branches that it lacks, or that are lists in one of training
+    and file and numbers in the other, or the event whose lists of one
     collection differ in length.
     """
     needed = list(dict.fromkeys([*branches, *marking, *observers]))
@@ -184,6 +196,14 @@ def predict_files(
                     f" {file.tree}; the {user} needs {'it' if len(absent) == 1 else 'them'}",
                     remedy,
                 )
+            for branch, kind in (kinds or {}).items():
+                if (found := file.branches[branch].kind) != kind:
+                    raise DataError(
+                        f"{file.name}: the branch {branch} is {_A[found]}, but was {_A[kind]} when"
+                        " the model was trained",
+                        "Write it as in the training's files, which provenance/files.json of the"
+                        " bundle names, or train on files like this one.",
+                    )
         done, total = 0, sum(file.entries for file in files)
         for file in files:
             reader = file.reader(needed)

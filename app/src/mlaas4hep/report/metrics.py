@@ -90,29 +90,52 @@ def score_of(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> NDArray[n
     return scores[:, 0] if scores.shape[1] == 1 else scores[np.arange(len(truth)), truth]
 
 
-def weaknesses(metrics: dict[str, Any], trained: Sequence[int], balanced: bool) -> list[str]:
+def weaknesses(
+    metrics: dict[str, Any],
+    trained: Sequence[int],
+    balanced: bool,
+    weights: Sequence[float] | None = None,
+) -> list[str]:
     """Warnings about no test, and classes that are rare in the training or never found in the test.
 
-    ``trained``: the training events of each class, in the order of ``metrics["classes"]``; if they
-    were ``balanced``, none is rare.
+    ``trained``: the training events of each class, in the order of ``metrics["classes"]``, and the
+    sums of their ``weights``, if they have any; if they were ``balanced``, none is rare.
     """
     warnings = [] if metrics["events"] else ["the test part is empty: there are no metrics"]
-    for (name, found), events in zip(metrics["classes"].items(), trained, strict=True):
-        share, efficiency = events / sum(trained), found["efficiency"]
+    classes = metrics["classes"]
+    known = weights is not None and min(weights) >= 0 and sum(weights) > 0
+    counted = weights if weights is not None and known else trained
+    for index, (name, found) in enumerate(classes.items()):
+        efficiency = found["efficiency"]
         if efficiency is None and found["events"]:
             warnings.append(
                 f"the weights of the class {name!r} in the test don't add up to a positive number:"
                 " what would be divided by that is not given"
             )
-        if efficiency != 0 and (share >= RARE or balanced):
+        share = counted[index] / sum(counted)
+        # Never found, a class is taken for too rare if it has less than half of an equal share.
+        few = not balanced and share < (0.5 / len(classes) if efficiency == 0 else RARE)
+        if not few and efficiency != 0:
             continue
-        how = "" if efficiency is None else f", its efficiency in the test is {efficiency:.3g}"
-        warnings.append(
-            f"the class {name!r} has {share:.2%} of the training events ({events} of "
-            f"{sum(trained)}){how} ({found['right']} of {found['events']} found): use files with "
-            "more of its events or fewer of the others"
-            + ("" if balanced else ', or set "class_balance": true')
-        )
+        events = f"{trained[index]} of {sum(trained)}"
+        has = f"has {share:.2%} of the training events ({events})"
+        if known:
+            has = f"has {share:.2%} of the weights of the training events ({events} events)"
+        test = f"({found['right']} of {found['events']} found)"
+        if few:
+            how = "" if efficiency is None else f", its efficiency in the test is {efficiency:.3g}"
+            warnings.append(
+                f"the class {name!r} {has}{how} {test}: use files with more of its events or fewer"
+                ' of the others, or set "class_balance": true'
+            )
+        else:
+            others = [each for each, of in classes.items() if of["predicted"]]
+            only = f"the model predicts {others[0]!r} only" if len(others) == 1 else "it isn't rare"
+            warnings.append(
+                f"the class {name!r} {has}, but its efficiency in the test is 0 {test}: {only}."
+                " Look at the loss in the report: if it doesn't fall, change the learning rate or"
+                " the model, else train more epochs; or the features don't tell this class"
+            )
     return warnings
 
 

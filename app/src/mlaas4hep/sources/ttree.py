@@ -81,6 +81,9 @@ class Branches:
         if branch.num_entries != self.entries:
             title += f", filled in {branch.num_entries} events"
             return BranchInfo(name, "unsupported", title)
+        if found.kind == "unsupported" and len(branch.branches):
+            of = branch.member("fClassName", none_if_missing=True) or "object"
+            title = f"{of}, whose parts are branches of their own"
         return BranchInfo(
             name, found.kind, title, found.fixed, found.dtype.kind == "f", _counter(branch, found)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -184,10 +185,20 @@ def by_pattern(labels: Sequence[str], files: FileList) -> list[str]:
 
 
 def as_named(labels: Sequence[str]) -> list[str]:
-    """The labels as their classes are named: where all are whole numbers, 01 is 1."""
-    if all(_is_int(label) for label in labels):
-        return [str(int(label)) for label in labels]
-    return list(labels)
+    """The labels as their classes are named: where all are whole numbers, 01 is 1.
+
+    Raises UsageError if a number is written in two ways.
+    """
+    if not all(_is_int(label) for label in labels):
+        return list(labels)
+    written: dict[int, str] = {}
+    for label in labels:
+        if (first := written.setdefault(int(label), label)) != label:
+            raise UsageError(
+                f"the labels {first!r} and {label!r} are the same number, {int(label)}",
+                "Write a class in one way, or give its files names that are no numbers.",
+            )
+    return [str(int(label)) for label in labels]
 
 
 def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None:
@@ -210,11 +221,7 @@ def label_branch(labels: Sequence[str], files: Sequence[RootFile]) -> str | None
 
 
 def _is_int(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+    return bool(re.fullmatch(r"[+-]?[0-9]{1,1000}", text))
 
 
 def _label_values(events: Events, name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The data of a training in a notebook: ``from mlaas4hep.training.library import open_data``."""
+"""The data of a training in a notebook: ``from mlaas4hep import open_data``."""
 
 from __future__ import annotations
 

@@ -70,9 +70,10 @@ ALIASES = {"nevents": "nevts", "nevt": "nevts", "root_director": "redirector"}
 LISTS = ("identifier", "selected_branches", "exclude_branches", "observers")
 
 
-def _key(default: Any, expected: str, description: str, **limits: Any) -> Any:
+def _key(default: Any, example: Any, expected: str, description: str, **limits: Any) -> Any:
+    extra: dict[str, Any] = {"expected": expected}
     return Field(
-        default, description=description, json_schema_extra={"expected": expected}, **limits
+        default, description=description, examples=[example], json_schema_extra=extra, **limits
     )
 
 
@@ -83,27 +84,32 @@ class Params(BaseModel):
 
     nevts: int = _key(
         -1,
+        30000,
         "a whole number: -1 or at least 1",
         "Events to use, over all files in proportion to their entries, from 16 places evenly "
         "spaced along each file; -1 is all.",
         ge=-1,
     )
-    shuffle: bool = _key(True, "true or false", "Mix the training events again in every epoch.")
+    shuffle: bool = _key(
+        True, False, "true or false", "Mix the training events again in every epoch."
+    )
     chunk_size: int = _key(
         1000,
+        10000,
         "a whole number, at least 1",
         "Events that are read at a time, over all files; fewer than fit 16 MiB are raised to that,"
         " to 8192 at most.",
         ge=1,
     )
     batch_size: int = _key(
-        50, "a whole number, at least 1", "Events per step of the optimizer.", ge=1
+        50, 256, "a whole number, at least 1", "Events per step of the optimizer.", ge=1
     )
     epochs: int = _key(
-        10, "a whole number, at least 1", "Passes over the whole training part.", ge=1
+        10, 30, "a whole number, at least 1", "Passes over the whole training part.", ge=1
     )
     early_stopping: dict[str, int | float] | None = _key(
         None,
+        {"patience": 5, "min_delta": 0.001},
         'an object {"patience": epochs, "min_delta": loss}, such as {"patience": 5}',
         "Stop after so many epochs in a row (`patience`, at least 1) in which the validation's loss"
         " did not fall by more than `min_delta` (default 0) below its least value; the best epoch"
@@ -111,12 +117,14 @@ class Params(BaseModel):
     )
     signal: str | int = _key(
         "",
+        "Higgs",
         "the label of one of two classes",
         "Of two classes, the one that the score is the probability of; empty: the second, in the"
         " order of numbers or names.",
     )
     target: str = _key(
         "",
+        "gen_energy",
         "the name of a branch or new variable",
         "Train a regression: the branch, or new variable, with one number per event that the model"
         " predicts, in its own units. It is never a feature; an event in which it is NaN, infinite"
@@ -125,6 +133,7 @@ class Params(BaseModel):
     )
     split: float | dict[str, int | float | list[str]] | None = _key(
         None,
+        {"by": ["run", "luminosityBlock", "event"], "folds": 5},
         "a fraction for the test part, or {train, validation, test, by}, or {folds, by}",
         "Parts of the data; by default 0.64 trains, 0.16 validates, 0.20 tests. An event's part is"
         " drawn by its file and entry, or by the branches `by` that identify it"
@@ -135,11 +144,13 @@ class Params(BaseModel):
     )
     branch: str = _key(
         "Events",
+        "nominal/Events",
         "the name of a tree",
         "Tree to read, with its folder if any, of files that aren't named FILE:TREE.",
     )
     friends: dict[str, str] = _key(
         {},
+        {"Friend": "{dir}/{stem}_friend.root:Events"},
         'an object such as {"Friend": "{dir}/{stem}_friend.root:Events"}',
         "Other trees whose entries are those of the events, one by one, by a name of your choice:"
         " their branches are `Friend.branch`, everywhere. FILE:TREE, or FILE if the tree has that"
@@ -149,24 +160,28 @@ class Params(BaseModel):
     )
     identifier: tuple[str, ...] = _key(
         IDENTIFIER,
+        ["runNo", "evtNo"],
         "a list of branch names",
         "Branches that identify an event, left out of the input; empty means the default."
         " Any other branch that you name must be in at least one file.",
     )
     selected_branches: tuple[str, ...] = _key(
         (),
+        ["Jet_*", "MET_pt"],
         "a list of branch names",
         "Branches to use, names, wildcards (`Jet_*`) or regular expressions for the whole name that"
         " begin with `re:` (`re:Jet_[^_]+`), here and wherever wildcards are; empty means all.",
     )
     exclude_branches: tuple[str, ...] = _key(
         (),
+        ["Jet_puId", "nJet"],
         "a list of branch names, or a file with one per line",
         "Branches to leave out of these, names or wildcards; a name that selected_branches holds in"
         " full stays.",
     )
     observers: tuple[str, ...] = _key(
         (),
+        ["mass", "run", "event"],
         "a list of branch names",
         "Branches, names or wildcards, that are not features but are kept beside the scores by"
         " `mlaas4hep predict`, and the report draws how the scores depend on them: an invariant"
@@ -174,6 +189,7 @@ class Params(BaseModel):
     )
     max_vec_sizes: dict[str, Annotated[int, Field(ge=1)]] | None = _key(
         None,
+        {"Jet": 8, "PF_*": 50},
         'an object of whole numbers, at least 1, such as {"Jet": 8}',
         "Columns of lists, by branch, wildcard or the name that a collection's branches begin with"
         ' (`{"Jet": 8, "PF_*": 50}`): the first values are kept, shorter lists are padded; by'
@@ -181,11 +197,13 @@ class Params(BaseModel):
     )
     branches: Literal["same", "common"] = _key(
         "same",
+        "common",
         '"same" or "common"',
         "If the files' branches differ: same is an error, common uses those that all have.",
     )
     weights: str | list[Any] | dict[str, Any] | None = _key(
         None,
+        {"branch": "genWeight", "files": [1, 0.3]},
         'a branch, a list with a number per file, or {"branch", "files"}',
         'What an event counts in fit, metrics and report: a branch (`"genWeight"`), a number per'
         ' file (`[1, 0.3]`), or both, which are multiplied: `{"branch": ..., "files": ...}`;'
@@ -195,12 +213,14 @@ class Params(BaseModel):
     )
     class_balance: bool = _key(
         False,
+        True,
         "true or false",
         "Give each class the same total weight in the fit, however many events it has; metrics"
         " don't change.",
     )
     missing: dict[str, float | list[float]] | None = _key(
         None,
+        {"Jet_btag": -1, "*": [-999, -9999]},
         'an object of numbers or lists of them, such as {"Jet_btag": -1, "*": [-999, -9999]}',
         "Values that stand for a missing one, besides NaN and infinity, by branch, wildcard or"
         " collection. A missing value becomes 0 in its column and doesn't count for the range;"
@@ -208,48 +228,56 @@ class Params(BaseModel):
     )
     mask: bool = _key(
         False,
+        True,
         "true or false",
         "Give the model another column for each, `COLUMN_missing`: 1 where the value is missing or"
         " padding, else 0.",
     )
     clip: dict[str, list[float | None]] | None = _key(
         None,
+        {"Jet_pt": [None, 1000], "Jet_eta": [-5, 5]},
         'an object of two bounds each, the lower first, such as {"Jet_pt": [null, 1000]}',
         "Bounds of values, by branch, wildcard or collection: what lies beyond becomes the bound,"
         " before the range is found.",
     )
     normalisation: Literal["minmax", "standard"] = _key(
         "minmax",
+        "standard",
         '"minmax" or "standard"',
         "How a value x becomes the model's: (x - min) / (max - min), or (x - mean) / standard"
         " deviation, of the finite values of its branch.",
     )
     objects: dict[str, str] = _key(
         {},
+        {"Jet": "Jet_pt > 30 and abs(Jet_eta) < 2.5"},
         'an object such as {"Jet": "Jet_pt > 30"}',
         "Which entries of lists are kept, by collection, in all its branches: conditions on each"
         " entry ([expressions](../explanation/expressions.md)). Applied first.",
     )
     order: dict[str, str] = _key(
         {},
+        {"Jet": "Jet_pt"},
         'an object such as {"Jet": "Jet_pt"}',
         "By what the entries of lists are sorted, the greatest first, by collection, in all its"
         ' branches: a number for each entry (`"-Jet_pt"`: the smallest first). Applied second.',
     )
     new_variables: dict[str, str] = _key(
         {},
+        {"HT": "sum(Jet_pt)"},
         'an object such as {"HT": "sum(Jet_pt)"}',
         "Features that are computed, by name, of what objects and order left; later ones may use"
         " earlier ones. Applied third.",
     )
     selection: str = _key(
         "",
+        "count(Jet_pt) > 1 and MET_pt > 50",
         'a text such as "count(Jet_pt) > 1 and MET_pt > 50"',
         "Events to use: one condition per event, of branches and new variables; empty means all."
         " Applied last; nevts, split and specs apply to what it leaves.",
     )
     skip_bad_files: bool = _key(
         False,
+        True,
         "true or false",
         "Leave out a file that can't be read (missing, without the tree, damaged, its server"
         " fails), whenever that is noticed, as a whole: the training is the same as if the list"
@@ -258,30 +286,34 @@ class Params(BaseModel):
     )
     allow_missing: float | str | None = _key(
         None,
+        "1%",
         'a share from 0 to 1, such as "1%" or 0.01',
         "With skip_bad_files: the share of all events that may be missing. A file that was never"
         " opened counts as the largest of the others. null: any, as long as each class has a file.",
     )
     redirector: str = _key(
         "",
+        "root://xrootd-cms.infn.it",
         "the address of a server, such as root://xrootd-cms.infn.it",
         "Prefix of names that start with /store or are relative and not here; empty: none.",
     )
     nan: float | None = _key(
-        None, "a number or null", "Accepted for old files; missing values always become 0."
+        None, -999, "a number or null", "Accepted for old files; missing values always become 0."
     )
     seed: int = _key(
         21,
+        7,
         "a whole number, at least 0",
         "The same seed gives the same parts and order of events.",
         ge=0,
         lt=2**63,
     )
     verbose: int = _key(
-        0, "0, 1 or 2", "1 and 2 let the framework print its own lines.", ge=0, le=2
+        0, 1, "0, 1 or 2", "1 and 2 let the framework print its own lines.", ge=0, le=2
     )
     hist: str | None = _key(
         None,
+        "pdfs",
         "the name of a folder",
         "Folder for the distribution of each branch by class, before and after normalising, drawn"
         " by `train` (a file's own: `mlaas4hep inspect --plot`):"

@@ -19,6 +19,9 @@ SEPARATES = 0.99  # area under the ROC curve of one column, or its rank correlat
 _ENOUGH = 10  # events, values or files below which chance could look like a rule
 _SHOWN = 20  # branches that a warning explains
 _BLOCK = 256  # columns that are ranked at once
+# A branch is squeezed if such a share of its values lies within such a part of its range. The more
+# values lie beyond, the narrower: the tail of a spectrum, too, reaches far above its median.
+_NARROW = ((0.999, 0.01), (0.99, 0.005), (0.95, 0.001))
 _IDENTIFIER = "an identifier of the event"
 _ALONE = "alone separates"
 
@@ -313,10 +316,30 @@ def _why_squeezed(values: Matrix, low: float, high: float, shares: list[float]) 
         if abs(edge - (rest[0] if edge == 0 else rest[-1])) > 0.25:
             part = max(float(rest[-1] - rest[0]), 1e-12)
             return f"{share:.2%} are {value:.6g}, the others fill {part:.2g} of {where}"
-    most = math.ceil(0.999 * n)
-    narrow = float((values[most - 1 :] - values[: n - most + 1]).min()) <= 0.01
-    # Of a flag that is rarely set nearly all values are the same, too; its range is small.
-    if narrow and (len(np.unique(values)) >= _ENOUGH or high - low > 1e6):
-        far = high if float(np.median(values)) < 0.5 else low
-        return f"99.9 % lie within 1 % of {where}, some as far as {far:.6g}"
+    several = len(np.unique(values)) >= _ENOUGH or high - low > 1e6
+    for share, part in _NARROW if several else ():  # a flag that is rarely set has a small range
+        if _window(values, share) <= part:
+            far = high if float(np.median(values)) < 0.5 else low
+            within = f"{100 * share:g} % lie within {100 * part:g} %"
+            return f"{within} of {where}, some as far as {far:.6g}"
+        values = _but_the_usual(values, high - low)
+        if len(values) < 2 * _ENOUGH:
+            break
     return ""
+
+
+def _window(values: Matrix, share: float) -> float:
+    """The least part of the range that has such a share of the sorted ``values``."""
+    most = math.ceil(share * len(values))
+    return float((values[most - 1 :] - values[: len(values) - most + 1]).min())
+
+
+def _but_the_usual(values: Matrix, span: float) -> Matrix:
+    """The values without one that most of them are, such as the 0 of a muon that few events have.
+
+    What differs from it by rounding is that value. Where the ``span`` is so large that float32
+    makes one value of different ones, they all stay.
+    """
+    usual = values[len(values) // 2]  # the median is any value that most are
+    others = values[np.abs(values - usual) > 1e-7 / max(1, span)]
+    return others if span < 1e7 and len(others) < len(values) / 2 else values

@@ -291,7 +291,8 @@ def _refuse_other_formats(request: TrainRequest) -> None:
         raise UsageError(
             f"--preproc {request.preproc}: preprocessing(rec) is for JSON and CSV records only; "
             "predictions couldn't repeat it, as TFaaS runs no user code",
-            "Put the transformation into the model, as its first layers.",
+            'Compute what you need of branches by "new_variables" in params.json, which predictions'
+            " repeat, or in the model's first layers.",
         )
 
 
@@ -354,7 +355,9 @@ def _measured(
         metrics = measure_target(answers[:, 0], _true(truth, target), target, weights)
         return metrics, weaknesses_of(metrics)
     metrics = measure(answers, truth, task.classes, weights)
-    return metrics, weaknesses(metrics, task.counts[:, TRAIN].tolist(), task.params.class_balance)
+    weighted = task.totals.weights.sum(axis=0)[:, TRAIN].tolist() if task.weights else None
+    trained, balanced = task.counts[:, TRAIN].tolist(), task.params.class_balance
+    return metrics, weaknesses(metrics, trained, balanced, weighted)
 
 
 def _true(truth: Truth, target: Target) -> NDArray[np.float64]:
