@@ -22,9 +22,11 @@ from onnx import TensorProto, helper
 
 from mlaas4hep.data import Cuts, Derivation, Preprocessing, Specs
 from mlaas4hep.data.derivation import Input
+from mlaas4hep.inference.pool import MOST_ALONE
 from mlaas4hep.models.repository import Repository
 from mlaas4hep.web.tfaas.tfaas_pb2 import Predictions, Row
 from support.bundles import constant, layer, make_bundle, make_specs, onnx_graph
+from support.graphs import ENDLESS
 from support.tfaas_process import TFaaSProcess, error_of, tfaas_process
 
 WIDTH = 8
@@ -423,6 +425,49 @@ def test_too_many_waiting_get_503_and_come_again(tmp_path: Path) -> None:
     refused = next(response for response in found if response.status_code == 503)
     assert refused.headers["retry-after"] == "1"
     assert "1 requests wait for the model m" in error_of(refused)
+
+
+@pytest.mark.hostile("a model that loops stalls all predictions")
+def test_a_model_without_end_is_answered_504_and_others_go_on(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "store/models")
+    specs = make_specs(("met", "nJet"), {})
+    endless = [f"endless_{i}" for i in range(MOST_ALONE + 1)]
+    for name in endless:
+        repository.put(make_bundle(tmp_path, name, ENDLESS, specs=specs), name)
+    repository.put(make_bundle(tmp_path), "luca_1")
+    with (
+        tfaas_process(tmp_path / "store", max_model_seconds=8) as process,
+        ThreadPoolExecutor(len(endless)) as pool,
+    ):
+        for name in endless:
+            assert process.predict([0, 0], name).json() == [0]
+
+        def ask_bad(name: str) -> httpx.Response:
+            body = {"model": name, "values": [1, 1]}
+            return httpx.post(f"{process.url}/json", json=body, timeout=60, trust_env=False)
+
+        answers = [pool.submit(ask_bad, name) for name in endless]
+        good = 0
+        while not any(answer.done() for answer in answers):
+            assert process.predict(VALUES).status_code == 200
+            good += 1
+        # Four have a worker of their own; the fifth was ended when there was none left for it.
+        (fifth,) = [i for i, answer in enumerate(answers) if answer.done()]
+        refused = process.predict([1, 1], endless[fifth])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert f"the model {endless[fifth]} is slow" in error_of(refused)
+        while not all(answer.done() for answer in answers):
+            assert process.predict(VALUES).status_code == 200
+            good += 1
+        assert good > 50
+        assert {answer.result().status_code for answer in answers} == {504}
+        said = [error_of(answer.result()) for answer in answers]
+        bound = "took longer than 8 seconds (max_model_seconds)"
+        assert [bound in text for text in said].count(True) == MOST_ALONE
+        assert "too many others are" in said[fifth]
+        for name in endless:
+            assert process.predict([0, 0], name).json() == [0]
 
 
 @pytest.mark.hostile("clients that come again at once")
