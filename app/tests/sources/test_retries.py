@@ -21,7 +21,7 @@ from mlaas4hep.sources import web
 from mlaas4hep.sources.filelist import Listed
 from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.opening import list_folder
-from mlaas4hep.sources.remote import Patience, server_of
+from mlaas4hep.sources.remote import Patience, Traffic, server_of
 from mlaas4hep.sources.root import RootFile
 from sources.plain import assert_same
 
@@ -409,6 +409,77 @@ def test_a_token_goes_only_where_it_is_asked_for_and_safe(
         assert file.entries == 700
     assert other.requests
     assert not any("Authorization" in headers for headers in other.headers)
+
+
+def test_each_redirect_goes_by_its_own_proxy(
+    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A door that no_proxy names sends to a pool that the proxy alone reaches, and back."""
+    for name in ("http_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", other.url.removesuffix("/a.root"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.fault = lambda handler, _: (
+        answer(307, Location="http://pool.invalid/a.root")(handler), True
+    )[1]  # fmt: skip
+    with RootFile(server.url, "events") as file:
+        assert file.entries == 700
+    assert {headers["Host"] for headers in other.headers} == {"pool.invalid"}
+    asked = server.requests
+    server.fault = lambda *_: False
+    other.fault = lambda handler, _: (answer(302, Location=server.url)(handler), True)[1]
+    with RootFile("http://door.invalid/a.root", "events") as file:
+        assert file.entries == 700
+    assert server.requests > asked
+
+
+def test_redirects_have_an_end_and_lead_to_web_servers(server: Server) -> None:
+    server.fault = lambda handler, _: (answer(302, Location="/b.root")(handler), True)[1]
+    with pytest.raises(DataError, match=r"127\.0\.0\.1 redirects more than 10 times"):
+        RootFile(server.url, "events")
+    assert server.requests == 11
+    for place in ("root://host//a.root", "ftp://host/a"):
+        server.fault = lambda handler, _, to=place: (answer(302, Location=to)(handler), True)[1]
+        with pytest.raises(DataError, match=f"redirects to {place[:3]}"):
+            RootFile(server.url, "events")
+
+
+def test_a_password_stays_with_its_server_on_redirects(server: Server, other: Server) -> None:
+    whole = server.url.removeprefix("http://")
+
+    def fault(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        if handler.path == "/a.root":
+            answer(302, Location=f"http://{whole}?here")(handler)
+        elif handler.path == "/a.root?here":
+            answer(302, Location=other.url)(handler)
+        return True
+
+    server.fault = fault
+    with RootFile(f"http://anna:password@{whole}", "events") as file:
+        assert file.entries == 700
+    assert all("Authorization" in headers for headers in server.headers)
+    assert not any("Authorization" in headers for headers in other.headers)
+
+
+def test_waiting_for_a_connection_is_not_the_requests_time(server: Server) -> None:
+    """40 parts of 0.3 s by 8 connections: the last begin after 1.2 s, a request may take 1 s."""
+    server.content += bytes(40 << 20)
+
+    def slowly(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        time.sleep(0.3)
+        return False
+
+    traffic = Traffic()
+    connection = web.WebConnection(server.url, Patience.of_environment(), traffic)
+    try:
+        server.fault = slowly
+        starts = range(0, 40 << 20, 1 << 20)
+        found = connection.read([(start, start + 1000) for start in starts])
+    finally:
+        connection.close()
+    assert found == [server.content[start : start + 1000] for start in starts]
+    assert traffic.requests == 41
+    assert server.connections <= web.AT_ONCE
 
 
 @pytest.mark.parametrize(
