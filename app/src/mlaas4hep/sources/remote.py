@@ -84,8 +84,10 @@ def _number(variable: str, usual: int) -> int:
         return usual
 
 
-_SCHEMES = {"dav": "http", "davs": "https", "xroot": "root", "xrootd": "root", "xroots": "roots"}
-_PORTS = {"http": 80, "https": 443, "root": 1094, "roots": 1094}
+_PORTS = {
+    **{"http": 80, "dav": 80, "https": 443, "davs": 443},
+    **dict.fromkeys(("root", "roots", "xroot", "xroots", "xrootd"), 1094),
+}
 
 
 def server_of(url: str) -> str:
@@ -96,7 +98,6 @@ def server_of(url: str) -> str:
         # Of a bucket, as what is wrong with it isn't of the others there.
         by = map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"))
         return " ".join([server, *(value or "" for value in by)])
-    scheme = _SCHEMES.get(scheme, scheme)
     host = place.rpartition("@")[2].removesuffix(f":{_PORTS.get(scheme, '')}")
     return f"{scheme}://{host}"
 
