@@ -85,7 +85,8 @@ def _number(variable: str, usual: int) -> int:
 
 
 _PORTS = {
-    **{"http": 80, "dav": 80, "https": 443, "davs": 443},
+    **dict.fromkeys(("http", "dav"), 80),
+    **dict.fromkeys(("https", "davs"), 443),
     **dict.fromkeys(("root", "roots", "xroot", "xroots", "xrootd"), 1094),
 }
 
