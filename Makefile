@@ -105,10 +105,10 @@ soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings a
 	$(PARTS) up xrootd
 	cd app && MLAAS4HEP_TEST_FAULTS=all ../$(BIN)/pytest tests/training/test_faults.py
 
-bench: .venv/test  ## speed of the data path, of remote files, of training and of serving, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
+bench: .venv/test  ## speed of the data path, of remote files, of training, of serving and of serving too many clients, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
 	$(if $(BASE),,$(PARTS) up xrootd)
 	cd app && $(if $(BASE),,../$(BIN)/python bench/data_path.py && ../$(BIN)/python bench/remote.py && ../$(BIN)/python bench/training.py &&) \
-	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE))
+	  ../$(BIN)/python bench/serving.py $(if $(BASE),--base $(BASE)) $(if $(BASE),,&& ../$(BIN)/python bench/overload.py)
 
 docs: .venv/app .venv-stack/made  ## generate docs/reference, the roles' READMEs and the templates from the code
 	$(BIN)/python docs/generate.py && .venv-stack/bin/python docs/roles.py && .venv-stack/bin/python tosca/generate.py

@@ -87,6 +87,23 @@ def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names["rows"].shape == (1000, len(names["specs"].columns))
 
 
+def test_where_to_change_what_names_files_that_exist() -> None:
+    """Most paths are below the package, and those without a folder beside the one before."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| I want to | file |") :].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    assert len(rows) >= 15
+    roots = [ROOT / "app/src/mlaas4hep", ROOT, ROOT / "plugins/modules"]
+    for wish, cell in rows:
+        paths = re.findall(r"`([\w/.]+(?:/|\.\w+))`", cell.replace("ROLE", "gateway"))
+        assert paths, wish
+        beside: list[Path] = []
+        for path in paths:
+            found = [root / path for root in [*roots, *beside] if (root / path).exists()]
+            assert found, f"{wish}: {path}"
+            beside = [each if each.is_dir() else each.parent for each in found]
+
+
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:

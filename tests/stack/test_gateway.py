@@ -107,28 +107,36 @@ def test_the_site_s_own_certificate_or_none(vm: VM, tmp_path: Path) -> None:
     gone = "Remove files that are no longer given: "
     try:
         vm.run(make % "first")
-        assert gateway(vm, tmp_path, **files) == [
-            *copied, settings, f"{gone}acme-eab-key", run,
-        ]  # fmt: skip
-        assert (issuer(), names()) == ("first", [DOMAIN])
-        vm.run(make % "renewed")
-        assert gateway(vm, tmp_path, **files) == [*copied, run]
-        assert issuer() == "renewed"
-        with neighbour() as another:
-            networks = {
-                "gateway_metrics_networks": [f"{another.address()}/32"],
-                "gateway_metrics_token_file": "",
-            }
+        with neighbour() as prometheus, neighbour() as stranger:
+            networks = {"gateway_metrics_networks": [f"{prometheus.address()}/32"]}
+            given = files | networks
+            assert gateway(vm, tmp_path, **given) == [
+                *copied, settings, f"{gone}acme-eab-key", run,
+            ]  # fmt: skip
+            assert (issuer(), names()) == ("first", [DOMAIN])
+            # With networks and a token, a request needs both.
+            token = vm.run("cat /root/metrics-token").strip()
+            ask = f"curl -sk --resolve {DOMAIN}:443:{ADDRESS} https://{DOMAIN}/metrics"
+            with_token = f"{ask} -H 'Authorization: Bearer {{}}'"
+            assert "mlaas4hep_jobs" in prometheus.run(with_token.format(token))
+            for refused in (
+                prometheus.run(with_token.format("another")),
+                prometheus.run(ask),
+                stranger.run(with_token.format(token)),
+            ):
+                assert "mlaas4hep_jobs" not in refused
+            vm.run(make % "renewed")
+            assert gateway(vm, tmp_path, **given) == [*copied, run]
+            assert issuer() == "renewed"
+            networks["gateway_metrics_token_file"] = ""
             own = {"gateway_tls": "internal", "gateway_old_ports": False, **networks}
             removed = [
                 f"{gone}{name}" for name in ("certificate.pem", "certificate.key", "metrics-token")
             ]
             assert gateway(vm, tmp_path, **own) == [settings, *removed, run]
-            ask = f"curl -sk --resolve {DOMAIN}:443:{ADDRESS} https://{DOMAIN}/metrics"
-            assert "mlaas4hep_jobs" in another.run(ask)
-            assert "needs a bearer token" in vm.run(ask)
-            with neighbour() as stranger:
-                assert "needs a bearer token" in stranger.run(ask)
+            assert "mlaas4hep_jobs" in prometheus.run(ask)
+            for other in (vm, stranger):
+                assert "needs a bearer token" in other.run(ask)
         assert "Caddy Local Authority" in issuer()
         assert open_ports(ADDRESS) == {22, 80, 443}
     finally:

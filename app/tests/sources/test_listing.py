@@ -179,6 +179,48 @@ def test_a_folder_of_a_web_server_that_sends_a_page_of_links(tmp_path: Path) -> 
             server.shutdown()
 
 
+def test_the_query_of_a_folder_is_each_file_s(tmp_path: Path) -> None:
+    """Such as a token; a star in it is no wildcard."""
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+    for name in ("a.root", "b.root"):
+        (tmp_path / name).touch()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        try:
+            query = "?authz=a/b*"
+            assert names(f"{host}/{query}", tmp_path) == [
+                f"{host}/a.root{query}",
+                f"{host}/b.root{query}",
+            ]
+            assert asked == [f"/{query}"]
+            assert names(f"{host}/b*.root{query}", tmp_path) == [f"{host}/b.root{query}"]
+            assert names(f"{host}/c.root{query}", tmp_path) == [f"{host}/c.root{query}"]
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "name", ["data.root?x.root", "sub/x.root", "a.root:b.root", "a\nb.root", "a#b.root", "a b.root"]
+)
+@pytest.mark.parametrize("scheme", ["root", "s3"])
+def test_names_on_a_server_that_no_url_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, name: str
+) -> None:
+    """They would name another file, or a tree of one; where they aren't meant they don't matter."""
+    monkeypatch.setattr("mlaas4hep.sources.opening.list_folder", lambda _: ["data.root", name])
+    with pytest.raises(UsageError, match="has a file that no URL can name: ") as error:
+        names(f"{scheme}://h/data/", tmp_path)
+    assert repr(name) in error.value.message
+    assert names(f"{scheme}://h/data/da*a.root", tmp_path) == [f"{scheme}://h/data/data.root"]
+
+
 def test_links_as_servers_write_them() -> None:
     page = """<A class="x>1" HREF='a.root'>a</A> <a href="b c.root"> <a href=d.root>
     <a href="a%2Eroot"><a href="it's.root"><a href="?C=N;O=D"><a href="/data/">

@@ -10,14 +10,18 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import uproot
 
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.sources import web
+from mlaas4hep.sources.filelist import Listed
+from mlaas4hep.sources.friends import open_files
 from mlaas4hep.sources.opening import list_folder
-from mlaas4hep.sources.remote import Patience
+from mlaas4hep.sources.remote import Patience, Traffic, server_of
 from mlaas4hep.sources.root import RootFile
 from sources.plain import assert_same
 
@@ -279,6 +283,31 @@ def test_a_replica_that_is_another_file(
             file.read(["x"])
 
 
+def test_a_replica_with_another_uuid_is_passed_over(
+    server: Server, other: Server, small_files: list[Path]
+) -> None:
+    """From the opening on, whichever it is; the last that is left is not given up for it."""
+    wanted = str(uproot.open(small_files[0]).file.uuid)
+    urls = [server.url, other.url]
+    server.content = small_files[1].read_bytes()
+    for name, others in ((urls[0], urls[1:]), (urls[1], urls[:1])):
+        with RootFile(name, "events", replicas=others, uuid=wanted) as file:
+            assert (file.traffic.replica, file.uuid) == (other.url, wanted)
+            failed = other.requests + 1
+            other.fault = lambda handler, n, failed=failed: n == failed and (cut(handler), True)[1]
+            values = file.read(["x"])
+            assert_same(values["x"], small_files[0], "events", "x", 0, 700)
+            other.fault = lambda *_: False
+    other.content = server.content
+    with pytest.raises(DataError, match=f"any of its 2 replicas: .* has the UUID .* not {wanted}"):
+        RootFile(server.url, "events", replicas=[other.url], uuid=wanted)
+    listed = Listed(server.url, "line 1 of f.txt", replicas=(other.url,), uuid=wanted.upper())
+    other.content = small_files[0].read_bytes()
+    with ExitStack() as stack:
+        (file,) = open_files([server.url], "events", {}, [], stack, listed=[listed])
+        assert file.traffic.replica == other.url
+
+
 def test_a_server_that_sends_other_bytes(server: Server) -> None:
     with RootFile(server.url, "events") as file:
         size = len(server.content)
@@ -380,3 +409,102 @@ def test_a_token_goes_only_where_it_is_asked_for_and_safe(
         assert file.entries == 700
     assert other.requests
     assert not any("Authorization" in headers for headers in other.headers)
+
+
+def test_each_redirect_goes_by_its_own_proxy(
+    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A door that no_proxy names sends to a pool that the proxy alone reaches, and back."""
+    for name in ("http_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", other.url.removesuffix("/a.root"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.fault = lambda handler, _: (
+        answer(307, Location="http://pool.invalid/a.root")(handler), True
+    )[1]  # fmt: skip
+    with RootFile(server.url, "events") as file:
+        assert file.entries == 700
+    assert {headers["Host"] for headers in other.headers} == {"pool.invalid"}
+    asked = server.requests
+    server.fault = lambda *_: False
+    other.fault = lambda handler, _: (answer(302, Location=server.url)(handler), True)[1]
+    with RootFile("http://door.invalid/a.root", "events") as file:
+        assert file.entries == 700
+    assert server.requests > asked
+
+
+def test_redirects_have_an_end_and_lead_to_web_servers(server: Server) -> None:
+    server.fault = lambda handler, _: (answer(302, Location="/b.root")(handler), True)[1]
+    with pytest.raises(DataError, match=r"127\.0\.0\.1 redirects more than 10 times"):
+        RootFile(server.url, "events")
+    assert server.requests == 11
+    for place in ("root://host//a.root", "ftp://host/a"):
+        server.fault = lambda handler, _, to=place: (answer(302, Location=to)(handler), True)[1]
+        with pytest.raises(DataError, match=f"redirects to {place[:3]}"):
+            RootFile(server.url, "events")
+
+
+def test_a_password_stays_with_its_server_on_redirects(server: Server, other: Server) -> None:
+    whole = server.url.removeprefix("http://")
+
+    def fault(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        if handler.path == "/a.root":
+            answer(302, Location=f"http://{whole}?here")(handler)
+        elif handler.path == "/a.root?here":
+            answer(302, Location=other.url)(handler)
+        return True
+
+    server.fault = fault
+    with RootFile(f"http://anna:password@{whole}", "events") as file:
+        assert file.entries == 700
+    assert all("Authorization" in headers for headers in server.headers)
+    assert not any("Authorization" in headers for headers in other.headers)
+
+
+def test_waiting_for_a_connection_is_not_the_requests_time(server: Server) -> None:
+    """40 parts of 0.3 s by 8 connections: the last begin after 1.2 s, a request may take 1 s."""
+    server.content += bytes(40 << 20)
+
+    def slowly(handler: http.server.BaseHTTPRequestHandler, _: int) -> bool:
+        time.sleep(0.3)
+        return False
+
+    traffic = Traffic()
+    connection = web.WebConnection(server.url, Patience.of_environment(), traffic)
+    try:
+        server.fault = slowly
+        starts = range(0, 40 << 20, 1 << 20)
+        found = connection.read([(start, start + 1000) for start in starts])
+    finally:
+        connection.close()
+    assert found == [server.content[start : start + 1000] for start in starts]
+    assert traffic.requests == 41
+    assert server.connections <= web.AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("urls", "env"),
+    [
+        (["https://h/a", "https://H:443/b", "https://anna:password@h/c"], {}),
+        (["http://h:80/a", "http://h/b?c"], {}),
+        (["root://h//a", "root://h:1094//b", "root://me@h//c"], {}),
+        (["davs://h/a", "davs://h:443/b"], {}),
+        (["s3://b/a", "s3://b/c"], {"AWS_ENDPOINT_URL_S3": "https://one"}),
+    ],
+)
+def test_one_server_by_any_of_its_names(
+    monkeypatch: pytest.MonkeyPatch, urls: list[str], env: dict[str, str]
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    (found,) = {server_of(url) for url in urls}
+    assert "password" not in found
+    assert server_of("https://h:8443/a") != server_of("https://h/a")
+    assert server_of("http://h/a") != server_of("https://h/a")
+    before = server_of("s3://b/a")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
+        monkeypatch.setenv(name, "two")
+        assert server_of("s3://b/a") != before
+        before = server_of("s3://b/a")

@@ -13,17 +13,23 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import awkward as ak
+import httpx
 import numpy as np
 import pytest
 import uproot
 
-from mlaas4hep.core.errors import FileError
+from mlaas4hep.core.errors import DataError, FileError
 from mlaas4hep.sources.root import RootFile
 from parts.xrootd import Bucket, Pki, Redirector, XRootD, gsi_origin, vo_origin
+from parts.xrootd.bucket import KEYS_LIVE, ROLE
 from real.files import written
+from sources.doctor.answers import serving
+from sources.plain import assert_same
 
 pytestmark = pytest.mark.grid
 
@@ -330,3 +336,58 @@ def test_a_folder_of_a_server(
     if scheme != "s3":
         refused = listed(folder, **env | {"BEARER_TOKEN": ""}).stderr
         assert f"the folder {folder} can't be listed: " in refused
+
+
+def test_a_web_identity_in_a_bucket(
+    bucket: Bucket,
+    pki: Pki,
+    small_files: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A token is exchanged for keys of a few seconds, and the next one for new keys in time.
+
+    The tokens' issuer renews the file; an STS apart from the endpoint is asked, as it may be.
+    """
+    asked: list[str] = []
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(parse_qs(body.decode())["WebIdentityToken"][0])
+            answer = httpx.post(bucket.endpoint, content=body, headers={
+                "Content-Type": self.headers["Content-Type"]})  # fmt: skip
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    token = tmp_path / "token"
+    env = {"AWS_ROLE_ARN": ROLE, "AWS_WEB_IDENTITY_TOKEN_FILE": str(token)}
+    env |= {name: bucket.env[name] for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
+    env |= {"AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+    first, second, expired = pki.token(life=60), pki.token(life=3600), pki.token(life=-10)
+    url = bucket.put(small_files[0])
+    with serving(Relay) as sts:
+        for name, value in (env | {"AWS_ENDPOINT_URL_STS": sts}).items():
+            monkeypatch.setenv(name, value)
+        token.write_text(first)
+        with RootFile(url, "events") as file:
+            assert_same(file.read(["x"])["x"], small_files[0], "events", "x", 0, 700)
+            assert set(asked) == {first}
+            token.write_text(second)
+            time.sleep(KEYS_LIVE + 1)
+            asked.clear()
+            assert_same(file.read(["Jet_pt"])["Jet_pt"], small_files[0], "events", "Jet_pt", 0, 700)
+            assert set(asked) == {second}
+            assert file.traffic.retries == 0
+        token.write_text(expired)
+        monkeypatch.setenv("AWS_ROLE_SESSION_NAME", "another")
+        with pytest.raises(DataError, match=r"no credentials for S3: .*AssumeRoleWith"):
+            RootFile(url, "events")
+    assert asked[-1] == expired

@@ -345,3 +345,56 @@ def test_three_lives_of_a_token(
             for same in ("metrics.json", "history.json", "answers"):
                 assert found["essence"][same] == expected[same]
     assert len(refresher.ends) >= 3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "wrong", "said"),
+    [
+        ("gsi", "expired proxy", "expired 2 hours ago"),
+        ("root", "wrong token", "audience"),
+        ("https", "wrong token", "audience"),
+        ("https", "no host", "none.invalid"),
+        ("root", "no host", "none.invalid"),
+        ("s3", "wrong key", "doesn't know the access key nobody"),
+    ],
+)
+def test_what_other_files_would_meet_too_ends_a_training_at_its_first_file(
+    tmp_path: Path,
+    servers: dict[str, Server],
+    gsi: XRootD,
+    pki: Pki,
+    env: dict[str, str],
+    protocol: str,
+    wrong: str,
+    said: str,
+) -> None:
+    """Within seconds, even with --skip-bad-files: after the diagnosis nothing is asked for."""
+    folder = four(tmp_path)
+    server = {"gsi": gsi, "root": servers["https"]}.get(protocol) or servers[protocol]
+    urls = [url_of(server, protocol, folder / name) for name in LABELS]
+    env["XRD_CONNECTIONRETRY"] = "4"
+    if wrong == "expired proxy":
+        env["X509_USER_PROXY"] = str(pki.proxy(start=-7300, life=-7200))
+    elif wrong == "wrong key":
+        env["AWS_ACCESS_KEY_ID"] = "nobody"
+    else:
+        Path(env["BEARER_TOKEN_FILE"]).write_text(pki.token(aud="another"))
+    with ExitStack() as stack:
+        ways = []
+        for number, url in enumerate(urls):
+            host = url.split("/")[2]
+            to = env["AWS_ENDPOINT_URL"] if protocol == "s3" else host
+            ways.append(stack.enter_context(Cut(int(to.rpartition(":")[2]))))
+            there = "none.invalid" if wrong == "no host" else f"localhost:{ways[-1].port}"
+            urls[number] = url.replace(f"//{host}/", f"//{there}/") if protocol != "s3" else url
+        if protocol == "s3":
+            env["AWS_ENDPOINT_URL"] = f"http://localhost:{ways[0].port}"
+        training = Training(folder, dict(zip(LABELS, urls, strict=True)), env, 0, skip=True)
+        training.wait()
+        training.go_on()
+        found = training.end()
+    assert urls[0] in found["error"]
+    assert said in found["error"]
+    # One or two by which it is refused, and those of the diagnosis.
+    assert ways[0].connections <= (0 if wrong == "no host" else 6)
+    assert [way.connections for way in ways[1:]] == [0, 0, 0]

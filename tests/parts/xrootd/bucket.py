@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from .commands import GridError
-from .pki import Pki
+from .pki import AUDIENCE, ISSUER, Pki
 from .server import PATIENCE, Program, Server, free_port
 
 LOCK = Path(__file__).parents[2] / "locks/s3.txt"
@@ -23,13 +26,17 @@ WEED = (
 )
 """SeaweedFS's program, where `python3 tests/parts up xrootd` puts it."""
 KEY, SECRET = "alice", "alice-secret"
+ROLE = "arn:aws:iam:::role/Reader"
+KEYS_LIVE = 5
+"""Seconds that the keys are good for which a token is exchanged for."""
 _KINDS = ("master", "volume", "filer", "s3")
 
 
 class Bucket(Server):
     """A bucket; ``endpoint`` is its server by HTTP, ``https`` by HTTPS.
 
-    ``env`` has the variables by which clients find it and may read and write.
+    ``env`` has the variables by which clients find it and may read and write. Whoever has a token
+    of the ``Pki`` gets keys for ROLE, with which the bucket may be read (STS, web identity).
     """
 
     def __init__(self, pki: Pki) -> None:
@@ -59,6 +66,8 @@ class Bucket(Server):
         actions = ["Read:data", "List:data", "Write:data", "Read:missing"]
         allowed = {"identities": [who | {"actions": actions}]}
         (self.folder / "s3.json").write_text(json.dumps(allowed))
+        self._issuer = _serve_keys(pki)
+        (self.folder / "iam.json").write_text(json.dumps(_web_identity(self._issuer.server_port)))
         self.own()
         options: dict[str, object] = {
             "dir": "store",
@@ -67,6 +76,7 @@ class Bucket(Server):
             "filer": "true",
             "s3": "true",
             "s3.config": "s3.json",
+            "s3.iam.config": "iam.json",
             "s3.port.https": ports.pop("https"),
             "s3.cert.file": "host.pem",
             "s3.key.file": "host.key",
@@ -115,6 +125,8 @@ class Bucket(Server):
 
     def close(self) -> None:
         super().close()
+        self._issuer.shutdown()
+        self._issuer.server_close()
         self._remove_sockets()
 
     def _remove_sockets(self) -> None:
@@ -123,6 +135,66 @@ class Bucket(Server):
             Path(f"/tmp/seaweedfs-{kind}-grpc-{port}.sock").unlink(missing_ok=True)
         for name in ("filer.sock", "s3.sock"):
             (self.folder / name).unlink(missing_ok=True)
+
+
+def _serve_keys(pki: Pki) -> ThreadingHTTPServer:
+    """The public key of the Pki's tokens, on loopback."""
+    content = json.dumps({"keys": [pki.jwk()]}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server
+
+
+def _web_identity(port: int) -> dict[str, object]:
+    """SeaweedFS's settings of its STS: who may have keys for what."""
+    oidc = {
+        "issuer": ISSUER,
+        "clientId": AUDIENCE,
+        "jwksUri": f"http://127.0.0.1:{port}/",
+        "jwksCacheTTLSeconds": 300,
+    }
+    provider = {"name": "tests", "type": "oidc", "enabled": True, "config": oidc}
+    read = {
+        "Effect": "Allow",
+        "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": ["arn:aws:s3:::data", "arn:aws:s3:::data/*"],
+    }
+    assume = {
+        "Effect": "Allow",
+        "Principal": {"Federated": "tests"},
+        "Action": ["sts:AssumeRoleWithWebIdentity"],
+    }
+    version = {"Version": "2012-10-17"}
+    return {
+        "sts": {
+            "tokenDuration": f"{KEYS_LIVE}s",
+            "maxSessionLength": "1h",
+            "issuer": "tests",
+            "signingKey": base64.b64encode(b"a key of the tests, of 32 bytes.").decode(),
+            "providers": [provider],
+        },
+        "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+        "policies": [{"name": "Read", "document": version | {"Statement": [read]}}],
+        "roles": [
+            {
+                "roleName": "Reader",
+                "roleArn": ROLE,
+                "attachedPolicies": ["Read"],
+                "trustPolicy": version | {"Statement": [assume]},
+            }
+        ],
+    }
 
 
 def s3(pki: Pki) -> Bucket:

@@ -24,6 +24,7 @@ from rich.text import Text
 from mlaas4hep.client.client import Client
 from mlaas4hep.core.errors import DataError, MlaasError, UsageError
 from mlaas4hep.core.progress import Bars
+from mlaas4hep.core.units import size
 from mlaas4hep.data import (
     TEST,
     Branch,
@@ -80,7 +81,7 @@ class Steps:
                     total += process.memory_info().rss
                 except psutil.Error:
                     continue
-            self._peak = max(self._peak, total / 2**20)
+            self._peak = max(self._peak, total)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -94,12 +95,12 @@ class Steps:
         """What each step took."""
         self._stop.set()
         table = Table(box=None, padding=(0, 2), caption="peak: resident memory of all processes")
-        for heading in ("step", "seconds", "peak MiB"):
+        for heading in ("step", "seconds", "peak"):
             table.add_column(
                 heading, justify="left" if heading == "step" else "right", no_wrap=True
             )
         for title, seconds, peak in self.done:
-            table.add_row(title, f"{seconds:.1f}", f"{peak:.0f}" if peak else "-")
+            table.add_row(title, f"{seconds:.1f}", size(peak) if peak else "-")
         return table
 
 

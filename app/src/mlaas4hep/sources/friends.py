@@ -45,7 +45,10 @@ def open_files(
         wanted = friends_of(name, tree, friends)
         try:
             places = {k: _found(k, place, find) for k, place in wanted.items()}
-            file = stack.enter_context(RootFile(name, tree, places, replicas=said.replicas))
+            uuid = said.uuid and said.uuid.lower()
+            file = stack.enter_context(
+                RootFile(name, tree, places, replicas=said.replicas, uuid=uuid)
+            )
             if error := _unlike_listed(file, said):
                 raise error
         except FileError as bad:

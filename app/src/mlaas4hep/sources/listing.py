@@ -20,7 +20,7 @@ from mlaas4hep.sources.filelist import (
     check_number,
     read_list,
 )
-from mlaas4hep.sources.names import exists, is_url, local, split_tree
+from mlaas4hep.sources.names import exists, is_url, local, scheme_of, split_tree
 
 _LISTS = (".txt", ".csv", ".lst", ".list", ".dat", ".json", ".ndjson", ".jsonl", ".gz")
 Given = str | Path | Sequence[str | Path]
@@ -104,11 +104,12 @@ def _expand(listed: Listed, cwd: Path) -> Iterator[Listed]:
     name, tree = split_tree(local(listed.name), cwd)
     if is_url(name):
         check_line(name, listed.where)
-        folder, _, last = name.rpartition("/")
+        address, query = _without_query(name)
+        folder, _, last = address.rpartition("/")
         if last and "*" not in last:
             yield listed
             return
-        found: Iterable[str] = _on_server(f"{folder}/", last or "*.root", at)
+        found: Iterable[str] = _on_server(f"{folder}/", query, last or "*.root", at)
     else:
         path = cwd / name
         if path.is_dir():
@@ -163,14 +164,29 @@ def _matching(name: str, cwd: Path, at: str) -> list[str]:
     raise UsageError(f"{at}no file matches {name}", remedy)
 
 
-def _on_server(folder: str, pattern: str, at: str) -> list[str]:
-    """URLs of the files in a folder there that fit the pattern, sorted; not in its subfolders."""
+def _without_query(url: str) -> tuple[str, str]:
+    """The URL up to its query, and the query with its question mark; in s3:// there is none."""
+    start = -1 if scheme_of(url) == "s3" else url.find("?")
+    return (url, "") if start < 0 else (url[:start], url[start:])
+
+
+def _on_server(folder: str, query: str, pattern: str, at: str) -> list[str]:
+    """URLs of the files in a folder there that fit the pattern, sorted; not in its subfolders.
+
+    The query, such as one with a token, is the folder's and each file's.
+    """
     from mlaas4hep.sources.opening import list_folder  # which loads uproot
 
-    names = sorted(list_folder(folder))
+    names = sorted(list_folder(folder + query))
     shown = [name for name in names if name[0] != "." or pattern[0] == "."]
-    found = [f"{folder}{name}" for name in shown if fnmatchcase(name, pattern)]
+    found = [name for name in shown if fnmatchcase(name, pattern)]
     if not found:
         remedy = f"It holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}." if names else ""
         raise UsageError(f"{at}no file of {folder} matches {pattern}", remedy or "It is empty.")
-    return found
+    for name in found:
+        if not name.isprintable() or re.search(r"[?#\s/]", name) or split_tree(folder + name)[1]:
+            raise UsageError(
+                f"{at}{folder} has a file that no URL can name: {name!r}",
+                "Let it be renamed, or name the others one by one.",
+            )
+    return [f"{folder}{name}{query}" for name in found]

@@ -122,11 +122,17 @@ def _connect(url: str, patience: Patience, traffic: Traffic) -> Connection:
 
 
 def open_file(
-    name: str, replicas: Sequence[str] = (), *, explained: bool = True, **options: Any
+    name: str,
+    replicas: Sequence[str] = (),
+    *,
+    uuid: str | None = None,
+    explained: bool = True,
+    **options: Any,
 ) -> Any:
     """The uproot file of that path or URL; DataError says why it can't be opened.
 
-    ``replicas`` are other URLs of the same file, for when this one fails. With ``explained`` the
+    ``replicas`` are other URLs of the same file, for when this one fails, or is found to have
+    another ``uuid`` than that. With ``explained`` the
     reason is looked for as ``mlaas4hep doctor`` does it, once for each server, which takes some
     seconds more; a server that answers nobody is then asked for no other file until the doctor,
     once a minute, finds that it does. ``options`` are uproot's.
@@ -141,7 +147,7 @@ def open_file(
                 f"{name} can't be read: its server answered nobody a moment ago",
                 "Try again when it is back, or name another replica.",
             )
-        return _open_file(name, replicas, options)
+        return _open_file(name, replicas, uuid, options)
     except (UnreachedError, RefusedError) as error:
         if not explained:
             raise
@@ -163,7 +169,9 @@ def _are_silent(urls: Sequence[str]) -> bool:
     return are_silent(urls)
 
 
-def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> Any:
+def _open_file(
+    name: str, replicas: Sequence[str], uuid: str | None, options: dict[str, Any]
+) -> Any:
     with reading(name):
         if not is_url(name):
             check_local(Path(name))
@@ -171,6 +179,7 @@ def _open_file(name: str, replicas: Sequence[str], options: dict[str, Any]) -> A
             for url in (name, *replicas):
                 opener(url)
             options |= {"handler": RemoteSource, "connect": _connect, "replicas": replicas}
+            options |= {"uuid": uuid if replicas else None}  # else the caller tells it better
         return uproot.open({name: None}, **options)  # in this form a colon is part of the name
 
 

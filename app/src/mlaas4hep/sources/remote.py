@@ -86,10 +86,23 @@ def _number(variable: str, usual: int) -> int:
         return usual
 
 
+_PORTS = {
+    **dict.fromkeys(("http", "dav"), 80),
+    **dict.fromkeys(("https", "davs"), 443),
+    **dict.fromkeys(("root", "roots", "xroot", "xroots", "xrootd"), 1094),
+}
+
+
 def server_of(url: str) -> str:
-    """Scheme, host and port of a URL; of s3:// the endpoint belongs to it."""
+    """Scheme, host and port of a URL, however they are written; of s3:// the endpoint, too."""
     server = "/".join(url.split("/", 3)[:3]).lower()
-    return f"{server} {os.environ.get('AWS_ENDPOINT_URL', '')}" if server[:3] == "s3:" else server
+    scheme, _, place = server.partition("://")
+    if scheme == "s3":
+        # Of a bucket, as what is wrong with it isn't of the others there.
+        by = map(os.environ.get, ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"))
+        return " ".join([server, *(value or "" for value in by)])
+    host = place.rpartition("@")[2].removesuffix(f":{_PORTS.get(scheme, '')}")
+    return f"{scheme}://{host}"
 
 
 def note_silent(url: str, is_silent: bool) -> None:
@@ -189,13 +202,20 @@ class RemoteSource(Source):  # type: ignore[misc]
     """
 
     def __init__(
-        self, file_path: str, connect: Connect, replicas: Sequence[str] = (), **_: Any
+        self,
+        file_path: str,
+        connect: Connect,
+        replicas: Sequence[str] = (),
+        uuid: str | None = None,
+        **_: Any,
     ) -> None:
+        """With ``uuid``, a replica that has another at its opening is passed over."""
         super().__init__()
         self._file_path = file_path
         self._urls = list(dict.fromkeys((file_path, *replicas)))
         self._urls.sort(key=lambda url: server_of(url) in _failing)
         self._connect, self._patience = connect, Patience.of_environment()
+        self._wanted, self._unlike = uuid, set[str]()
         self._connection: Connection | None = None
         self._size: int | None = None
         self._head = b""
@@ -274,7 +294,8 @@ class RemoteSource(Source):  # type: ignore[misc]
     def _persist(self, action: Callable[[Connection], T]) -> T:
         """Do something by each replica in turn until one can; by those that may, after a pause."""
         current = self._urls.index(self.traffic.replica)
-        urls = self._urls[current:] + self._urls[:current]
+        ordered = self._urls[current:] + self._urls[:current]
+        urls = [url for url in ordered if url not in self._unlike]
         failures: dict[str, Exception] = {}
         for turn in range(self._patience.retries + 1):
             if turn:
@@ -327,6 +348,17 @@ class RemoteSource(Source):  # type: ignore[misc]
         self._proxy_end = proxy.expires if proxy else None
         connection = self._connect(url, self._patience, self.traffic)
         first, self._connection = not self._head, connection
+        if (
+            first
+            and self._wanted
+            and (found := _uuid_of(connection.head))
+            not in (
+                None,
+                self._wanted,
+            )
+        ):
+            self._unlike.add(url)
+            raise FileError(f"it has the UUID {found}, not {self._wanted}")
         if first:
             self._size, self._head = connection.size, connection.head
         elif (connection.size, connection.head) != (self._size, self._head):
@@ -404,13 +436,18 @@ def has_expired(credential: Bearer | X509, early: float = 0) -> bool:
 
 def _described(length: int | None, head: bytes) -> str:
     """Size and UUID of a ROOT file, as far as they are known."""
+    parts = [size(length)] if length is not None else []
+    if found := _uuid_of(head):
+        parts.append(f"UUID {found}")
+    return ", ".join(parts) or "no ROOT file"
+
+
+def _uuid_of(head: bytes) -> str | None:
+    """The UUID of a ROOT file by its first bytes; None if they aren't such a file's."""
     large = head[4:8] >= (1_000_000).to_bytes(4, "big")
     start = 59 if large else 47
     found = head[start : start + 16]
-    parts = [size(length)] if length is not None else []
-    if head[:4] == b"root" and len(found) == 16:
-        parts.append(f"UUID {UUID(bytes=found)}")
-    return ", ".join(parts) or "no ROOT file"
+    return str(UUID(bytes=found)) if head[:4] == b"root" and len(found) == 16 else None
 
 
 def _failure(name: str, failures: dict[str, Exception]) -> DataError:

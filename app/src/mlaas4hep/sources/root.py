@@ -105,12 +105,13 @@ class RootFile:
         friends: Mapping[str, str] | None = None,
         is_friend: bool = False,
         replicas: Sequence[str] = (),
+        uuid: str | None = None,
     ) -> None:
         """``tree`` is the one to open unless ``name`` is FILE:TREE.
 
         ``friends`` are given by name, each as FILE:TREE, or FILE if the tree has that name. A tree
         to be one (``is_friend``) is refused if it has an index. ``replicas`` are other URLs of a
-        remote file, which are tried in order when ``name`` can't be read.
+        remote file, which are tried in order when ``name`` can't be read, or hasn't this ``uuid``.
         """
         self.name = local(name)
         self.friends: dict[str, RootFile] = {}
@@ -118,7 +119,9 @@ class RootFile:
         self.tree = tree = named or tree
         # By default uproot doesn't read what index a tree has.
         self._opened_as = _state(self._path)
-        self._file = open_file(self._path, replicas, minimal_ttree_metadata=not is_friend)
+        self._file = open_file(
+            self._path, replicas, uuid=uuid, minimal_ttree_metadata=not is_friend
+        )
         self._read = Traffic(replica=self._path)
         self._descriptor = -1
         name = self._path

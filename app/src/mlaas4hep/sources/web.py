@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import pairwise
@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 
 import aiohttp
 from fsspec.asyn import get_loop
+from yarl import URL
 
 from mlaas4hep.core.errors import DataError, FileError, RefusedError
 from mlaas4hep.sources.columns import Place
@@ -42,6 +43,8 @@ AT_ONCE = 8
 """Connections to one server, by all files of one process."""
 CONNECTIONS = 32
 """To all servers."""
+_REDIRECTING = {301, 302, 303, 307, 308}
+_REDIRECTS = 10
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Status codes of what may pass."""
 _PAGE_BYTES = 4 << 20
@@ -102,7 +105,7 @@ class WebConnection:
         self.token: Bearer | None = None
         self._session = wait_for(_join(patience), _SECONDS)
         try:
-            self.head = wait_for(self._get((0, HEAD_BYTES)), self._most_seconds)
+            self.head = wait_for(self._get((0, HEAD_BYTES)), self._most_seconds(1))
         except BaseException:
             self.close()
             raise
@@ -117,15 +120,14 @@ class WebConnection:
 
     def read(self, ranges: Sequence[Place]) -> list[bytes]:
         """The bytes of each range."""
-        return wait_for(self._read(ranges), self._most_seconds)
-
-    @property
-    def _most_seconds(self) -> float:
-        """More than a read takes: each range is asked for twice at most, all at once."""
-        return 2 * self._patience.request + _SECONDS
-
-    async def _read(self, ranges: Sequence[Place]) -> list[bytes]:
         split = parts(ranges)
+        return wait_for(self._read(split), self._most_seconds(sum(map(len, split))))
+
+    def _most_seconds(self, requests: int) -> float:
+        """More than so many take: each is sent twice at most, AT_ONCE of them side by side."""
+        return 2 * self._patience.request * -(-requests // AT_ONCE) + _SECONDS
+
+    async def _read(self, split: list[list[Place]]) -> list[bytes]:
         tasks = [asyncio.ensure_future(self._get(part)) for each in split for part in each]
         try:
             found = iter(await asyncio.gather(*tasks))
@@ -154,11 +156,10 @@ class WebConnection:
             self.token = token
         self._traffic.requests += 1
         try:
-            asked = self._session.get(self._url, headers=headers, proxy=_proxy_of(self._url))
-            async with asked as answer:
+            async with _asked(self._session, "GET", self._url, headers, self._patience) as answer:
                 problem = self._problem(answer, place, token)
                 found = b"" if problem else await _body(answer, stop - start)
-        except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+        except (aiohttp.ClientError, OSError, _PlainError) as error:
             raise _understood(self._url, error, self._patience) from error
         if problem:
             raise problem
@@ -200,12 +201,89 @@ class WebConnection:
         return None
 
 
+@contextlib.asynccontextmanager
+async def _asked(
+    session: aiohttp.ClientSession,
+    method: str,
+    address: str,
+    headers: dict[str, str],
+    patience: Patience,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer after redirects, each of which is followed by the proxy for where it leads.
+
+    A token or a password goes on to the same server only. Seconds in which others have all the
+    connections to it are not the request's.
+    """
+    url, headers = URL(address), dict(headers)
+    async with asyncio.timeout(patience.request) as limit:
+        for _ in range(_REDIRECTS + 1):
+            proxy = _proxy_of(str(url))
+            with _proxy_told(proxy):
+                answer = await session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    proxy=proxy,
+                    allow_redirects=False,
+                    trace_request_ctx=(limit, patience.request),
+                )
+            place = answer.headers.get("Location")
+            if answer.status not in _REDIRECTING or not place:
+                async with answer:
+                    yield answer
+                return
+            answer.release()
+            url, is_there = _redirected(url, place)
+            if not is_there:
+                headers.pop("Authorization", None)
+            if answer.status == HTTPStatus.SEE_OTHER:
+                method = "GET"
+    raise _PlainError(f"{urlsplit(address).hostname} redirects more than {_REDIRECTS} times")
+
+
+def _redirected(url: URL, place: str) -> tuple[URL, bool]:
+    """Where a redirect leads, and whether that is the same server; with its password if so."""
+    try:
+        found = url.join(URL(place))
+        is_there = found.origin() == url.origin()
+    except ValueError:
+        raise _PlainError(f"{url.host} redirects to an address that is not valid") from None
+    if found.scheme not in ("http", "https"):
+        raise _PlainError(f"{url.host} redirects to {found.scheme}://, not to a web server")
+    if is_there and not found.user:
+        found = found.with_user(url.user).with_password(url.password)
+    return found, is_there
+
+
+@contextlib.contextmanager
+def _proxy_told(proxy: str | None) -> Iterator[None]:
+    """Say of which proxy a refusal is, without its password."""
+    try:
+        yield
+    except aiohttp.ClientHttpProxyError as error:
+        name = urlsplit(proxy or "").netloc.rpartition("@")[2]
+        raise _PlainError(f"the proxy {name} refuses: {error.status} {error.message}") from error
+
+
+def _clock() -> aiohttp.TraceConfig:
+    """Stops a request's time, its (asyncio.Timeout, seconds), while it waits for a connection."""
+
+    async def stop(_: aiohttp.ClientSession, request: Any, __: object) -> None:
+        request.trace_request_ctx[0].reschedule(None)
+
+    async def start(_: aiohttp.ClientSession, request: Any, __: object) -> None:
+        limit, seconds = request.trace_request_ctx
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    found = aiohttp.TraceConfig()
+    found.on_connection_queued_start.append(stop)
+    found.on_connection_queued_end.append(start)
+    return found
+
+
 def _understood(url: str, error: Exception, patience: Patience) -> Exception:
     """What a failure of aiohttp means, in a text without its details."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        proxy = urlsplit(_proxy_of(url) or "").netloc.rpartition("@")[2]
-        return OSError(f"the proxy {proxy} refuses: {error.status} {error.message}")
-    if isinstance(error, _TooMuchError):
+    if isinstance(error, _PlainError):
         return OSError(str(error))
     if isinstance(error, TimeoutError):
         return PassingError(f"no answer within {patience.request:g} s")
@@ -235,11 +313,11 @@ def list_folder(url: str, patience: Patience) -> list[str]:
 async def _list(url: str, patience: Patience) -> list[str]:
     session = await _join(patience)
     try:
-        answer, said = await _whole(session, url, "PROPFIND")
+        answer, said = await _whole(session, url, "PROPFIND", patience)
         if answer.status == HTTPStatus.MULTI_STATUS:
             return _names(str(answer.url), _members(said))
-        answer, said = await _whole(session, url, "GET")
-    except (aiohttp.ClientError, OSError, _TooMuchError) as error:
+        answer, said = await _whole(session, url, "GET", patience)
+    except (aiohttp.ClientError, OSError, _PlainError) as error:
         raise _understood(url, error, patience) from error
     finally:
         await _leave(session)
@@ -254,13 +332,12 @@ async def _list(url: str, patience: Patience) -> list[str]:
 
 
 async def _whole(
-    session: aiohttp.ClientSession, url: str, method: str
+    session: aiohttp.ClientSession, url: str, method: str, patience: Patience
 ) -> tuple[aiohttp.ClientResponse, str]:
     """The answer and its text; with the token if it is refused without."""
     headers = {"Depth": "1"} if method == "PROPFIND" else {}
     while True:
-        asked = session.request(method, url, headers=headers, proxy=_proxy_of(url))
-        async with asked as answer:
+        async with _asked(session, method, url, headers, patience) as answer:
             said = (await _body(answer, _PAGE_BYTES)).decode(errors="replace")
         refused = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
         token = bearer_token() if refused and _is_safe(url) else None
@@ -329,7 +406,8 @@ async def _join(patience: Patience) -> aiohttp.ClientSession:
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS, limit_per_host=AT_ONCE, ssl=tls_context()
             ),
-            timeout=aiohttp.ClientTimeout(total=patience.request, sock_connect=patience.connect),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=patience.connect),
+            trace_configs=[_clock()],
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
         )
@@ -373,12 +451,12 @@ async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
     async for piece in answer.content.iter_any():
         found += piece
         if len(found) > most:
-            raise _TooMuchError(f"the server sends more than the {most} bytes that were asked for")
+            raise _PlainError(f"the server sends more than the {most} bytes that were asked for")
     return bytes(found)
 
 
-class _TooMuchError(Exception):
-    """Another answer than the one that was announced."""
+class _PlainError(Exception):
+    """What is to be told as it is, and doesn't pass."""
 
 
 def _web_url(url: str) -> str:

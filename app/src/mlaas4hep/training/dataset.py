@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mlaas4hep.core.errors import EventError
 from mlaas4hep.core.memory import memory_limit
 from mlaas4hep.core.progress import Progress, silent
+from mlaas4hep.core.units import size
 from mlaas4hep.data import TEST, TRAIN, VALIDATION, Encoder, plan_chunks
 from mlaas4hep.data.histograms import Distributions
 from mlaas4hep.data.mixing import PLACES, block_sizes, in_blocks, mixed
@@ -258,7 +259,7 @@ class Dataset:
             return []
         return [
             f"{file.name} is read at {reader.places} of {PLACES} places at once, as more don't "
-            f"fit {READ_BYTES >> 20} MiB: if its events are sorted, the model sees them sorted "
+            f"fit {size(READ_BYTES)}: if its events are sorted, the model sees them sorted "
             "in part; select fewer branches, or write it with smaller clusters"
             for file, reader in zip(self.task.files, readers, strict=True)
             if reader.places < _FEW_PLACES and reader.is_limited
@@ -270,9 +271,9 @@ class Dataset:
         kinds = [np.dtype(self.task.labels.dtype), *([np.dtype(np.float64)] * self.weighted)]
         for part in (VALIDATION, TRAIN, TEST):
             events = self._events(part)
-            size = events * (self.width * 4 + sum(kind.itemsize for kind in kinds))
-            if size <= cache_bytes:
-                cache_bytes -= size
+            needed = events * (self.width * 4 + sum(kind.itemsize for kind in kinds))
+            if needed <= cache_bytes:
+                cache_bytes -= needed
                 room[part] = (
                     np.empty((events, self.width), np.float32),
                     *(np.empty(events, kind) for kind in kinds),

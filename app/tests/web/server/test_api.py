@@ -79,6 +79,23 @@ def test_the_environments_that_are_offered(tmp_path: Path, http: TestClient) -> 
         assert_problem(answer, 400, "'gpt' is not offered here", "'gpu'")
 
 
+def test_secrets_in_the_names_of_files_are_not_shown(service: Service, http: TestClient) -> None:
+    """They are in the database, as the training needs them."""
+    url = "https://anna:password@host/a.root?authz=SECRET"
+    upload(http)
+    with pytest.MonkeyPatch.context() as patch:  # files of which are none here
+        patch.setattr("mlaas4hep.jobs.queue.check_files", lambda *_: None)
+        submit(http, files=url)
+    assert service.queue.get("luca_1").files == url
+    assert (
+        http.get("/jobs/luca_1").json()["request"]["files"] == "https://...@host/a.root?authz=..."
+    )
+    for said in (http.get(path).text for path in ("/", "/jobs", "/jobs/luca_1")):
+        assert "a.root?authz=..." in said
+        assert "SECRET" not in said
+        assert "password@" not in said
+
+
 @pytest.mark.hostile("six jobs with 60 MB of text each")
 def test_a_list_of_jobs_with_long_texts_is_short(service: Service, http: TestClient) -> None:
     upload(http)

@@ -1,7 +1,9 @@
 import asyncio
 import os
+import resource
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
 from starlette.concurrency import run_in_threadpool
 
+from mlaas4hep.core.files import remove_tree
 from mlaas4hep.jobs.database import Folder, Job
 from mlaas4hep.jobs.folders import Upload
 from mlaas4hep.web.server import create_app
@@ -153,6 +156,30 @@ def test_uploads_that_are_unpacked_leave_room_for_all_else(
     asked(service, talk)
     assert most == 2
     assert len(service.folders.all()) == 45
+
+
+@pytest.mark.hostile("full disk: DELETE answers 503")
+def test_delete_makes_room_on_a_full_disk(
+    service: Service, http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for this process until the folder's files are gone."""
+    upload(http)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def make_room(path: Path) -> None:
+        remove_tree(path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr("mlaas4hep.jobs.folders.remove_tree", make_room)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        assert_problem(http.post("/submit", json=BODY), 503, "disk")
+        answer = http.delete("/folders/luca")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert http.get("/folders").json() == []
+    assert list(service.settings.uploads.iterdir()) == []
 
 
 def test_strangers_pages_are_refused(service: Service, http: TestClient) -> None:

@@ -98,6 +98,12 @@ def test_hostile_names(service: Service, http: TestClient, name: str) -> None:
         ({"device": "gpu"}, 400, "no GPU"),
         ({"memory": "999tb"}, 413, "max_job_memory_bytes"),
         ({"cpus": "1000"}, 413, "max_job_cpus"),
+        pytest.param(
+            {"cpus": "1e-10"},
+            400,
+            "cpus: 1e-10 is less than 0.01, the least that a training can have",
+            marks=pytest.mark.hostile("cpus 1e-10 becomes no limit"),
+        ),
     ],
 )
 def test_submissions_that_are_refused(

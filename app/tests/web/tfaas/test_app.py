@@ -547,3 +547,16 @@ def test_serving_imports_no_training(tmp_path: Path) -> None:
     heavy = {"tensorflow", "keras", "uproot", "awkward", "numba", "sklearn", "onnx", "matplotlib",
              "sqlalchemy", "mplhep", "onnxruntime", "torch", "tf2onnx", "skl2onnx"}  # fmt: skip
     assert heavy.isdisjoint(modules)
+
+
+@pytest.mark.hostile("full disk: DELETE answers 503")
+def test_a_model_is_deleted_on_a_full_disk(tmp_path: Path) -> None:
+    with tfaas_process(tmp_path / "store") as service:
+        assert upload(service, archive_of(tmp_path, 1)).status_code == 200
+        most = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (1, most))
+        assert upload(service, archive_of(tmp_path, 2, "other")).status_code == 507
+        assert service.http.delete("/delete/luca_1").status_code == 200
+        assert service.http.get("/models").json() == []
+        versions = Repository(service.store / "models").root / ".versions"
+        assert list(versions.iterdir()) == []

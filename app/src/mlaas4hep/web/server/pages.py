@@ -7,6 +7,7 @@ import time
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.core.units import size
 from mlaas4hep.jobs.database import State
 from mlaas4hep.jobs.presence import is_at_work
@@ -18,7 +19,7 @@ from mlaas4hep.web.server.views import iso
 router = APIRouter(include_in_schema=False)
 router.add_api_route("/page.css", pages.style)
 router.add_api_route("/page.js", pages.script)
-PAGES = pages.Pages(ago=ago, size=size, iso=iso)
+PAGES = pages.Pages(ago=ago, size=size, iso=iso, shown=without_secrets)
 
 
 @router.get("/", response_class=HTMLResponse)

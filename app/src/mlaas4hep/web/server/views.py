@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from mlaas4hep.core.secrets import without_secrets
 from mlaas4hep.jobs.database import Folder, Job, State
 
 REQUEST = ("files", "labels", "model", "params", "cpus", "memory", "device", "environment")
@@ -119,8 +120,13 @@ def job_view(job: Job) -> JobView:
         servable=job.servable,
         why_not=job.why_not,
         expired=iso(job.expired),
-        request={key: getattr(job, key) for key in REQUEST},
+        request={key: _shown(getattr(job, key)) for key in REQUEST},
     )
+
+
+def _shown(value: Any) -> Any:
+    """What was asked for, without what is secret in its URLs."""
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def iso(seconds: float | None) -> str | None:
