@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from XRootD.client import File
 
 from grid.cache_process import Cache
 from parts.xrootd import Pki, XRootD, gsi_origin, plain_origin, token_origin
@@ -94,9 +94,12 @@ def test_a_replaced_file_is_evicted_also_half_cached(cache: Cache) -> None:
     origin = cache.origins[0]
     path = put(origin, "replaced.root", os.urandom(3_000_000))
     cache.fresh(path)
-    url = f"root://localhost:{cache.port}"
-    half = subprocess.run(["xrdfs", url, "cat", path], stdout=subprocess.PIPE, check=True)
-    assert half.stdout == (origin.data / "replaced.root").read_bytes()
+    with File() as half:
+        half.open(f"root://localhost:{cache.port}/{path}", timeout=30)
+        status, found = half.read(0, 100_000, timeout=30)
+    assert status.ok
+    assert found == (origin.data / "replaced.root").read_bytes()[:100_000]
+    assert 0 < cache.kept(origin, path).stat().st_blocks * 512 < 1_000_000
     assert cache.fresh(path) == "same"
 
     new = os.urandom(2_000_000)
