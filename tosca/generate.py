@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 TEMPLATES = ("single", "gpu", "volume")
 IMAGES = ("service_image", "tfaas_image", "job_image")
+# Of parts that not every site has.
+MORE_IMAGES = ("grid_image",)
 STACK = "tosca.nodes.mlaas4hep.Stack"
 TYPES = {"str": "string", "int": "integer", "bool": "boolean", "float": "float"}
 # A name that can't exist: the IM's message then shows what to do.

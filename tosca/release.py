@@ -125,8 +125,8 @@ def release(
             f"the release's address is {url!r}; it must begin with https:// or http://"
         )
     for name, image in (images or {}).items():
-        if name not in generate.IMAGES:
-            raise ReleaseError(f"an image is {name!r}; there are {', '.join(generate.IMAGES)}")
+        if name not in (known := generate.IMAGES + generate.MORE_IMAGES):
+            raise ReleaseError(f"an image is {name!r}; there are {', '.join(known)}")
         if "@sha256:" not in image:
             raise ReleaseError(f"{name} is {image!r}, which has no digest; add @sha256:...")
     shutil.rmtree(folder, ignore_errors=True)
