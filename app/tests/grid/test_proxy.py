@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,20 +31,23 @@ def settings(pki: Pki, vo: Voms, tmp_path: Path, monkeypatch) -> Settings:
     return made
 
 
-@pytest.fixture
-def full():
+@contextmanager
+def full_disk() -> Iterator[None]:
     """No file grows beyond 1,000 bytes, which is a part of a proxy."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:  # the tests' own log grows on
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk(settings, full):
+def test_a_full_disk(settings):
     path = proxy.proxy_file(settings)
     before = path.read_bytes()
-    with pytest.raises(LimitError) as error:
-        proxy.make(settings, certificate.load(settings))
+    own = certificate.load(settings)
+    with full_disk(), pytest.raises(LimitError) as error:
+        proxy.make(settings, own)
     assert error.value.message == f"{path} can't be written: File too large"
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
