@@ -98,12 +98,12 @@ dodas-cli: .venv-im/made  ## whether the real command sends the same requests as
 lint: .venv/test  ## style, types, and which package may import which
 	$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && cd app && ../$(BIN)/mypy && ../$(BIN)/lint-imports
 
-soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments, 10,000 damaged files and params.json, 2 GB of events in little memory, servers of files that fail in each way (root)
+soak: .venv/test  ## the long tests: 300 kills of server, runner and trainings at random moments, 10,000 damaged files and params.json, 2 GB of events in little memory, servers of files, and of the cache, that fail in each way (root)
 	cd app && MLAAS4HEP_TEST_FUZZ=10000 ../$(BIN)/pytest -s tests/sources/test_fuzz.py tests/training/test_fuzz.py
 	cd app && ../$(BIN)/pytest -s tests/training/large.py
 	cd app && MLAAS4HEP_TEST_KILLS=300 ../$(BIN)/pytest -s tests/jobs/test_kills.py
 	$(PARTS) up xrootd
-	cd app && MLAAS4HEP_TEST_FAULTS=all ../$(BIN)/pytest tests/training/test_faults.py
+	cd app && MLAAS4HEP_TEST_FAULTS=all ../$(BIN)/pytest tests/training/test_faults.py && ../$(BIN)/pytest -s tests/grid/faults.py
 
 bench: .venv/test  ## speed of the data path, of remote files, of training, of serving and of serving too many clients, as ratios to a reference taken in the same run; BASE=COMMIT compares its server
 	$(if $(BASE),,$(PARTS) up xrootd)

@@ -57,15 +57,16 @@ class Cache(Server):
     def kept(self, origin: XRootD, path: str) -> Path:
         return self.folder / f"kept/localhost_{origin.port}/{path.lstrip('/')}"
 
-    def read(self, path: str, number: int = 0) -> bytes:
+    def read(self, path: str, number: int = 0, seconds: float = 60) -> bytes:
         """A file by XRootD's own client; OSError with what that says."""
         url = f"root://localhost:{self.port + number}/{path}"
         patience = {"XRD_CONNECTIONWINDOW": "5", "XRD_CONNECTIONRETRY": "2"}
+        patience |= {"XRD_REQUESTTIMEOUT": "20", "XRD_STREAMTIMEOUT": "20"}  # as a training's
         ended = subprocess.run(
             ["xrdcp", "--silent", "--force", url, "-"],
             env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | patience,
             capture_output=True,
-            timeout=60,
+            timeout=seconds,
         )
         if ended.returncode:
             raise OSError(ended.stderr.decode(errors="replace"))
