@@ -2,8 +2,9 @@
 
 The servers run on this machine, so the ratios are what protocol and client cost, without the time
 that a network takes. Time is wall time, as a client mostly waits; each address is read by a new
-process, which is given its credentials alone, and opens the file before the clock starts. The local
-file is read first and last: where the two differ much, something else ran meanwhile.
+process, which is given its credentials alone, and opens the file before the clock starts. The
+cache is the stack's, before the server of root://: in its first pass it is cold. The local file is
+read first and last: where the two differ much, something else ran meanwhile.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from statistics import median
 import uproot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from data_path import SELECTION, TREE, chunks, write
+from grid.cache_process import Cache
 from mlaas4hep.core.errors import DataError
 from mlaas4hep.data import Encoder
 from mlaas4hep.sources.root import RootFile
@@ -31,11 +34,12 @@ from mlaas4hep.sources.scan import scan
 from parts.xrootd import Pki, plain_origin, s3, token_origin
 
 
-def passes(name: str, repeats: int) -> list[float]:
-    """Events a second of each pass from the file to normalised rows."""
+def passes(name: str, repeats: int, scanned: str) -> list[float]:
+    """Events a second of each pass from the file to rows, by the specs of the file ``scanned``."""
     speeds = []
-    with RootFile(name, TREE) as file:
+    with RootFile(scanned, TREE) as file:
         encoder = Encoder(scan([file], SELECTION))
+    with RootFile(name, TREE) as file:
         for _ in range(repeats):
             start = time.perf_counter()
             events = chunks([file], encoder)
@@ -43,9 +47,10 @@ def passes(name: str, repeats: int) -> list[float]:
     return speeds
 
 
-def measured(name: str, env: dict[str, str], repeats: int) -> list[float] | str:
+def measured(name: str, env: dict[str, str], repeats: int, scanned: str) -> list[float] | str:
     """What `passes` gives in a new process, or why the file can't be read."""
     command = [sys.executable, __file__, "--passes-of", name, "--repeats", str(repeats)]
+    command += ["--scanned", scanned]
     others = ("AWS_", "BEARER_", "X509_", "XRD_", "XDG_RUNTIME_DIR", "SSL_")
     clean = {
         key: value
@@ -64,10 +69,11 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--passes-of", help=argparse.SUPPRESS)
+    parser.add_argument("--scanned", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.passes_of:
         try:
-            print(json.dumps(passes(options.passes_of, options.repeats)))
+            print(json.dumps(passes(options.passes_of, options.repeats, options.scanned)))
         except DataError as error:
             print(json.dumps(str(error)))
         return
@@ -79,6 +85,8 @@ def main() -> None:
             stack.enter_context(server) for server in (plain_origin(), token_origin(pki), s3(pki))
         )
         tokens.put(file)
+        cache = stack.enter_context(Cache(pki, plain))
+        cached = f"root://localhost:{cache.port}//store/{file.name}"
         web = {
             "BEARER_TOKEN": pki.token(),
             "X509_CERT_DIR": str(pki.ca_folder),
@@ -88,14 +96,16 @@ def main() -> None:
         print(f"remote files: {options.events} events, {megabytes:.0f} MB, lz4")
         print(f"  {'':13} {'x local':>7} {'events/s':>9} {'MB/s':>6}")
         local, failed = 0.0, False
-        for title, name, env in (
-            ("local", str(file), {}),
-            ("root://", plain.put(file), {}),
-            ("https://", f"{tokens.https}/{file.name}", web),
-            ("s3://", bucket.put(file), bucket.env),
-            ("local, again", str(file), {}),
+        for title, name, env, repeats in (
+            ("local", str(file), {}, options.repeats),
+            ("root://", plain.put(file), {}, options.repeats),
+            ("https://", f"{tokens.https}/{file.name}", web, options.repeats),
+            ("s3://", bucket.put(file), bucket.env, options.repeats),
+            ("cold cache", cached, {}, 1),
+            ("warm cache", cached, {}, options.repeats),
+            ("local, again", str(file), {}, options.repeats),
         ):
-            found = measured(name, env, options.repeats)
+            found = measured(name, env, repeats, str(file))
             if isinstance(found, str):
                 print(f"  {title:13} {found}")
                 failed = True
