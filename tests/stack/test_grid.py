@@ -24,6 +24,7 @@ from support.waiting import until
 
 sys.path.append(str(ROOT / "tests/parts"))
 from xrootd import Pki, XRootD, gsi_origin
+from xrootd.pki import DAY
 
 CACHE, RENEWER = "mlaas4hep-xrootd-cache", "mlaas4hep-x509-renewer"
 X509 = "/var/lib/mlaas4hep/x509"
@@ -180,8 +181,13 @@ def test_a_training_reads_files_at_the_origin(
 
 
 def test_a_proxy_is_swapped_and_a_cache_killed_while_a_training_runs(
-    vm: VM, trainings: Trainings
+    vm: VM, pki: Pki, trainings: Trainings, tmp_path: Path
 ) -> None:
+    """The certificate was renewed: the next proxy is made of it at once."""
+    certificate, key = pki.user(life=300 * DAY)
+    shutil.copy(certificate, tmp_path / "usercert.pem")
+    shutil.copy(key, tmp_path / "userkey.pem")
+    vm.put(tmp_path, "/root/grid")
     trainings.upload(f"{NAME}_waits", WAITS, **{"files.txt": text(vm)})
     job = trainings.begin(f"{NAME}_waits")
     before = vm.run(f"sha256sum {PROXY}")

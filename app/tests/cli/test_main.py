@@ -10,7 +10,7 @@ from mlaas4hep.cli.main import app
 
 COMMANDS = [
     "train", "specs", "inspect", "predict", "server", "runner", "tfaas", "expire", "demo",
-    "token", "settings", "export", "data-proxy", "x509-renewer", "doctor",
+    "token", "settings", "export", "data-proxy", "x509-renewer", "xrootd-cache", "doctor",
 ]  # fmt: skip
 
 
@@ -30,7 +30,15 @@ def test_help_shows_what_is_to_be_typed(command, monkeypatch):
     """It is rendered as Markdown, to which * and <> are marks."""
     monkeypatch.setenv("COLUMNS", "200")
     assert "*ttbar*=signal,*qcd*=background" in command("train", "--help").out
-    for service in ("server", "runner", "tfaas", "settings", "data-proxy", "x509-renewer"):
+    for service in (
+        "server",
+        "runner",
+        "tfaas",
+        "settings",
+        "data-proxy",
+        "x509-renewer",
+        "xrootd-cache",
+    ):
         assert "MLAAS4HEP_<SETTING>" in command(service, "--help").out
 
 
