@@ -16,7 +16,7 @@ import pytest
 from scenario import play
 from test_confinement import looked
 from trainings import WAITS, Trainings
-from vm import VM
+from vm import DATA_PROXY, DOORS, SERVICES, VM
 
 from support.machine import ROOT, docker, neighbour
 from support.user import Files
@@ -244,6 +244,7 @@ def test_without_a_server_both_are_gone_and_the_certificate_stays(vm: VM, tmp_pa
     assert vm.ended("test -e /var/lib/mlaas4hep/xrootd-cache").returncode != 0
     vm.run(f"test -e {CERTIFICATE}")
     vm.run("rm -r /etc/grid-security /root/grid")
+    until("the others are well", lambda: vm.healthy(*SERVICES, DATA_PROXY, *DOORS))
 
 
 def cached(vm: VM, kind: str) -> float:
