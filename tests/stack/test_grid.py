@@ -170,13 +170,13 @@ def test_a_training_reads_files_at_the_origin(
     row = trainings.ended(job := trainings.submit(NAME))
     shown = (trainings.log(job), vm.run(f"docker logs --tail 50 {CACHE}"))
     assert row["state"] == "succeeded", (row, *shown)
-    assert cached(vm, "miss") > 0
+    until("the cache tells what it fetched", lambda: cached(vm, "miss") > 0)
 
     origin.stop()
     row = trainings.ended(job := trainings.submit(NAME))
     assert row["state"] == "succeeded", (row, trainings.log(job))
     assert "may be old, as its server doesn't tell" in trainings.log(job)
-    assert cached(vm, "hit") > 0
+    until("the cache tells what it had", lambda: cached(vm, "hit") > 0)
     origin.start()
 
 
@@ -204,17 +204,18 @@ def test_a_hostile_training_gets_neither_credential_nor_others_files(
     vm: VM, origin: XRootD, trainings: Trainings, files: Files
 ) -> None:
     secret = origin.put(files.upload / "params.json", "others/secret.root")
-    own = origin.url.replace(f"{HOST}:{origin.port}", "127.0.0.1:1094")
-    other = origin.url.replace(f"{HOST}:{origin.port}", "127.0.0.1:1095")
+    # The doors are in the order of the folders: others, physics.
+    others, own = (origin.url.replace(str(origin.port), port) for port in ("1094", "1095"))
+    others, own = (each.replace(HOST, "127.0.0.1") for each in (others, own))
     [mine, *_] = text(vm).splitlines()
     attempts = [
-        ["open", mine.replace(f"{HOST}:{origin.port}", "127.0.0.1:1094")],  # may be
-        ["open", f"{other}/others/secret.root"],  # the relay has no such port
+        ["open", mine.replace(f"{HOST}:{origin.port}", "127.0.0.1:1095")],  # may be
+        ["open", f"{others}/others/secret.root"],  # the relay has no such port
         ["open", f"{own}/others/secret.root"],
         ["open", f"{own}/physics/../others/secret.root"],
         ["open", f"{own}/physics/../../etc/passwd"],
         ["open", secret],
-        *[["fetch", f"https://xrootd-cache:{port}/"] for port in (1095, 1096)],
+        *[["fetch", f"https://xrootd-cache:{port}/"] for port in (1094, 1096)],
         ["fetch", "http://xrootd-cache:8085/metrics"],
         ["fetch", "http://xrootd-cache:8085/fresh?door=0&path=/store/others/secret.root"],
         ["fetch", "http://x509-renewer:8085/metrics"],
@@ -229,7 +230,8 @@ def test_a_hostile_training_gets_neither_credential_nor_others_files(
     assert len(found) == len(attempts)
     assert [attempt[2] for attempt in found] == [True, *[False] * (len(found) - 1)], found
 
-    trainings.upload(f"{NAME}_others", WAITS, **{"files.txt": f"{secret}\n"}, go="")
+    names = "\n".join([mine, secret])
+    trainings.upload(f"{NAME}_others", WAITS, **{"files.txt": names}, go="")
     row = trainings.ended(trainings.submit(f"{NAME}_others"))
     assert row["state"] == "failed"
     assert "your groups may read below /store/physics/ only" in row["reason"], row
