@@ -171,8 +171,8 @@ def xrootd_cache() -> None:
     """Read files of grid servers once, and keep them on a disk: a proxy cache of XRootD.
 
     It has the proxy certificate or token that `mlaas4hep x509-renewer` keeps fresh. Needs Debian's
-    packages xrootd-server, xrootd-client and, for tokens of trainings, xrootd-scitokens-plugins.
-    Every setting is an environment variable `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
+    packages xrootd-server and xrootd-client. Every setting is an environment variable
+    `MLAAS4HEP_<SETTING>`; see docs/reference/settings.md.
     """
     from mlaas4hep.grid.cache import serve
 

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple, Self
 
@@ -86,7 +87,7 @@ class Cache:
             return []
         return [self.doors[int(number)] for number in numbers.split(".")]
 
-    @property
+    @cached_property
     def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.doors).encode()).hexdigest()[:16]
 
@@ -125,7 +126,11 @@ class Doors:
 
     def to(self, origin: str, path: str) -> tuple[str, Door] | None:
         """Address and door of a path at an origin, if one leads there."""
-        found = [e for e in self.doors.items() if (e[1].origin, True) == (origin, _in(path, e[1]))]
+        found = [
+            (at, door)
+            for at, door in self.doors.items()
+            if door.origin == origin and lies_in(path, door.folder)
+        ]
         return max(found, key=lambda each: len(each[1].folder), default=None)
 
     def folders(self, origin: str) -> list[str]:
@@ -133,5 +138,6 @@ class Doors:
         return [door.folder for door in self.doors.values() if door.origin == origin]
 
 
-def _in(path: str, door: Door) -> bool:
-    return path.startswith(door.folder) and ".." not in path.split("/")
+def lies_in(path: str, *folders: str) -> bool:
+    """Whether a path is below one of these folders, each with a slash at the end."""
+    return path.startswith(folders) and ".." not in path.split("/")

@@ -375,6 +375,11 @@ class CacheSettings(OriginSettings):
         1094, ge=1024, le=65000, description="Port of the first door; the next ones follow."
     )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders of ``xrootd_paths``."""
+        return tuple(each.strip() for each in self.xrootd_paths.split(","))
+
 
 class ServingSettings(_Section):
     """Predictions."""

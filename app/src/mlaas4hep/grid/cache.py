@@ -36,7 +36,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlaas4hep.core.errors import MlaasError, UsageError
-from mlaas4hep.core.origins import EVERYTHING, Door
+from mlaas4hep.core.origins import EVERYTHING, Door, lies_in
 from mlaas4hep.core.settings import Settings
 from mlaas4hep.grid import programs, status
 from mlaas4hep.web.problem import problem
@@ -72,10 +72,10 @@ class Instance:
     def __init__(self, settings: Settings, door: Door, bytes_: int, monitor: int) -> None:
         self.door, self.port = door, settings.xrootd_cache_port + door.number
         self.name = door.origin.replace(":", "_")
-        self.paths = [each.strip() for each in settings.xrootd_paths.split(",")]
+        self.paths = settings.paths
         if door.folder != EVERYTHING:
             self.name += door.folder.rstrip("/").replace("/", ",")
-            self.paths = [door.folder]
+            self.paths = (door.folder,)
         self.data = settings.xrootd_cache_folder / self.name
         # By its number: the paths of Unix sockets are short.
         self.folder = settings.xrootd_cache_folder / f"run/{door.number}"
@@ -138,7 +138,7 @@ class Instance:
 
     def reads(self, path: str) -> bool:
         """Whether it serves that path at all."""
-        return path.startswith(tuple(self.paths)) and ".." not in path.split("/")
+        return lies_in(path, *self.paths)
 
     def stat(self, path: str) -> tuple[int, str]:
         """Size and time of modification of a file at the origin itself.
@@ -386,9 +386,8 @@ class Cache:
             raise UsageError(
                 "the cache needs origins", "Set MLAAS4HEP_XROOTD_ORIGINS to HOST or HOST:PORT."
             )
-        folders = tuple(each.strip() for each in settings.xrootd_paths.split(","))
         for door in settings.doors:
-            if door.folder != EVERYTHING and not door.folder.startswith(folders):
+            if door.folder != EVERYTHING and not lies_in(door.folder, *settings.paths):
                 raise UsageError(
                     f"data_paths has {door.folder}, which is below none of xrootd_paths",
                     "Add the folder to MLAAS4HEP_XROOTD_PATHS, or correct it.",

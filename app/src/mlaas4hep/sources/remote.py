@@ -348,15 +348,8 @@ class RemoteSource(Source):  # type: ignore[misc]
         self._proxy_end = proxy.expires if proxy else None
         connection = self._connect(url, self._patience, self.traffic)
         first, self._connection = not self._head, connection
-        if (
-            first
-            and self._wanted
-            and (found := _uuid_of(connection.head))
-            not in (
-                None,
-                self._wanted,
-            )
-        ):
+        found = _uuid_of(connection.head)
+        if first and self._wanted and found not in (None, self._wanted):
             self._unlike.add(url)
             raise FileError(f"it has the UUID {found}, not {self._wanted}")
         if first:
